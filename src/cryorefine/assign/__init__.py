@@ -1,0 +1,1 @@
+"""Poses from images and a reference: exhaustive search, then refinement."""

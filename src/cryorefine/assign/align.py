@@ -1,0 +1,337 @@
+"""Find the poses of a batch of images: from scratch, or from where they were."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+from cryorefine.assign.exhaustive import CoarseSearch, search_coarse
+from cryorefine.fourier.band import phase_ramp
+from cryorefine.geometry.rotation import (
+    euler_from_matrix,
+    matrix_from_euler,
+    matrix_from_rotvec,
+)
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.kernels.dispatch import extract_slices, refine_poses
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.model.observe import GroupBand
+
+__all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally"]
+
+_CLIMB_COARSE, _CLIMB_FINE = 3, 10
+_SAME_POSE_SIGMAS = 4.0
+
+
+@dataclass(frozen=True)
+class AlignmentOptions:
+    """How a batch is aligned.
+
+    Attributes
+    ----------
+    max_shift_px
+        Shifts stay within this of the image's centre.
+    shift_sigma_px
+        Standard deviation of the prior on shifts about the centre.
+    resolution_turn_rad
+        Turn that moves the particle's rim by the resolution: limits a climb's single steps and
+        spaces the guards of a local search.
+    tilt_range_rad
+        Viewing tilts allowed.
+    max_candidates, max_finalists
+        Poses per image that leave the coarse search, and that are climbed at full resolution.
+    candidate_window
+        Coarse candidates this much log-likelihood below the best are dropped.
+    """
+
+    max_shift_px: float
+    shift_sigma_px: float
+    resolution_turn_rad: float
+    tilt_range_rad: tuple[float, float] = (0.0, math.pi)
+    max_candidates: int = 24
+    max_finalists: int = 4
+    candidate_window: float = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPoses:
+    """The poses found, one per image.
+
+    Attributes
+    ----------
+    rotations, shifts_px
+        The best pose.
+    score
+        Its log-likelihood over that of no particle at all.
+    gap
+        Log-likelihood of the best over the second-best pose apart from it; infinity if none
+        competed.
+    n_effective
+        Effective number of competing poses: exponential of the entropy of their posterior.
+    correlation
+        Normalised correlation of image and model over the band, noise-weighted.
+    scale
+        Least-squares amplitude of the model in the image.
+    sigma_rotation_rad, sigma_shift_px
+        Standard deviations from the Gauss-Newton matrix: of the angle (root mean square over
+        three axes) and of a shift component.
+    at_edge
+        Whether the shift lies on its limit.
+    """
+
+    rotations: Float[Tensor, "b 3 3"]
+    shifts_px: Float[Tensor, "b 2"]
+    score: Float[Tensor, "b"]
+    gap: Float[Tensor, "b"]
+    n_effective: Float[Tensor, "b"]
+    correlation: Float[Tensor, "b"]
+    scale: Float[Tensor, "b"]
+    sigma_rotation_rad: Float[Tensor, "b"]
+    sigma_shift_px: Float[Tensor, "b"]
+    at_edge: Bool[Tensor, "b"]
+
+
+def _climb(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Tensor,
+    c: Tensor,
+    image_of: Int[Tensor, "m"],
+    rotations: Tensor,
+    shifts_px: Tensor,
+    options: AlignmentOptions,
+    *,
+    max_shell: int,
+    max_evaluations: int,
+) -> PoseResult:
+    first, last = view.band.prefix(0), view.band.prefix(max_shell)
+    length = shifts_px.norm(dim=1, keepdim=True)
+    shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
+    problem = PoseProblem(
+        x=x[:, first:last].contiguous(),
+        c=c[:, first:last].contiguous(),
+        points=view.points[first:last],
+        k_px=view.k_px()[first:last],
+        image_size_px=view.band.size_px,
+        image_of=image_of,
+        rotations=rotations,
+        shifts_px=shifts_px,
+        prior_shift_px=torch.zeros(len(image_of), 2, dtype=torch.float64),
+        prior_precision=options.shift_sigma_px**-2,
+    )
+    climb = LevenbergMarquardt(
+        max_evaluations=max_evaluations,
+        max_shift_px=options.max_shift_px,
+        max_turn_rad=options.resolution_turn_rad,
+        max_move_px=max(1.0, view.band.size_px / (4 * max_shell)),
+    )
+    return refine_poses(grid, problem, climb)
+
+
+def align_globally(
+    grid: SliceGrid,
+    search: CoarseSearch,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+    *,
+    previous: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 2"]] | None = None,
+) -> BatchPoses:
+    """Find poses without trusting any earlier ones.
+
+    Every orientation and shift is scored at low resolution; the best maxima that stand apart are
+    climbed at half as fine a resolution again; the finalists, and the previous pose if there is
+    one, are climbed at the full band.
+
+    Parameters
+    ----------
+    x, c
+        Whitened coefficients and contrast transfer of the whole band.
+    previous
+        Rotations and shifts in pixels that compete with what the search finds.
+    """
+    b = len(x)
+    n_shells = view.band.n_shells - 1
+    index, shift_index, _ = search_coarse(
+        search,
+        x,
+        c,
+        group,
+        keep=options.max_candidates,
+        window=options.candidate_window,
+        any_scale=False,
+    )
+    valid = index >= 0
+    image_of = torch.arange(b)[:, None].expand_as(index)[valid]
+    rotations = search.rotations[index[valid]]
+    shifts = search.shifts_px[shift_index[valid]]
+    coarse_shell = int(view.band.shell[search.last - 1])
+    middle = min(n_shells, math.ceil(1.5 * coarse_shell))
+    climbed = _climb(
+        grid, view, x, c, image_of, rotations, shifts, options,
+        max_shell=middle, max_evaluations=_CLIMB_COARSE,
+    )  # fmt: skip
+    finalists = _best_of_each(image_of, climbed.score, b, options.max_finalists)
+    image_of, rotations, shifts = (
+        image_of[finalists],
+        climbed.rotations[finalists],
+        climbed.shifts_px[finalists],
+    )
+    if previous is not None:
+        image_of = torch.cat([image_of, torch.arange(b)])
+        rotations = torch.cat([rotations, previous[0]])
+        shifts = torch.cat([shifts, previous[1]])
+    final = _climb(
+        grid, view, x, c, image_of, rotations, shifts, options,
+        max_shell=n_shells, max_evaluations=_CLIMB_FINE,
+    )  # fmt: skip
+    return _choose(grid, view, x, c, image_of, final, group, options)
+
+
+def align_locally(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    rotations: Float[Tensor, "b 3 3"],
+    shifts_px: Float[Tensor, "b 2"],
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+) -> BatchPoses:
+    """Improve known poses.
+
+    The pose itself is climbed at the full band. Beside it six guards, turned about each axis by
+    the resolution at the particle's rim, are climbed too, at half the band first: a pose that
+    sits on a side maximum is led back.
+    """
+    b = len(x)
+    n_shells = view.band.n_shells - 1
+    turn = options.resolution_turn_rad
+    offsets = torch.cat([torch.eye(3), -torch.eye(3)]).double() * turn
+    guards = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
+    image_of = torch.arange(b).repeat_interleave(len(offsets))
+    climbed = _climb(
+        grid, view, x, c, image_of, guards.flatten(0, 1),
+        shifts_px.repeat_interleave(len(offsets), 0), options,
+        max_shell=max(1, n_shells // 2), max_evaluations=_CLIMB_COARSE,
+    )  # fmt: skip
+    best = _best_of_each(image_of, climbed.score, b, 1)
+    starts = torch.cat([torch.arange(b), image_of[best]])
+    final = _climb(
+        grid, view, x, c, starts,
+        torch.cat([rotations, climbed.rotations[best]]),
+        torch.cat([shifts_px, climbed.shifts_px[best]]), options,
+        max_shell=n_shells, max_evaluations=_CLIMB_FINE,
+    )  # fmt: skip
+    return _choose(grid, view, x, c, starts, final, group, options)
+
+
+def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
+    """Arrange candidates as (b, k): their indices, best first, and -1 where there are fewer."""
+    order = torch.argsort(score, descending=True, stable=True)
+    order = order[torch.argsort(image_of[order], stable=True)]
+    counts = torch.bincount(image_of, minlength=b)
+    k = int(counts.max())
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[image_of[order]]
+    index = torch.full((b, k), -1, dtype=torch.int64)
+    index[image_of[order], rank] = order
+    return index
+
+
+def _best_of_each(image_of: Tensor, score: Tensor, b: int, keep: int) -> Tensor:
+    """Return the indices of the ``keep`` best candidates of every image."""
+    index = _padded(image_of, score, b)
+    chosen = index[:, :keep]
+    return chosen[chosen >= 0]
+
+
+def _choose(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Tensor,
+    c: Tensor,
+    image_of: Tensor,
+    found: PoseResult,
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+) -> BatchPoses:
+    """Take the best pose of each image and measure how far it stands out from the others."""
+    b = len(x)
+    low, high = options.tilt_range_rad
+    score = found.score
+    if low > 0 or high < math.pi:
+        tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
+        outside = (tilt < low - 1e-6) | (tilt > high + 1e-6)
+        # A pose that has left the band loses to any that has not.
+        score = torch.where(outside, score - 1e12, score)
+    index = _padded(image_of, score, b)
+    best = index[:, 0]
+    rotations, shifts = found.rotations[best], found.shifts_px[best]
+    covariance = torch.linalg.inv(
+        found.information[best]
+        + 1e-9 * torch.diag_embed(torch.diagonal(found.information[best], dim1=1, dim2=2))
+        + 1e-12 * torch.eye(5, dtype=torch.float64)
+    )
+    spread = torch.diagonal(covariance, dim1=1, dim2=2).clamp_min(0)
+    sigma_rotation = (spread[:, :3].mean(1)).sqrt().clamp(max=math.pi)
+    sigma_shift = (spread[:, 3:].mean(1)).sqrt().clamp(max=options.max_shift_px)
+    # Candidates that climbed to the same maximum are one competitor.
+    apart = torch.zeros(b, index.shape[1], dtype=torch.bool)
+    difference = torch.full((b, index.shape[1]), -torch.inf, dtype=torch.float64)
+    for k in range(1, index.shape[1]):
+        rows = index[:, k] >= 0
+        other = index[rows, k]
+        angle = group.distance(found.rotations[other], rotations[rows])
+        apart[rows, k] = angle > _SAME_POSE_SIGMAS * sigma_rotation[rows].clamp_min(1e-3)
+        difference[rows, k] = score[other] - score[best[rows]]
+    competing = torch.where(apart, difference, torch.full_like(difference, -torch.inf))
+    gap = -competing.amax(1) if index.shape[1] > 1 else torch.full((b,), torch.inf).double()
+    competing[:, 0] = 0.0
+    log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
+    entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
+    rotations = _into_band(rotations, options.tilt_range_rad)
+    correlation, scale = _agreement(grid, view, x, c, rotations, shifts)
+    return BatchPoses(
+        rotations=rotations,
+        shifts_px=shifts,
+        score=found.score[best],
+        gap=gap,
+        n_effective=entropy.exp(),
+        correlation=correlation,
+        scale=scale,
+        sigma_rotation_rad=sigma_rotation,
+        sigma_shift_px=sigma_shift,
+        at_edge=found.at_edge[best],
+    )
+
+
+def _into_band(rotations: Tensor, tilt_range_rad: tuple[float, float]) -> Tensor:
+    """Tip poses that look from outside the allowed band of tilts onto its nearer edge."""
+    low, high = tilt_range_rad
+    tilt = torch.acos(rotations[:, 2, 2].clamp(-1, 1))
+    outside = (tilt < low) | (tilt > high)
+    if not outside.any():
+        return rotations
+    euler = euler_from_matrix(rotations[outside])
+    euler[:, 1] = euler[:, 1].clamp(low, high)
+    rotations = rotations.clone()
+    rotations[outside] = matrix_from_euler(euler)
+    return rotations
+
+
+def _agreement(
+    grid: SliceGrid, view: GroupBand, x: Tensor, c: Tensor, rotations: Tensor, shifts_px: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return correlation and amplitude of the model at given poses."""
+    first = view.band.prefix(0)
+    model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
+    centred = (x * phase_ramp(view.band, shifts_px.float()))[:, first:]
+    cross = (centred.real * model.real + centred.imag * model.imag).double().sum(1)
+    power = model.abs().square().double().sum(1)
+    energy = centred.abs().square().double().sum(1)
+    return cross / (power * energy).sqrt().clamp_min(1e-20), cross / power.clamp_min(1e-20)

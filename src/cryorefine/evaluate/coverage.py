@@ -1,0 +1,59 @@
+"""How evenly viewing directions cover the sphere."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.geometry.sphere import direction_grid, directions_from_poses
+from cryorefine.geometry.symmetry import SymmetryGroup
+
+__all__ = ["coverage_efficiency", "direction_histogram"]
+
+
+def direction_histogram(
+    rotations: Float[Tensor, "n 3 3"],
+    group: SymmetryGroup,
+    *,
+    step_rad: float = math.radians(7.5),
+    weights: Float[Tensor, "n"] | None = None,
+) -> tuple[Float[Tensor, "m 3"], Float[Tensor, "m"]]:
+    """Count viewing directions in equal-area cells, every symmetric copy counted.
+
+    Returns
+    -------
+    directions, density
+        Centres of the cells, and their counts over the mean count: 1 everywhere if even.
+    """
+    cells = direction_grid(step_rad)
+    weight = (
+        torch.ones(len(rotations), dtype=torch.float64) if weights is None else weights.double()
+    )
+    counts = torch.zeros(len(cells), dtype=torch.float64)
+    for matrix in group.matrices:
+        views = directions_from_poses(rotations.double() @ matrix)
+        for start in range(0, len(views), 4096):
+            nearest = (views[start : start + 4096] @ cells.T).argmax(1)
+            counts.index_add_(0, nearest, weight[start : start + 4096])
+    return cells, counts / counts.mean().clamp_min(1e-30)
+
+
+def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: SymmetryGroup) -> float:
+    """Return how evenly Fourier space is sampled: 1 for even, towards 0 for one single view.
+
+    Each view samples the plane normal to it. For many directions q the number of planes within
+    0.05 of q is counted, and the harmonic mean of the counts over the arithmetic one returned:
+    the noise of a reconstruction goes with one over the sampling, so that this is the fraction of
+    particles that an even distribution would need for the same mean noise (the idea of the
+    sampling compensation factor, Baldwin & Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160).
+    """
+    probes = direction_grid(math.radians(6.0))
+    views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
+    counts = torch.zeros(len(probes), dtype=torch.float64)
+    for start in range(0, len(views), 4096):
+        counts += ((probes @ views[start : start + 4096].T).abs() < 0.05).double().sum(1)
+    if float(counts.sum()) == 0:
+        return 0.0
+    # Half a plane stands for what no plane at all would make infinite.
+    return float(1 / (1 / counts.clamp_min(0.5)).mean() / counts.mean())

@@ -1,0 +1,1 @@
+"""Fourier transforms, bands, shells and filters: pure functions on tensors."""

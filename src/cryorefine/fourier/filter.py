@@ -1,0 +1,66 @@
+"""Radial filters of volumes."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.fourier.fft import volume_from_half, volume_to_half
+from cryorefine.fourier.shell import frequency_radius
+
+__all__ = ["apply_bfactor", "filter_volume", "interpolate_shells", "low_pass", "raised_cosine"]
+
+
+def raised_cosine(radius: Float[Tensor, "*h"], cutoff: float, width: float) -> Float[Tensor, "*h"]:
+    """Return a low-pass weight: 1 below the cutoff, ½ at its edge's middle, 0 beyond.
+
+    The edge is centred on ``cutoff`` and ``width`` wide, both in the unit of ``radius``.
+    """
+    t = ((radius - cutoff) / max(width, 1e-12) + 0.5).clamp(0, 1)
+    return 0.5 * (1 + (math.pi * t).cos())
+
+
+def interpolate_shells(
+    shells: Float[Tensor, "s"], radius: Float[Tensor, "*h"]
+) -> Float[Tensor, "*h"]:
+    """Return a radial curve given at integer shells, interpolated linearly; 0 beyond the last."""
+    last = len(shells) - 1
+    low = radius.floor().long().clamp(max=last)
+    high = (low + 1).clamp(max=last)
+    t = radius - low
+    shells = shells.to(radius)
+    value = (1 - t) * shells[low] + t * shells[high]
+    return torch.where(radius <= last, value, torch.zeros_like(value))
+
+
+def filter_volume(
+    volume: Float[Tensor, "z y x"], weight: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "z y x"]:
+    """Multiply a cubic volume's transform by a radial weight.
+
+    Parameters
+    ----------
+    weight
+        Function of |k| in cycles per box (a half-transform tensor), returning the same shape.
+    """
+    n = volume.shape[-1]
+    radius = frequency_radius(n, 3).to(volume.device)
+    return volume_from_half(volume_to_half(volume) * weight(radius), n)
+
+
+def low_pass(
+    volume: Float[Tensor, "z y x"], *, voxel_A: float, resolution_A: float, edge_shells: float = 2.0
+) -> Float[Tensor, "z y x"]:
+    """Remove what is finer than ``resolution_A`` with a cosine edge ``edge_shells`` shells wide."""
+    cutoff = volume.shape[-1] * voxel_A / resolution_A
+    return filter_volume(volume, lambda k: raised_cosine(k, cutoff, edge_shells))
+
+
+def apply_bfactor(
+    volume: Float[Tensor, "z y x"], *, voxel_A: float, bfactor_A2: float
+) -> Float[Tensor, "z y x"]:
+    """Multiply by ``exp(-B s² / 4)``, s in 1/Å: positive B blurs, negative sharpens."""
+    box_A = volume.shape[-1] * voxel_A
+    return filter_volume(volume, lambda k: (-bfactor_A2 / 4 * (k / box_A) ** 2).exp())

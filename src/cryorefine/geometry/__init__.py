@@ -1,0 +1,1 @@
+"""Rotations, point groups and grids of orientations: pure functions on tensors."""

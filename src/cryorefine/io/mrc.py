@@ -1,0 +1,203 @@
+"""MRC maps and image stacks, through ``mrcfile`` for headers and our own memory map for images."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.errors import InputError
+from cryorefine.io.atomic import atomic_path
+
+__all__ = [
+    "StackHeader",
+    "Volume",
+    "read_stack_header",
+    "read_volume",
+    "write_stack",
+    "write_volume",
+]
+
+_HEADER_BYTES = 1024
+_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A cubic map.
+
+    Attributes
+    ----------
+    data
+        float32, axes z, y, x; the origin is at voxel ``n // 2`` of each axis.
+    voxel_A
+        Side of a voxel in ångströms.
+    """
+
+    data: Float[Tensor, "z y x"]
+    voxel_A: float
+
+    @property
+    def size_px(self) -> int:
+        """Voxels along a side."""
+        return self.data.shape[-1]
+
+
+@dataclass(frozen=True)
+class StackHeader:
+    """What one needs to map a stack of images into memory.
+
+    Attributes
+    ----------
+    dtype
+        Of a pixel, byte order included.
+    offset_bytes
+        Where the first image starts, behind any extended header.
+    pixel_A
+        Pixel size of the header; 0 where it has none.
+    """
+
+    path: Path
+    n_images: int
+    size_yx_px: tuple[int, int]
+    dtype: np.dtype
+    offset_bytes: int
+    pixel_A: float
+
+    def open(self) -> np.ndarray:
+        """Map the images (n, y, x) into memory, read-only; nothing is read yet."""
+        shape = (self.n_images, *self.size_yx_px)
+        return np.memmap(self.path, self.dtype, mode="r", offset=self.offset_bytes, shape=shape)
+
+
+def _open_header(path: Path, kind: str):
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no such {kind}", where=str(path), do="check the path")
+    if path.is_dir():
+        raise InputError(f"is a folder, not a {kind}", where=str(path), do="name the file")
+    if path.stat().st_size < _HEADER_BYTES:
+        raise InputError(
+            f"{path.stat().st_size} bytes are too few for an MRC header",
+            where=str(path),
+            do="was the file copied whole?",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with mrcfile.open(path, mode="r", permissive=True, header_only=True) as mrc:
+                if mrc.header is None:
+                    raise ValueError("no readable header")
+                return mrc.header.copy()
+    except PermissionError:
+        raise InputError("may not be read", where=str(path), do="check its permissions") from None
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"not an MRC file ({error})", where=str(path), do="give an MRC file"
+        ) from None
+
+
+def read_stack_header(path: Path) -> StackHeader:
+    """Read the header of an MRC image stack (modes 0, 1, 2, 6, 12; either byte order).
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not MRC, of another mode, or shorter than its header says.
+    """
+    path = Path(path)
+    header = _open_header(path, "image stack")
+    mode = int(header.mode)
+    if mode not in _MODES:
+        raise InputError(
+            f"MRC mode {mode} is not supported",
+            where=str(path),
+            do="convert the images to float32 (mode 2) or float16 (mode 12)",
+        )
+    nx, ny, nz = int(header.nx), int(header.ny), int(header.nz)
+    if min(nx, ny, nz) < 1:
+        raise InputError(
+            f"header gives size {nx}×{ny}×{nz}", where=str(path), do="restore the file"
+        )
+    dtype = np.dtype(_MODES[mode]).newbyteorder(header.nx.dtype.byteorder)
+    offset = _HEADER_BYTES + max(0, int(header.nsymbt))
+    expected = offset + nx * ny * nz * dtype.itemsize
+    actual = path.stat().st_size
+    if actual < expected:
+        complete = max(0, (actual - offset) // (nx * ny * dtype.itemsize))
+        raise InputError(
+            f"truncated: the header promises {nz} images of {nx}×{ny} pixels, {complete} are whole",
+            where=str(path),
+            do="copy the file again",
+        )
+    return StackHeader(path, nz, (ny, nx), dtype, offset, _pixel_A(header))
+
+
+def _pixel_A(header) -> float:
+    """Return the header's sampling along x; 0 where it has none."""
+    samples, side_A = int(header.mx), float(header.cella.x)
+    value = side_A / samples if samples > 0 else 0.0
+    return value if np.isfinite(value) and value > 0 else 0.0
+
+
+def read_volume(path: Path, *, voxel_A: float | None = None) -> Volume:
+    """Read a cubic map, bringing its axes to z, y, x order.
+
+    Parameters
+    ----------
+    voxel_A
+        Voxel size to use instead of the header's.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, not a map, not cubic, has no voxel size or holds values
+        that are not finite.
+    """
+    path = Path(path)
+    header = _open_header(path, "map")
+    stack = read_stack_header(path)
+    data = np.array(stack.open(), dtype=np.float32)
+    if voxel_A is None:
+        voxel_A = _pixel_A(header)
+        if voxel_A == 0:
+            raise InputError(
+                "the header has no voxel size",
+                where=str(path),
+                do="give it with --reference-voxel-angstrom",
+            )
+    axes = (int(header.maps), int(header.mapr), int(header.mapc))
+    if sorted(axes) == [1, 2, 3] and axes != (3, 2, 1):
+        data = np.ascontiguousarray(data.transpose([axes.index(a) for a in (3, 2, 1)]))
+    if len(set(data.shape)) != 1:
+        nz, ny, nx = data.shape
+        raise InputError(
+            f"the map is not cubic ({nx}×{ny}×{nz} voxels)",
+            where=str(path),
+            do="pad or crop it to a cube",
+        )
+    if not np.isfinite(data).all():
+        raise InputError(
+            "the map holds NaN or infinite values", where=str(path), do="repair the map"
+        )
+    return Volume(torch.from_numpy(data), voxel_A)
+
+
+def write_volume(path: Path, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
+    """Write a map atomically as float32 with its voxel size."""
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(volume.detach().cpu().float().contiguous().numpy())
+        mrc.voxel_size = voxel_A
+
+
+def write_stack(path: Path, images: Float[Tensor, "n y x"], pixel_A: float, *, half: bool) -> None:
+    """Write a stack of images atomically, float32 or (``half``) float16."""
+    dtype = np.float16 if half else np.float32
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(images.detach().cpu().numpy().astype(dtype))
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel_A

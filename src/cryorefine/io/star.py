@@ -1,0 +1,344 @@
+"""STAR files: blocks of columns, as RELION writes them.
+
+Values stay as the bytes that the file holds until somebody asks for numbers, so that columns
+nobody knows travel through unchanged, and an error can name file, line and column.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cryorefine.errors import InputError
+from cryorefine.io.atomic import atomic_path
+
+__all__ = ["StarBlock", "read_star", "write_star"]
+
+_CHUNK_ROWS = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class StarBlock:
+    """One ``data_`` block.
+
+    Attributes
+    ----------
+    name
+        Without the ``data_`` prefix; may be empty.
+    columns
+        Labels without the leading underscore, in file order, to byte strings, one per row.
+    lines
+        Line number of each row, for messages.
+    path
+        Where it was read from.
+    is_loop
+        False for a block of single ``_label value`` lines.
+    """
+
+    name: str
+    columns: dict[str, np.ndarray]
+    lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    path: Path = Path()
+    is_loop: bool = True
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __contains__(self, label: str) -> bool:
+        return label in self.columns
+
+    def text(self, label: str) -> np.ndarray:
+        """Return a column as strings.
+
+        Raises
+        ------
+        InputError
+            If the block lacks the column.
+        """
+        return np.char.decode(self._column(label), "utf-8")
+
+    def floats(self, label: str) -> np.ndarray:
+        """Return a column as finite float64 numbers.
+
+        Raises
+        ------
+        InputError
+            If the column is missing, or a value is not a finite number: names line and column.
+        """
+        raw = self._column(label)
+        try:
+            values = raw.astype(np.float64)
+            bad = ~np.isfinite(values)
+        except ValueError:
+            bad = np.array([not _is_finite_number(v) for v in raw])
+            values = raw
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"'{raw[row].decode('utf-8', 'replace')}' is not a finite number",
+                where=self.where(row, label),
+                do="correct the value or remove the row",
+            )
+        return values
+
+    def integers(self, label: str) -> np.ndarray:
+        """Return a column as int64; numbers written as ``3.000`` are accepted."""
+        values = self.floats(label)
+        bad = values != np.round(values)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"'{self._column(label)[row].decode()}' is not a whole number",
+                where=self.where(row, label),
+                do="correct the value",
+            )
+        return values.astype(np.int64)
+
+    def where(self, row: int, label: str) -> str:
+        """Return "file, line N, column label" for a message about one value."""
+        line = f", line {int(self.lines[row])}" if row < len(self.lines) else ""
+        return f"{self.path}{line}, column _{label}"
+
+    def _column(self, label: str) -> np.ndarray:
+        if label not in self.columns:
+            raise InputError(
+                f"column _{label} is missing in block data_{self.name}",
+                where=str(self.path),
+                do="add the column",
+            )
+        return self.columns[label]
+
+
+def _is_finite_number(value: bytes) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except ValueError:
+        return False
+
+
+def _split_quoted(line: str) -> list[str]:
+    """Split at blanks outside single or double quotes; a quote ends only before a blank."""
+    out, i, n = [], 0, len(line)
+    while i < n:
+        if line[i].isspace():
+            i += 1
+            continue
+        if line[i] == "#":
+            break
+        if line[i] in "\"'":
+            quote, j = line[i], i + 1
+            while j < n and not (line[j] == quote and (j + 1 == n or line[j + 1].isspace())):
+                j += 1
+            if j < n:
+                out.append(line[i + 1 : j])
+                i = j + 1
+                continue
+        j = i
+        while j < n and not line[j].isspace():
+            j += 1
+        out.append(line[i:j])
+        i = j
+    return out
+
+
+class _Builder:
+    """Collects one block's rows and turns them into columns chunk by chunk."""
+
+    def __init__(self, name: str, path: Path):
+        self.name, self.path = name, path
+        self.labels: list[str] = []
+        self.is_loop = False
+        self.rows: list[str] = []
+        self.row_lines: list[int] = []
+        self.chunks: list[list[np.ndarray]] = []
+        self.line_chunks: list[np.ndarray] = []
+        self.pairs: list[str] = []
+        self.pair_lines: list[int] = []
+
+    def add_label(self, label: str, line: int) -> None:
+        if label in self.labels:
+            raise InputError(
+                f"label _{label} appears twice in block data_{self.name}",
+                where=f"{self.path}, line {line}",
+                do="remove one of the two columns",
+            )
+        self.labels.append(label)
+
+    def add_row(self, text: str, line: int) -> None:
+        self.rows.append(text)
+        self.row_lines.append(line)
+        if len(self.rows) >= _CHUNK_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.rows:
+            return
+        n = len(self.labels)
+        joined = "\n".join(self.rows)
+        has_quotes = '"' in joined or "'" in joined or "#" in joined
+        split = [_split_quoted(row) if has_quotes else row.split() for row in self.rows]
+        for row, line in zip(split, self.row_lines, strict=True):
+            if len(row) != n:
+                self._refuse_row(row, line)
+        tokens = [t for row in split for t in row]
+        encoded = [t.encode("utf-8") for t in tokens]
+        self.chunks.append([np.array(encoded[j::n], dtype=np.bytes_) for j in range(n)])
+        self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
+        self.rows, self.row_lines = [], []
+
+    def _refuse_row(self, row: list[str], line: int) -> None:
+        n = len(self.labels)
+        if len(row) < n:
+            detail = f"; the first without a value is _{self.labels[len(row)]}"
+        else:
+            detail = f"; the first too many is '{row[n]}'"
+        raise InputError(
+            f"row has {len(row)} values for {n} columns{detail}",
+            where=f"{self.path}, line {line}, column {min(len(row), n) + 1}",
+            do="was the file cut short or edited by hand? Restore the row or remove it",
+        )
+
+    def build(self) -> StarBlock:
+        self.flush()
+        if not self.is_loop:
+            columns = {
+                label: np.array([value.encode("utf-8")], dtype=np.bytes_)
+                for label, value in zip(self.labels, self.pairs, strict=True)
+            }
+            lines = np.array(self.pair_lines[:1], dtype=np.int64)
+            return StarBlock(self.name, columns, lines, self.path, is_loop=False)
+        columns = {
+            label: np.concatenate([chunk[j] for chunk in self.chunks])
+            if self.chunks
+            else np.zeros(0, dtype="S1")
+            for j, label in enumerate(self.labels)
+        }
+        lines = np.concatenate(self.line_chunks) if self.line_chunks else np.zeros(0, np.int64)
+        return StarBlock(self.name, columns, lines, self.path)
+
+
+def read_star(path: Path) -> dict[str, StarBlock]:
+    """Read all blocks of a STAR file.
+
+    Unix and DOS line ends, comments, quoted values, labels with or without ``#n``, and blank lines
+    between rows are accepted.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, not STAR, has a row with too few or too many values, or a
+        label twice: names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path), do="check the path") from None
+    except IsADirectoryError:
+        raise InputError(
+            "is a folder, not a STAR file", where=str(path), do="name the file"
+        ) from None
+    except PermissionError:
+        raise InputError("may not be read", where=str(path), do="check its permissions") from None
+    if not text.strip():
+        raise InputError("the file is empty", where=str(path), do="was it copied whole?")
+    blocks: dict[str, StarBlock] = {}
+    current: _Builder | None = None
+    in_rows = False
+
+    def finish() -> None:
+        if current is not None:
+            blocks[current.name] = current.build()
+
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not line or line[0] == "#":
+            continue
+        if line.startswith("data_") and len(line.split()) == 1:
+            finish()
+            current, in_rows = _Builder(line[5:], path), False
+            if current.name in blocks:
+                raise InputError(
+                    f"block data_{current.name} appears twice",
+                    where=f"{path}, line {number}",
+                    do="keep one of the two",
+                )
+            continue
+        if current is None:
+            raise InputError(
+                "not a STAR file: the first line is not 'data_...'",
+                where=f"{path}, line {number}",
+                do="give a RELION .star file",
+            )
+        if line == "loop_":
+            if current.labels:
+                raise InputError(
+                    f"second loop_ in block data_{current.name}",
+                    where=f"{path}, line {number}",
+                    do="start a new data_ block before it",
+                )
+            current.is_loop = True
+        elif line[0] == "_" and not in_rows:
+            parts = _split_quoted(line)
+            current.add_label(parts[0][1:], number)
+            if not current.is_loop:
+                if len(parts) != 2:
+                    raise InputError(
+                        f"label {parts[0]} has no value",
+                        where=f"{path}, line {number}",
+                        do="give the value on the same line, or write loop_ before the labels",
+                    )
+                current.pairs.append(parts[1])
+                current.pair_lines.append(number)
+        elif current.is_loop and current.labels:
+            in_rows = True
+            current.add_row(line, number)
+        else:
+            raise InputError(
+                f"'{line[:40]}' stands where a label or loop_ is expected",
+                where=f"{path}, line {number}",
+                do="is this a STAR file?",
+            )
+    finish()
+    if not blocks:
+        raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
+    return blocks
+
+
+def _format(column: np.ndarray) -> list[str]:
+    if column.dtype.kind == "S":
+        column = np.char.decode(column, "utf-8")
+    if column.dtype.kind == "f":
+        return [
+            f"{v:.6f}" if abs(v) < 1e7 and (v == 0 or abs(v) >= 1e-3) else f"{v:.8e}"
+            for v in column
+        ]
+    return [_quote(str(v)) for v in column]
+
+
+def _quote(value: str) -> str:
+    if value == "" or any(c.isspace() for c in value) or value[0] in "#'\"":
+        return f'"{value}"'
+    return value
+
+
+def write_star(path: Path, blocks: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Write loop blocks atomically, in RELION 3.1's form.
+
+    Parameters
+    ----------
+    blocks
+        Block name to columns; labels without underscore. Floats get six decimals, or eight
+        significant digits in exponent form below 0.001 and from 10⁷ on; byte strings are
+        written as they are.
+    """
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for name, columns in blocks.items():
+            file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
+            for i, label in enumerate(columns, 1):
+                file.write(f"_{label} #{i}\n")
+            texts = [_format(np.asarray(c)) for c in columns.values()]
+            for row in zip(*texts, strict=True):
+                file.write("  ".join(row) + "\n")
+            file.write("\n")

@@ -1,0 +1,130 @@
+"""One call for each kernel: the fast twin where there is one, the reference elsewhere."""
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.kernels import cpu, reference
+from cryorefine.kernels.grid import Accumulator, SliceGrid, kernel_table
+from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+
+__all__ = ["extract_slices", "insert_slices", "refine_poses", "rotate_grid"]
+
+
+def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    return tensor.detach().to(dtype).contiguous().numpy()
+
+
+def extract_slices(
+    grid: SliceGrid, rotations: Float[Tensor, "n 3 3"], points: Float[Tensor, "p 2"]
+) -> Complex[Tensor, "n p"]:
+    """Read central slices; see :func:`cryorefine.kernels.reference.extract_slices`."""
+    if grid.values.device.type != "cpu":
+        return reference.extract_slices(grid, rotations, points)
+    out = np.empty((len(rotations), len(points)), np.complex64)
+    weights, _ = kernel_table(grid.step)
+    cpu.extract_slices(
+        grid.values.numpy(),
+        grid.centre,
+        grid.step,
+        _array(rotations, torch.float32),
+        _array(points, torch.float32),
+        weights,
+        out,
+    )
+    return torch.from_numpy(out)
+
+
+def insert_slices(
+    acc: Accumulator,
+    rotations: Float[Tensor, "n 3 3"],
+    points: Float[Tensor, "p 2"],
+    values: Complex[Tensor, "n p"],
+    weights: Float[Tensor, "n p"],
+) -> None:
+    """Add slices to the sums; see :func:`cryorefine.kernels.reference.insert_slices`."""
+    if acc.values.device.type != "cpu":
+        reference.insert_slices(acc, rotations, points, values, weights)
+        return
+    table, _ = kernel_table(acc.step)
+    cpu.insert_slices(
+        acc.values.numpy(),
+        acc.weights.numpy(),
+        acc.centre,
+        acc.step,
+        _array(rotations, torch.float32),
+        _array(points, torch.float32),
+        _array(values, torch.complex64),
+        _array(weights, torch.float32),
+        table,
+    )
+
+
+def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
+    """Climb to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
+    if grid.values.device.type != "cpu":
+        return reference.refine_poses(grid, problem, options)
+    weights, slopes = kernel_table(grid.step)
+    m = len(problem.image_of)
+    rotations = problem.rotations.double().contiguous().clone().numpy()
+    shifts = problem.shifts_px.double().contiguous().clone().numpy()
+    scores, information = np.empty(m), np.empty((m, 5, 5))
+    cpu.refine_poses(
+        grid.values.numpy(),
+        grid.centre,
+        grid.step,
+        _array(problem.points, torch.float32),
+        _array(problem.k_px, torch.int32),
+        2 * np.pi / problem.image_size_px,
+        _array(problem.x, torch.complex64),
+        _array(problem.c, torch.float32),
+        _array(problem.image_of, torch.int64),
+        rotations,
+        shifts,
+        _array(problem.prior_shift_px, torch.float64),
+        problem.prior_precision,
+        options.max_evaluations,
+        options.max_shift_px,
+        options.max_turn_rad,
+        options.max_move_px,
+        options.tolerance,
+        options.initial_damping,
+        weights,
+        slopes,
+        scores,
+        information,
+    )
+    at_edge = np.linalg.norm(shifts, axis=1) > options.max_shift_px * (1 - 1e-6)
+    return PoseResult(
+        torch.from_numpy(rotations),
+        torch.from_numpy(shifts),
+        torch.from_numpy(scores),
+        torch.from_numpy(information),
+        torch.from_numpy(at_edge),
+    )
+
+
+def rotate_grid(
+    values: Complex[Tensor, "z y x"],
+    weights: Float[Tensor, "z y x"],
+    centre: int,
+    step: float,
+    rotations: Float[Tensor, "g 3 3"],
+) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
+    """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`."""
+    if values.device.type != "cpu":
+        return reference.rotate_grid(values, weights, centre, step, rotations)
+    shape = (*values.shape[:2], centre + 1)
+    out_values, out_weights = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
+    table, _ = kernel_table(step)
+    cpu.rotate_grid(
+        values.numpy(),
+        weights.numpy(),
+        centre,
+        rotations.double().numpy(),
+        table,
+        out_values,
+        out_weights,
+    )
+    return torch.from_numpy(out_values), torch.from_numpy(out_weights)

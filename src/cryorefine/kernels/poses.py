@@ -1,0 +1,92 @@
+"""What a pose refinement is given, how it goes about it, and what it returns."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+__all__ = ["LevenbergMarquardt", "PoseProblem", "PoseResult"]
+
+
+@dataclass(frozen=True, eq=False)
+class PoseProblem:
+    """Starts of a pose search for a batch of images.
+
+    The model of image i at pose (R, s) is ``x = c S_R exp(2πi k·s/n) + noise`` of unit variance
+    per complex coefficient; its log-likelihood, up to a constant, is
+    ``sum 2 Re(conj(x) model) - |model|²``, minus the prior ``precision |s - s0|² / 2``.
+
+    Attributes
+    ----------
+    x
+        Images' coefficients divided by the noise's standard deviation.
+    c
+        Contrast transfer, times the particle's scale, divided by the same.
+    points
+        Frequencies (x, y) in cycles per box of the *volume*, where slices are read.
+    k_px
+        Frequencies (x, y) in cycles per box of the *image*, integers.
+    image_of
+        For each start, the image it belongs to.
+    rotations, shifts_px
+        The starts.
+    prior_shift_px, prior_precision
+        Centre (per start) and inverse variance (1/px²) of the prior on shifts; 0 for none.
+    """
+
+    x: Complex[Tensor, "b p"]
+    c: Float[Tensor, "b p"]
+    points: Float[Tensor, "p 2"]
+    k_px: Int[Tensor, "p 2"]
+    image_size_px: int
+    image_of: Int[Tensor, "m"]
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+    prior_shift_px: Float[Tensor, "m 2"]
+    prior_precision: float = 0.0
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """How to climb.
+
+    Attributes
+    ----------
+    max_evaluations
+        Of the likelihood after the first; 0 only scores the starts.
+    max_shift_px
+        No shift gets longer than this.
+    max_turn_rad, max_move_px
+        Limits of one step.
+    tolerance
+        Stop when a step gains less log-likelihood than this.
+    """
+
+    max_evaluations: int
+    max_shift_px: float
+    max_turn_rad: float
+    max_move_px: float
+    tolerance: float = 0.01
+    initial_damping: float = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class PoseResult:
+    """Where each start ended.
+
+    Attributes
+    ----------
+    score
+        Log-likelihood there.
+    information
+        Gauss-Newton matrix of (rotation vector in the image frame in radians, shift in px): its
+        inverse is the covariance of the pose.
+    at_edge
+        Whether the shift lies on its limit.
+    """
+
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+    score: Float[Tensor, "m"]
+    information: Float[Tensor, "m 5 5"]
+    at_edge: Bool[Tensor, "m"]

@@ -1,0 +1,214 @@
+"""What the kernels compute, in plain torch: slow, obvious, differentiable where it can be."""
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.geometry.rotation import matrix_from_rotvec
+from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH, Accumulator, SliceGrid, kernel_table
+from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+
+__all__ = [
+    "extract_slices",
+    "extract_slices_with_gradient",
+    "insert_slices",
+    "refine_poses",
+    "rotate_grid",
+]
+
+
+def _positions(step: float, rotations: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return grid coordinates (n, p, 3) as x, y, z with x ≥ 0, and the sign that put them there."""
+    k = torch.einsum("pa,nax->npx", points.double(), rotations[:, :2].double()) * step
+    sign = torch.where(k[..., 0] < 0, -1.0, 1.0).to(k)
+    return k * sign[..., None], sign
+
+
+def _weights(position: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return nearest grid points (…, 3), weights and slopes (…, 3, WIDTH)."""
+    weights, slopes = (torch.from_numpy(t) for t in kernel_table(step))
+    nearest = torch.floor(position + 0.5)
+    row = ((position + 0.5 - nearest) * TABLE_SIZE).long().clamp(0, TABLE_SIZE - 1)
+    return nearest.long(), weights.to(position.device)[row], slopes.to(position.device)[row]
+
+
+def _neighbourhood(nearest: Tensor, centre: int):
+    """Yield index tuples (z, y, x) of the kernel's support and the offsets (dx, dy, dz)."""
+    half = WIDTH // 2
+    for dz, dy, dx in np.ndindex(WIDTH, WIDTH, WIDTH):
+        yield (
+            (
+                nearest[..., 2] + dz - half + centre,
+                nearest[..., 1] + dy - half + centre,
+                nearest[..., 0] + dx - half + HALO,
+            ),
+            (dx, dy, dz),
+        )
+
+
+def extract_slices(
+    grid: SliceGrid, rotations: Float[Tensor, "n 3 3"], points: Float[Tensor, "p 2"]
+) -> Complex[Tensor, "n p"]:
+    """Read central slices: the transforms of the volume's projections.
+
+    Parameters
+    ----------
+    rotations
+        Object-to-image matrices.
+    points
+        Image frequencies (x, y) in cycles per box of the volume.
+    """
+    return extract_slices_with_gradient(grid, rotations, points)[0]
+
+
+def extract_slices_with_gradient(
+    grid: SliceGrid, rotations: Float[Tensor, "n 3 3"], points: Float[Tensor, "p 2"]
+) -> tuple[Complex[Tensor, "n p"], Complex[Tensor, "n p 3"]]:
+    """Read slices and the gradient of the transform, per cycle per box, in object axes x, y, z."""
+    position, sign = _positions(grid.step, rotations, points)
+    nearest, w, d = _weights(position, grid.step)
+    value = torch.zeros(position.shape[:2], dtype=grid.values.dtype, device=grid.values.device)
+    gradient = torch.zeros(position.shape, dtype=grid.values.dtype, device=grid.values.device)
+    for index, (dx, dy, dz) in _neighbourhood(nearest, grid.centre):
+        v = grid.values[index]
+        wx, wy, wz = w[..., 0, dx], w[..., 1, dy], w[..., 2, dz]
+        value += v * (wx * wy * wz)
+        gradient[..., 0] += v * (d[..., 0, dx] * wy * wz)
+        gradient[..., 1] += v * (wx * d[..., 1, dy] * wz)
+        gradient[..., 2] += v * (wx * wy * d[..., 2, dz])
+    flip = sign < 0
+    value = torch.where(flip, value.conj(), value)
+    # d/dk of conj(F(-k)) is -conj(F'(-k)).
+    gradient = torch.where(flip[..., None], -gradient.conj(), gradient) * grid.step
+    return value, gradient
+
+
+def insert_slices(
+    acc: Accumulator,
+    rotations: Float[Tensor, "n 3 3"],
+    points: Float[Tensor, "p 2"],
+    values: Complex[Tensor, "n p"],
+    weights: Float[Tensor, "n p"],
+) -> None:
+    """Add slices and their weights to the sums, in place.
+
+    The values' part is the adjoint of :func:`extract_slices` once
+    :func:`~cryorefine.kernels.grid.fold_accumulator` has added the Friedel mates.
+    """
+    position, sign = _positions(acc.step, rotations, points)
+    nearest, w, _ = _weights(position, acc.step)
+    values = torch.where(sign < 0, values.conj(), values)
+    shape = acc.weights.shape[1:]
+    flat_values, flat_weights = acc.values[0].view(-1), acc.weights[0].view(-1)
+    for (z, y, x), (dx, dy, dz) in _neighbourhood(nearest, acc.centre):
+        index = ((z * shape[1] + y) * shape[2] + x).flatten()
+        k = w[..., 0, dx] * w[..., 1, dy] * w[..., 2, dz]
+        flat_values.index_add_(0, index, (values * k).flatten())
+        flat_weights.index_add_(0, index, (weights * k).flatten())
+
+
+def rotate_grid(
+    values: Complex[Tensor, "z y x"],
+    weights: Float[Tensor, "z y x"],
+    centre: int,
+    step: float,
+    rotations: Float[Tensor, "g 3 3"],
+) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
+    """Return ``sum_g f(R_g k)`` on the grid points with x ≥ 0, by kernel interpolation.
+
+    Parameters
+    ----------
+    values, weights
+        Grids with halo, as in :class:`~cryorefine.kernels.grid.SliceGrid`.
+
+    Returns
+    -------
+    Grids without halo; points outside the largest sphere that can be read are zero.
+    """
+    half = centre
+    axis = torch.arange(-half, half + 1, device=values.device)
+    z, y, x = torch.meshgrid(axis, axis, axis[half:], indexing="ij")
+    k = torch.stack([x, y, z], -1).double()
+    inside = k.square().sum(-1) <= (half - WIDTH // 2) ** 2
+    k = k[inside]
+    out_v = values.new_zeros(x.shape)
+    out_w = weights.new_zeros(x.shape)
+    for rotation in rotations.to(k):
+        position = k @ rotation.T
+        sign = torch.where(position[..., 0] < 0, -1.0, 1.0).to(k)
+        nearest, w, _ = _weights(position * sign[..., None], step)
+        total_v = torch.zeros(len(k), dtype=values.dtype, device=values.device)
+        total_w = torch.zeros(len(k), dtype=weights.dtype, device=values.device)
+        for index, (dx, dy, dz) in _neighbourhood(nearest, centre):
+            weight = w[..., 0, dx] * w[..., 1, dy] * w[..., 2, dz]
+            total_v += values[index] * weight
+            total_w += weights[index] * weight
+        out_v[inside] += torch.where(sign < 0, total_v.conj(), total_v)
+        out_w[inside] += total_w
+    return out_v, out_w
+
+
+def _normal_equations(
+    grid: SliceGrid, problem: PoseProblem, rotations: Tensor, shifts_px: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-likelihood (m,), gradient (m, 5) and Gauss-Newton matrix (m, 5, 5)."""
+    value, gradient = extract_slices_with_gradient(grid, rotations, problem.points)
+    r = rotations.to(gradient.real.dtype)
+    along = torch.einsum("maj,mpj->map", r.to(gradient.dtype), gradient)  # image axes x, y, z
+    px, py = problem.points.to(value.real.dtype).T
+    kappa = problem.k_px.to(value.real.dtype) * (2 * torch.pi / problem.image_size_px)
+    phase = shifts_px.to(kappa) @ kappa.T
+    x = problem.x[problem.image_of] * torch.polar(torch.ones_like(phase), -phase)
+    c = problem.c[problem.image_of]
+    w, u = c * value, c * along[:, 2]
+    v = c * (py * along[:, 0] - px * along[:, 1])
+    jacobian = torch.stack([-py * u, px * u, v, 1j * kappa[:, 0] * w, 1j * kappa[:, 1] * w], 1)
+    residual = x - w
+    g = 2 * torch.einsum("map,mp->ma", jacobian.conj(), residual).real.double()
+    h = 2 * torch.einsum("map,mbp->mab", jacobian.conj(), jacobian).real.double()
+    score = (2 * (x.conj() * w).real - w.abs().square()).double().sum(1)
+    offset = shifts_px.double() - problem.prior_shift_px.double()
+    precision = problem.prior_precision
+    score = score - 0.5 * precision * offset.square().sum(1)
+    g[:, 3:] -= precision * offset
+    h[:, 3, 3] += precision
+    h[:, 4, 4] += precision
+    return score, g, h
+
+
+def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
+    """Climb from each start to the nearest maximum of the log-likelihood.
+
+    Levenberg-Marquardt on a rotation vector in the image frame and the shift, with analytic
+    derivatives. See :class:`~cryorefine.kernels.poses.PoseProblem` for the model.
+    """
+    rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
+    score, g, h = _normal_equations(grid, problem, rotations, shifts)
+    damping = torch.full_like(score, options.initial_damping)
+    active = torch.ones_like(score, dtype=torch.bool)
+    for _ in range(options.max_evaluations):
+        if not active.any():
+            break
+        diagonal = torch.diagonal(h, dim1=1, dim2=2)
+        lifted = h + torch.diag_embed(
+            damping[:, None] * diagonal + 1e-9 * diagonal.amax(1)[:, None]
+        )
+        step = torch.linalg.solve(lifted, g)
+        turn = step[:, :3].norm(dim=1, keepdim=True)
+        step[:, :3] *= (options.max_turn_rad / turn.clamp_min(1e-30)).clamp(max=1.0)
+        new_shifts = shifts + step[:, 3:].clamp(-options.max_move_px, options.max_move_px)
+        length = new_shifts.norm(dim=1, keepdim=True)
+        new_shifts = new_shifts * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
+        new_rotations = matrix_from_rotvec(step[:, :3]) @ rotations
+        new_score, new_g, new_h = _normal_equations(grid, problem, new_rotations, new_shifts)
+        gain = new_score - score
+        better = active & (gain > 0)
+        worse = active & ~better
+        active = active & ~(better & (gain < options.tolerance))
+        active = active & ~(worse & (damping > 1e3))
+        rotations[better], shifts[better] = new_rotations[better], new_shifts[better]
+        score[better], g[better], h[better] = new_score[better], new_g[better], new_h[better]
+        damping = torch.where(better, damping * 0.2, torch.where(worse, damping * 8, damping))
+    at_edge = shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6)
+    return PoseResult(rotations, shifts, score, h, at_edge)

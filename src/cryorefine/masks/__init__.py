@@ -1,0 +1,1 @@
+"""Soft masks of images and volumes."""

@@ -1,0 +1,1 @@
+"""The forward model: particles' images as projections, contrast transfer and noise."""

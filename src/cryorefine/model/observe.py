@@ -1,0 +1,144 @@
+"""Images as the likelihood sees them: coefficients of a band, contrast transfer, noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from cryorefine.fourier.band import Band, make_band
+from cryorefine.fourier.fft import image_to_half
+from cryorefine.masks.soft import disc_mask
+from cryorefine.optics.aberration import odd_phase
+from cryorefine.optics.ctf import Defocus, contrast_transfer, image_frequencies
+from cryorefine.optics.group import OpticsGroup
+
+__all__ = [
+    "GroupBand",
+    "ImageStatistics",
+    "image_statistics",
+    "make_group_band",
+    "observe",
+    "select_statistics",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBand:
+    """One optics group's view of a volume, up to a resolution.
+
+    Attributes
+    ----------
+    group
+        The optics group.
+    band
+        Coefficients of its images.
+    s_per_A
+        Spatial frequencies (x, y) in 1/Å, magnification matrix applied.
+    points
+        The same in cycles per box of the *volume*: where slices are read.
+    odd_factor
+        ``exp(-i phase)`` that removes antisymmetric aberrations; None if there are none.
+    amplitude
+        Images hold this times the projections of the volume; the area of a voxel's face over that
+        of a pixel, 1 where both have one size.
+    """
+
+    group: OpticsGroup
+    band: Band
+    s_per_A: Float[Tensor, "p 2"]
+    points: Float[Tensor, "p 2"]
+    odd_factor: Complex[Tensor, "p"] | None
+    amplitude: float
+
+    def k_px(self) -> Int[Tensor, "p 2"]:
+        """Return integer frequencies (x, y) in cycles per box of the image."""
+        return torch.stack([self.band.kx, self.band.ky], -1)
+
+
+def make_group_band(
+    group: OpticsGroup,
+    *,
+    volume_size_px: int,
+    voxel_A: float,
+    resolution_A: float,
+) -> GroupBand:
+    """Prepare an optics group's band of coefficients down to a resolution.
+
+    The band ends at the resolution, at the images' Nyquist frequency, or where slices would leave
+    the volume's transform, whichever comes first.
+    """
+    box_A = volume_size_px * voxel_A
+    limit_per_A = min(1 / resolution_A, ((volume_size_px - 1) // 2) / box_A)
+    m = torch.tensor(group.magnification, dtype=torch.float64).view(2, 2)
+    stretch = max(1.0, float(torch.linalg.matrix_norm(m, 2)))
+    band = make_band(group.box_px, limit_per_A * group.box_A / stretch)
+    k = torch.stack([band.kx, band.ky], -1).double()
+    s = image_frequencies(group, k)
+    odd = None
+    if group.has_odd_aberration:
+        odd = torch.exp(-1j * odd_phase(group, s)).to(torch.complex64)
+    return GroupBand(
+        group=group,
+        band=band,
+        s_per_A=s.float(),
+        points=(s * box_A).float(),
+        odd_factor=odd,
+        amplitude=(voxel_A / group.pixel_A) ** 2,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStatistics:
+    """What brings images to zero background and unit noise.
+
+    Attributes
+    ----------
+    mean, std
+        Of the background (pixels outside the particle's disc), one per image; std is 0 for images
+        that cannot be used (not finite or constant).
+    """
+
+    mean: Float[Tensor, "b"]
+    std: Float[Tensor, "b"]
+
+
+def image_statistics(images: Float[Tensor, "b y x"], radius_px: float) -> ImageStatistics:
+    """Measure the background outside a disc; outside half the box at most."""
+    n = images.shape[-1]
+    outside = disc_mask(n, min(radius_px, n / 2), 0.0) < 0.5
+    values = images[:, outside]
+    usable = torch.isfinite(images).flatten(1).all(1)
+    values = torch.where(usable[:, None], values, torch.zeros_like(values))
+    mean, std = values.double().mean(1), values.double().std(1, correction=0)
+    spread = torch.where(usable[:, None, None], images, torch.zeros_like(images)).flatten(1)
+    varies = spread.amax(1) > spread.amin(1)
+    std = torch.where(usable & varies & (std > 1e-6 * mean.abs()), std, torch.zeros_like(std))
+    return ImageStatistics(mean.float(), std.float())
+
+
+def observe(
+    images: Float[Tensor, "b y x"],
+    statistics: ImageStatistics,
+    view: GroupBand,
+    defocus: Defocus,
+) -> tuple[Complex[Tensor, "b p"], Float[Tensor, "b p"]]:
+    """Return normalised images' coefficients and their contrast transfer.
+
+    Antisymmetric aberrations are taken out of the coefficients; the contrast transfer includes
+    the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
+    after centring.
+    """
+    scaled = (images - statistics.mean[:, None, None]) / statistics.std[:, None, None]
+    coefficients = view.band.take(image_to_half(scaled))
+    if view.odd_factor is not None:
+        coefficients = coefficients * view.odd_factor
+    transfer = contrast_transfer(view.group, defocus, view.s_per_A)
+    return coefficients, transfer * view.amplitude
+
+
+def select_statistics(statistics: ImageStatistics, rows: np.ndarray) -> ImageStatistics:
+    """Return the statistics of some images."""
+    index = torch.from_numpy(np.asarray(rows))
+    return ImageStatistics(statistics.mean[index], statistics.std[index])

@@ -1,0 +1,112 @@
+"""A made-up protein: helices packed into a symmetric particle, for demonstrations and tests."""
+
+import math
+
+import numpy as np
+import torch
+
+from cryorefine.geometry.sphere import asymmetric_unit
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.model.atoms import Atoms
+
+__all__ = ["make_phantom"]
+
+_AXIS_RATIO = np.array(
+    [1.0, 0.82, 0.68]
+)  # of an asymmetric particle; a sphere could not be aligned
+_HELIX_SPACING_A = 9.5
+_RISE_A, _TWIST_RAD = 1.5, math.radians(100.0)
+# One residue: distance from the helix axis, turn and rise relative to its Cα, for four backbone
+# and three side-chain atoms.
+_RESIDUE = np.array(
+    [
+        [1.55, -0.48, -0.9],
+        [2.28, 0.00, 0.0],
+        [1.66, 0.46, 1.1],
+        [2.05, 0.40, 2.3],
+        [3.30, 0.20, -0.3],
+        [4.30, 0.35, 0.3],
+        [5.20, 0.20, -0.5],
+    ]
+)
+
+
+def _helix(start: np.ndarray, axis: np.ndarray, n_residues: int, phase: float) -> np.ndarray:
+    helper = np.array([1.0, 0, 0]) if abs(axis[0]) < 0.8 else np.array([0, 1.0, 0])
+    u = np.cross(axis, helper)
+    u /= np.linalg.norm(u)
+    v = np.cross(axis, u)
+    i = np.arange(n_residues)[:, None]
+    radius, turn, rise = _RESIDUE.T
+    angle = phase + i * _TWIST_RAD + turn
+    height = i * _RISE_A + rise
+    points = (
+        (radius * np.cos(angle))[..., None] * u
+        + (radius * np.sin(angle))[..., None] * v
+        + height[..., None] * axis
+    )
+    return (start + points).reshape(-1, 3)
+
+
+def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms:
+    """Build a particle of packed α-helices with exact symmetry.
+
+    Parameters
+    ----------
+    group
+        Its point group; each asymmetric unit holds the same helices.
+    diameter_A
+        Longest extent, 40 Å at least.
+    seed
+        The same seed gives the same particle.
+
+    Returns
+    -------
+    Atoms with carbon-like scattering and a B-factor of 20 Å², centred.
+    """
+    rng = np.random.default_rng(seed)
+    radius = diameter_A / 2
+    ratio = _AXIS_RATIO if group.order == 1 else np.ones(3)
+    hole = 0.25 * radius if group.order > 4 else 0.0
+    helices: list[np.ndarray] = []
+    axes: list[np.ndarray] = []
+    for _ in range(4000):
+        n_residues = int(rng.integers(8, 22))
+        axis = rng.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        centre = rng.normal(size=3)
+        centre *= radius * rng.random() ** (1 / 3) / np.linalg.norm(centre)
+        points = _helix(
+            centre * ratio - axis * n_residues * _RISE_A / 2, axis, n_residues, rng.random() * 7
+        )
+        scaled = np.linalg.norm(points / ratio, axis=1)
+        if scaled.max() > radius or scaled.min() < hole:
+            continue
+        if group.order > 1:
+            unit = torch.from_numpy(points / np.linalg.norm(points, axis=1, keepdims=True))
+            if not bool(asymmetric_unit(unit, group, margin_rad=0.0).all()):
+                continue
+        line = centre * ratio + axis * np.linspace(-0.5, 0.5, 9)[:, None] * n_residues * _RISE_A
+        if axes:
+            gap = np.linalg.norm(np.concatenate(axes)[:, None] - line[None], axis=-1).min()
+            if gap < _HELIX_SPACING_A:
+                continue
+        helices.append(points)
+        axes.append(line)
+    if not helices:
+        # A particle too small for the wedge of its group still gets one short helix a unit.
+        seed_point = np.array([0.8432, 0.1234, 0.5232]) * radius * 0.5
+        helices.append(_helix(seed_point, np.array([0.0, 0, 1]), 6, 0.0))
+    unit_atoms = np.concatenate(helices)
+    xyz = np.concatenate([unit_atoms @ m.T for m in group.matrices.numpy()])
+    if group.order == 1:
+        xyz = xyz - xyz.mean(0)
+    n = len(xyz)
+    return Atoms(
+        xyz_A=xyz,
+        gaussian_a=np.array([[0.7307, 1.1951, 0.4563, 0.1247, 0.0]]),
+        gaussian_b_A2=np.array([[36.9951, 11.2966, 2.8139, 0.3456, 0.0]]),
+        type_index=np.zeros(n, np.int64),
+        bfactor_A2=np.full(n, 20.0),
+        occupancy=np.ones(n),
+    )

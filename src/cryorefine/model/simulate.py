@@ -1,0 +1,246 @@
+"""Simulated particle images with known poses, defoci, scales and noise."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.fourier.band import make_band, phase_ramp
+from cryorefine.fourier.fft import image_from_half, image_to_half
+from cryorefine.fourier.shell import frequency_radius
+from cryorefine.geometry.rotation import matrix_from_euler, random_rotations
+from cryorefine.model.atoms import Atoms, project_atoms, scattering_basis, volume_from_atoms
+from cryorefine.optics.aberration import odd_phase
+from cryorefine.optics.ctf import Defocus, contrast_transfer, image_frequencies
+from cryorefine.optics.group import OpticsGroup
+
+__all__ = [
+    "SimulatedSet",
+    "SimulationPlan",
+    "draw_parameters",
+    "noise_amplitude",
+    "simulate_images",
+    "truth_volume",
+]
+
+
+@dataclass(frozen=True)
+class SimulationPlan:
+    """What to simulate; lengths in ångströms, angles in degrees.
+
+    Attributes
+    ----------
+    snr
+        Variance of the noise-free images over the whole box, mean over particles, divided by the
+        variance of the noise.
+    defocus_min_A, defocus_max_A, astigmatism_A
+        Range of the mean defocus per micrograph; |U - V|.
+    bfactor_A2
+        Of the imaging, in the CTF of every particle.
+    pose_axis_tilt_deg
+        None: uniform poses. Otherwise viewing tilts are Gaussian about this angle ...
+    pose_axis_spread_deg
+        ... with this standard deviation (a preferred orientation).
+    shift_A
+        Standard deviation of each shift component.
+    scale_spread
+        Standard deviation of the particles' relative amplitudes.
+    junk_fraction
+        Fraction of images that hold noise only.
+    coloured_noise
+        Noise that is stronger at low resolution, as in ice; otherwise white.
+    """
+
+    n_particles: int
+    box_px: int
+    pixel_A: float
+    snr: float
+    n_groups: int = 1
+    particles_per_micrograph: int = 50
+    voltage_kV: float = 300.0
+    cs_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+    defocus_min_A: float = 8000.0
+    defocus_max_A: float = 20000.0
+    astigmatism_A: float = 200.0
+    bfactor_A2: float = 0.0
+    pose_axis_tilt_deg: float | None = None
+    pose_axis_spread_deg: float = 15.0
+    shift_A: float = 3.0
+    scale_spread: float = 0.0
+    junk_fraction: float = 0.0
+    coloured_noise: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSet:
+    """The true parameters of a simulated set; arrays per particle.
+
+    Attributes
+    ----------
+    grey_scale
+        Images hold this many times the atoms' units; the noise has unit variance.
+    """
+
+    groups: tuple[OpticsGroup, ...]
+    group_index: np.ndarray
+    micrograph_index: np.ndarray
+    rotations: Float[Tensor, "n 3 3"]
+    shift_A: Float[Tensor, "n 2"]
+    defocus: Defocus
+    scale: Float[Tensor, "n"]
+    is_junk: np.ndarray
+    grey_scale: float
+
+
+def _draw_rotations(plan: SimulationPlan, generator: torch.Generator) -> Tensor:
+    if plan.pose_axis_tilt_deg is None:
+        return random_rotations(plan.n_particles, generator)
+    n = plan.n_particles
+    tilt = plan.pose_axis_tilt_deg + plan.pose_axis_spread_deg * torch.randn(
+        n, dtype=torch.float64, generator=generator
+    )
+    turn = torch.rand(n, 2, dtype=torch.float64, generator=generator) * (2 * math.pi)
+    return matrix_from_euler(torch.stack([turn[:, 0], torch.deg2rad(tilt), turn[:, 1]], -1))
+
+
+def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
+    """Draw every particle's true parameters and find the grey scale that gives the SNR."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    n = plan.n_particles
+    n_micrographs = math.ceil(n / plan.particles_per_micrograph)
+    micrograph = torch.arange(n) // plan.particles_per_micrograph
+
+    def uniform(count: int) -> Tensor:
+        return torch.rand(count, generator=generator, dtype=torch.float64)
+
+    mean = plan.defocus_min_A + uniform(n_micrographs) * (plan.defocus_max_A - plan.defocus_min_A)
+    mean = mean[micrograph] + 100.0 * torch.randn(n, generator=generator, dtype=torch.float64)
+    angle = (uniform(n_micrographs) * math.pi)[micrograph]
+    rotations = _draw_rotations(plan, generator)
+    shift = plan.shift_A * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    scale = (1 + plan.scale_spread * torch.randn(n, generator=generator)).clamp_min(0.1)
+    junk = uniform(n) < plan.junk_fraction
+    groups = tuple(
+        OpticsGroup(
+            name=f"opticsGroup{g + 1}",
+            pixel_A=plan.pixel_A,
+            box_px=plan.box_px,
+            voltage_kV=plan.voltage_kV,
+            cs_mm=plan.cs_mm,
+            amplitude_contrast=plan.amplitude_contrast,
+        )
+        for g in range(plan.n_groups)
+    )
+    zero = torch.zeros(n, dtype=torch.float64)
+    defocus = Defocus(
+        u_A=mean + plan.astigmatism_A / 2,
+        v_A=mean - plan.astigmatism_A / 2,
+        angle_rad=angle,
+        phase_shift_rad=zero,
+        bfactor_A2=zero + plan.bfactor_A2,
+        scale=zero + 1,
+    )
+    drawn = SimulatedSet(
+        groups=groups,
+        group_index=(micrograph * plan.n_groups // max(n_micrographs, 1)).numpy().astype(np.int32),
+        micrograph_index=micrograph.numpy().astype(np.int64),
+        rotations=rotations,
+        shift_A=shift,
+        defocus=defocus,
+        scale=scale,
+        is_junk=junk.numpy(),
+        grey_scale=1.0,
+    )
+    return _scaled_to_snr(atoms, plan, drawn)
+
+
+def _scaled_to_snr(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> SimulatedSet:
+    """Set the grey scale from the variance of up to 64 noise-free images."""
+    real = np.flatnonzero(~drawn.is_junk)
+    if len(real) == 0:
+        return drawn
+    sample = real[np.linspace(0, len(real) - 1, min(64, len(real))).astype(int)]
+    images = torch.cat([x for _, x in _noise_free(atoms, plan, drawn, sample, 16)])
+    variance = float(images.var(dim=(-2, -1), correction=0).mean())
+    scale = math.sqrt(plan.snr / variance) if variance > 0 else 1.0
+    return SimulatedSet(**{**drawn.__dict__, "grey_scale": scale})
+
+
+def _noise_free(
+    atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet, rows: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield (rows, images) with contrast transfer, applied in a box of twice the side."""
+    n = plan.box_px
+    band = make_band(2 * n, n - 1, min_radius=0.0)  # up to Nyquist: 2n pixels of the same size
+    basis = scattering_basis(atoms, 0.75 / plan.pixel_A)
+    k = torch.stack([band.kx, band.ky], -1).double()
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        index = torch.from_numpy(part)
+        spectra = project_atoms(atoms, basis, drawn.rotations[index], band, plan.pixel_A)
+        # A shift centres the content, so the simulated content is moved the other way.
+        spectra = spectra * phase_ramp(band, (-drawn.shift_A[index] / plan.pixel_A).float())
+        for g in np.unique(drawn.group_index[part]):
+            # The enlarged box has the group's pixels, so k / (2 n) cycles per pixel.
+            group = drawn.groups[g]
+            s = image_frequencies(group, k / 2).float()
+            mine = torch.from_numpy(drawn.group_index[part] == g)
+            chosen = index[mine]
+            ctf = contrast_transfer(group, _rows(drawn.defocus, chosen), s)
+            factor = ctf * torch.exp(1j * odd_phase(group, s))
+            spectra[mine] = spectra[mine] * factor.to(spectra.dtype)
+        amplitude = drawn.grey_scale * drawn.scale[index] * torch.from_numpy(~drawn.is_junk[part])
+        spectra = spectra * amplitude.float()[:, None]
+        large = image_from_half(band.put(spectra), 2 * n)
+        low = n - n // 2
+        yield part, large[:, low : low + n, low : low + n]
+
+
+def _rows(defocus: Defocus, index: Tensor) -> Defocus:
+    return Defocus(**{name: values[index].float() for name, values in defocus.__dict__.items()})
+
+
+def noise_amplitude(plan: SimulationPlan) -> Float[Tensor, "y xh"]:
+    """Return the noise's amplitude spectrum; white noise of unit variance filtered by it keeps it.
+
+    Coloured noise has four times the power at zero frequency that it has far beyond 1/40 Å.
+    """
+    radius = frequency_radius(plan.box_px, 2) / (plan.box_px * plan.pixel_A)
+    if not plan.coloured_noise:
+        return torch.ones_like(radius)
+    power = 1 + 3 / (1 + (radius * 40.0) ** 2)
+    weight = torch.full_like(power, 2.0)
+    weight[:, 0] = 1.0
+    if plan.box_px % 2 == 0:
+        weight[:, -1] = 1.0
+    return (power / ((power * weight).sum() / weight.sum())).sqrt()
+
+
+def simulate_images(
+    atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet, *, batch: int = 16
+) -> Iterator[tuple[np.ndarray, Float[Tensor, "b y x"]]]:
+    """Yield (rows, images) of all particles in order.
+
+    Projections come straight from the atoms at the exact pose; contrast transfer acts in a box
+    of twice the side, so that nothing delocalised wraps round; the noise has unit variance.
+    """
+    generator = torch.Generator().manual_seed(plan.seed + 1)
+    amplitude = noise_amplitude(plan)
+    rows = np.arange(plan.n_particles)
+    for part, images in _noise_free(atoms, plan, drawn, rows, batch):
+        noise = torch.randn(images.shape, generator=generator)
+        coloured = image_from_half(image_to_half(noise) * amplitude, plan.box_px)
+        yield part, images + coloured
+
+
+def truth_volume(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> Float[Tensor, "z y x"]:
+    """Return the true map on the images' grey scale, band-limited below Nyquist."""
+    basis = scattering_basis(atoms, 0.95 / plan.pixel_A)
+    volume = volume_from_atoms(atoms, basis, size_px=plan.box_px, voxel_A=plan.pixel_A)
+    return volume * drawn.grey_scale

@@ -1,0 +1,1 @@
+"""What the microscope does to an image: contrast transfer, envelopes, aberrations."""

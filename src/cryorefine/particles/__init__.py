@@ -1,0 +1,1 @@
+"""Particles: one canonical table, their images, and one module per metadata format."""

@@ -1,0 +1,154 @@
+"""Images of particles: checked once, then read lazily from memory-mapped stacks."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.errors import InputError
+from cryorefine.io.mrc import StackHeader, read_stack_header
+from cryorefine.particles.table import ParticleTable
+
+__all__ = ["ImageSource", "open_images"]
+
+_MAX_OPEN = 64
+
+
+class ImageSource:
+    """The images of a table's particles.
+
+    Parameters
+    ----------
+    table
+        Particles; every row's stack and index have been checked by :func:`open_images`.
+    headers
+        One per stack of the table.
+    """
+
+    def __init__(self, table: ParticleTable, headers: Sequence[StackHeader]):
+        self._stack_index = table.stack_index
+        self._image_index = table.image_index
+        self.headers = tuple(headers)
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
+        """Return images as float32, as they are in the file. Rows must share one box size."""
+        rows = np.asarray(rows)
+        first = self.headers[self._stack_index[rows[0]]]
+        out = np.empty((len(rows), *first.size_yx_px), np.float32)
+        stacks = self._stack_index[rows]
+        for stack in np.unique(stacks):
+            where = np.flatnonzero(stacks == stack)
+            images = self._map(int(stack))
+            out[where] = images[self._image_index[rows[where]]]
+        return torch.from_numpy(out)
+
+    def batches(
+        self, rows: np.ndarray, size: int
+    ) -> Iterator[tuple[np.ndarray, Float[Tensor, "n y x"]]]:
+        """Yield (rows, images) in order, reading the next batch while the last is worked on."""
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        if not parts:
+            return
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            pending = reader.submit(self.read, parts[0])
+            for i, part in enumerate(parts):
+                images = pending.result()
+                if i + 1 < len(parts):
+                    pending = reader.submit(self.read, parts[i + 1])
+                yield part, images
+
+    def _map(self, stack: int) -> np.ndarray:
+        if stack in self._maps:
+            self._maps.move_to_end(stack)
+            return self._maps[stack]
+        while len(self._maps) >= _MAX_OPEN:
+            self._maps.popitem(last=False)
+        self._maps[stack] = self.headers[stack].open()
+        return self._maps[stack]
+
+
+def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
+    """Check that every particle's image exists and fits its optics group.
+
+    Returns
+    -------
+    table, source
+        The table with each group's box size filled in from the stacks where the file had none.
+
+    Raises
+    ------
+    InputError
+        If a stack is missing or damaged, an image number is beyond its end, images are not
+        square, or box or pixel size differ within an optics group.
+    """
+    headers = []
+    for index, path in enumerate(table.stacks):
+        try:
+            headers.append(read_stack_header(path))
+        except InputError as error:
+            row = int(np.argmax(table.stack_index == index))
+            raise InputError(
+                error.what, where=f"{error.where} (named in {table.where(row)})", do=error.do
+            ) from None
+    n_images = np.array([h.n_images for h in headers])[table.stack_index]
+    beyond = table.image_index >= n_images
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        path = table.stacks[table.stack_index[row]]
+        raise InputError(
+            f"image {table.image_index[row] + 1} is beyond the end of {path}, "
+            f"which has {n_images[row]} images",
+            where=f"{table.where(row)}, column _rlnImageName",
+            do="check that STAR file and stack belong together",
+        )
+    heights = np.array([h.size_yx_px[0] for h in headers])[table.stack_index]
+    widths = np.array([h.size_yx_px[1] for h in headers])[table.stack_index]
+    if (heights != widths).any():
+        row = int(np.argmax(heights != widths))
+        raise InputError(
+            f"images of {widths[row]}×{heights[row]} pixels are not square",
+            where=str(table.stacks[table.stack_index[row]]),
+            do="extract the particles in a square box",
+        )
+    optics = list(table.optics)
+    for g, group in enumerate(optics):
+        rows = np.flatnonzero(table.optics_index == g)
+        if len(rows) == 0:
+            continue
+        expected = group.box_px or int(widths[rows[0]])
+        different = widths[rows] != expected
+        if different.any():
+            row = int(rows[np.argmax(different)])
+            raise InputError(
+                f"images of {widths[row]} pixels in optics group '{group.name}', "
+                f"whose images have {expected}",
+                where=f"{table.where(row)}: {table.stacks[table.stack_index[row]]}",
+                do="give images of another box or pixel size an optics group of their own",
+            )
+        _check_pixel_sizes(table, headers, rows, group.name)
+        optics[g] = replace(group, box_px=expected)
+    return replace(table, optics=tuple(optics)), ImageSource(table, headers)
+
+
+def _check_pixel_sizes(
+    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: str
+) -> None:
+    """Refuse a group whose stacks say different pixel sizes; headers without one say nothing."""
+    stacks = np.unique(table.stack_index[rows])
+    known = [(headers[s].pixel_A, int(s)) for s in stacks if headers[s].pixel_A > 0]
+    if not known:
+        return
+    (low, low_stack), (high, high_stack) = min(known), max(known)
+    if high > 1.01 * low:
+        raise InputError(
+            f"pixel sizes differ within optics group '{group}': {low:.4g} Å in "
+            f"{table.stacks[low_stack]} and {high:.4g} Å in {table.stacks[high_stack]}",
+            where=str(table.source),
+            do="give images of another pixel size an optics group of their own",
+        )

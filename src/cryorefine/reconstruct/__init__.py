@@ -1,0 +1,1 @@
+"""From slices to volumes: sums on a grid, symmetry, regularised division."""

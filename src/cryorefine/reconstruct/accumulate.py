@@ -1,0 +1,81 @@
+"""Add a batch of images to the sums of a reconstruction."""
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.fourier.band import phase_ramp
+from cryorefine.kernels.dispatch import extract_slices, insert_slices
+from cryorefine.kernels.grid import Accumulator, SliceGrid
+from cryorefine.model.observe import GroupBand
+
+__all__ = ["accumulate", "centre", "residual_power"]
+
+_ORIGIN_RADIUS = 0.3826  # mean distance from the centre of a unit square: the cell of k = 0
+
+
+def accumulate(
+    acc: Accumulator,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    inverse_variance: Float[Tensor, "p"],
+    rotations: Float[Tensor, "b 3 3"],
+    weights: Float[Tensor, "b"],
+) -> None:
+    """Add ``w c x / σ²`` to the numerator and ``w c² / σ²`` to the denominator, in place.
+
+    Parameters
+    ----------
+    x, c
+        Coefficients of *centred* images and their contrast transfer, not whitened.
+    inverse_variance
+        One over the noise variance of each coefficient.
+    weights
+        One per particle.
+
+    Notes
+    -----
+    Both sums carry the factor |k|: slices through the origin crowd there as 1/|k|, and a
+    denominator that varied over the width of the interpolation kernel would pull every value
+    towards the crowd. The factor cancels in the quotient.
+    """
+    ramp = view.band.radius.clamp_min(_ORIGIN_RADIUS)
+    factor = (inverse_variance * ramp)[None] * weights[:, None].float()
+    insert_slices(acc, rotations, view.points, x * (c * factor), c.square() * factor)
+
+
+def residual_power(
+    grid: SliceGrid | None,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    rotations: Float[Tensor, "b 3 3"],
+    *,
+    max_shell: int,
+) -> Float[Tensor, "s"]:
+    """Return the sum over images of each shell's mean squared residual.
+
+    Parameters
+    ----------
+    grid
+        Reference; None takes the images themselves as residual.
+    max_shell
+        Shells beyond have no model.
+    """
+    power = x.abs().square()
+    last = view.band.prefix(max_shell)
+    if grid is not None and last > 0:
+        model = extract_slices(grid, rotations, view.points[:last]) * c[:, :last]
+        power[:, :last] = (x[:, :last] - model).abs().square()
+    n = view.band.n_shells
+    count = torch.bincount(view.band.shell, minlength=n).double()
+    total = torch.zeros(n, dtype=torch.float64)
+    return total.index_add_(0, view.band.shell, power.double().sum(0)) / count
+
+
+def centre(
+    view: GroupBand, x: Complex[Tensor, "b p"], shifts_px: Float[Tensor, "b 2"]
+) -> Complex[Tensor, "b p"]:
+    """Move the images' content by their shifts."""
+    return x * phase_ramp(view.band, shifts_px.float())

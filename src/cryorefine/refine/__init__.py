@@ -1,0 +1,1 @@
+"""Refinement: settings, schedule, state, one iteration, the loop, and what it leaves behind."""

@@ -1,0 +1,213 @@
+"""The run folder: what an iteration leaves behind, and what the run shows at its top."""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryorefine.errors import InputError
+from cryorefine.io.atomic import atomic_path, write_text
+from cryorefine.io.mrc import write_volume
+from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
+from cryorefine.refine.checkpoint import committed_iterations
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.tables import write_fsc_table, write_particle_table, write_rejected_table
+
+__all__ = [
+    "Clock",
+    "check_output_folder",
+    "clear_run",
+    "publish",
+    "summarise",
+    "write_iteration_files",
+    "write_manifest",
+]
+
+_TOP = (
+    "map.mrc",
+    "map_sharpened.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "mask.mrc",
+    "fsc.star",
+    "particles.star",
+    "summary.json",
+)
+_RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
+              "rejected_particles.star")  # fmt: skip
+_PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
+
+
+@dataclass
+class Clock:
+    """Time spent, earlier parts of a resumed run included."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __post_init__(self):
+        self._wall_start, self._cpu_start = time.monotonic(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Return wall and CPU seconds so far."""
+        return (
+            self.wall_s + time.monotonic() - self._wall_start,
+            self.cpu_s + time.process_time() - self._cpu_start,
+        )
+
+
+def check_output_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds something.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run and ``overwrite`` is not set, or holds anything else, or is a
+        file, or cannot be written to.
+    """
+    if not folder.exists():
+        parent = next(p for p in folder.absolute().parents if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise InputError("may not be written to", where=str(parent), do="choose another folder")
+        return
+    if not folder.is_dir():
+        raise InputError("is a file", where=str(folder), do="give a folder with --output")
+    if not any(folder.iterdir()):
+        return
+    if not ((folder / "manifest.json").exists() or committed_iterations(folder)):
+        raise InputError(
+            "the folder is not empty and holds no cryorefine run",
+            where=str(folder),
+            do="give a new folder with --output",
+        )
+    if not overwrite:
+        raise InputError(
+            "the folder holds a run already",
+            where=str(folder),
+            do="give another --output, continue it with 'cryorefine resume', or say --overwrite",
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Remove an earlier run's files; anything else in the folder stays."""
+    for name in _RUN_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+    for child in list(folder.glob("iteration_*")) + list(folder.glob(".iteration_*.part")):
+        shutil.rmtree(child, ignore_errors=True)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    """Return a file's size and SHA-256; of large files the first and last MiB are hashed."""
+    size = path.stat().st_size
+    digest = sha256()
+    with open(path, "rb") as file:
+        if size <= 64 << 20:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                digest.update(chunk)
+            covered = "all"
+        else:
+            digest.update(file.read(1 << 20))
+            file.seek(-(1 << 20), os.SEEK_END)
+            digest.update(file.read())
+            covered = "first and last MiB"
+    return {"size_bytes": size, "sha256": digest.hexdigest(), "sha256_of": covered}
+
+
+def write_manifest(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
+    """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
+    paths = [settings.particles, *settings.reference, *stacks]
+    paths += [p for p in (settings.mask, settings.compare_to) if p is not None]
+    manifest = {
+        "cryorefine": version("cryorefine"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+        },
+        "command": sys.argv,
+        "seed": settings.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "inputs": {str(p): _digest(p) for p in paths},
+    }
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> dict[str, Any]:
+    """Return the numbers of ``summary.json``; values that do not exist are null."""
+    wall_s, cpu_s = clock.read()
+    e = state.evaluation
+    last = state.history[-1] if state.history else None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "resolution_A": _number(e.resolution_A) if e else None,
+        "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
+        "n_particles": len(inputs.table) + len(inputs.rejected),
+        "n_used": len(inputs.table),
+        "n_rejected": len(inputs.rejected),
+        "n_half1": int((inputs.half == 1).sum()),
+        "n_half2": int((inputs.half == 2).sum()),
+        "iterations": state.iteration,
+        "converged": finished and inputs.settings.alignment == "automatic"
+        and state.iteration < inputs.settings.max_iterations,
+        "finished": finished,
+        "median_turn_deg": _number(last.median_turn_deg) if last else None,
+        "median_sigma_rotation_deg": _number(last.median_sigma_rotation_deg) if last else None,
+        "coverage": _number(e.coverage) if e else None,
+        "symmetry": inputs.group.name,
+        "voxel_A": inputs.voxel_A,
+        "box_px": inputs.size_px,
+        "particle_radius_px": inputs.radius_px,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "peak_rss_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+    }  # fmt: skip
+
+
+def write_iteration_files(
+    folder: Path, inputs: Inputs, state: State, summary: dict[str, Any]
+) -> None:
+    """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves."""
+    if state.evaluation is None or state.mask is None or state.poses is None:
+        return
+    average, curves = state.average(), state.evaluation.curves
+    fit = guinier_bfactor(average, state.mask, curves)
+    write_volume(folder / "map.mrc", weight_map(average, curves), inputs.voxel_A)
+    write_volume(
+        folder / "map_sharpened.mrc",
+        sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2),
+        inputs.voxel_A,
+    )
+    write_fsc_table(folder / "fsc.star", state.evaluation)
+    write_particle_table(folder / "particles.star", inputs, state.poses)
+    full = {**summary, "bfactor_A2": fit.bfactor_A2}
+    write_text(folder / "summary.json", json.dumps(full, indent=2) + "\n")
+
+
+def publish(run: Path, iteration: Path, inputs: Inputs) -> None:
+    """Show an iteration's files at the top of the run folder."""
+    for name in _TOP:
+        source = iteration / name
+        if not source.exists():
+            continue
+        with atomic_path(run / name) as temporary:
+            shutil.copyfile(source, temporary)
+    if len(inputs.rejected):
+        write_rejected_table(run / "rejected_particles.star", inputs)

@@ -1,0 +1,310 @@
+"""The two passes over all particles that an iteration makes: assign poses, rebuild half maps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.assign.align import (
+    AlignmentOptions,
+    BatchPoses,
+    align_globally,
+    align_locally,
+)
+from cryorefine.assign.exhaustive import CoarseSearch, make_coarse_search, search_coarse
+from cryorefine.geometry.so3 import rotation_grid
+from cryorefine.kernels.dispatch import extract_slices
+from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
+from cryorefine.masks.soft import sphere_mask
+from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
+from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
+from cryorefine.reconstruct.solve import FoldedSums, fold
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.screen import positive_spectrum
+from cryorefine.refine.state import Inputs, Poses, State
+
+__all__ = ["assign_poses", "find_grey_scale", "reconstruct_halves", "reference_grid"]
+
+_BATCH_BYTES = 48 << 20
+_LARGEST_BATCH = 128
+_SCALE_SAMPLE = 256
+_COPIES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """One batch of images of one half and optics group, in the group's band."""
+
+    rows: np.ndarray
+    x: Complex[Tensor, "b p"]
+    c: Float[Tensor, "b p"]
+
+
+def _views(inputs: Inputs, resolution_A: float) -> tuple[GroupBand, ...]:
+    return tuple(
+        make_group_band(
+            group,
+            volume_size_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            resolution_A=resolution_A,
+        )
+        for group in inputs.optics
+    )
+
+
+def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Batch]:
+    size = int(max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (32 * len(view.band)))))
+    for part, images in inputs.images.batches(rows, size):
+        x, c = observe(
+            images, select_statistics(inputs.statistics, part), view, inputs.table.defocus(part)
+        )
+        yield _Batch(part, x, c)
+
+
+def _model_shell(view: GroupBand, resolution_A: float) -> int:
+    """Return the last shell of a group's images that the reference has a model for."""
+    return min(view.band.n_shells - 1, int(view.group.box_A / resolution_A + 1e-6))
+
+
+def reference_grid(
+    inputs: Inputs, volume: Float[Tensor, "z y x"], resolution_A: float
+) -> SliceGrid:
+    """Mask a reference and transform it for reading slices down to a resolution."""
+    mask = inputs.mask
+    if mask is None:
+        mask = sphere_mask(inputs.size_px, inputs.radius_px)
+    return make_slice_grid(volume * mask, inputs.geometry.box_A / resolution_A + 1.0)
+
+
+def _coarse(inputs: Inputs, grid: SliceGrid, view: GroupBand, sampling: Sampling) -> CoarseSearch:
+    low, high = (
+        np.deg2rad(t) for t in (inputs.settings.min_tilt_deg, inputs.settings.max_tilt_deg)
+    )
+    rotations = rotation_grid(
+        sampling.coarse_step_rad, group=inputs.group, min_tilt_rad=low, max_tilt_rad=high
+    )
+    pixel_A = view.group.pixel_A
+    return make_coarse_search(
+        grid,
+        view,
+        rotations,
+        step_rad=sampling.coarse_step_rad,
+        max_shell=_model_shell(view, sampling.coarse_resolution_A),
+        max_shift_px=_max_shift_px(inputs, view),
+        shift_step_px=sampling.coarse_shift_step_A / pixel_A,
+    )
+
+
+def _max_shift_px(inputs: Inputs, view: GroupBand) -> float:
+    return inputs.settings.max_shift_percent / 100 * view.group.box_px
+
+
+def _whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+    return state.noise[half - 1][g].rsqrt().float()[view.band.shell]
+
+
+def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
+    """Return the spread of the half's shifts so far, as the width of their prior."""
+    limit = inputs.geometry.max_shift_A
+    if state.poses is None or not state.poses.quality:
+        return limit
+    mine = state.poses.shift_A[torch.from_numpy(inputs.half == half)]
+    # At least a pixel: a prior never pulls harder than the data were sampled.
+    return float(mine.square().mean().sqrt().clamp(inputs.voxel_A, limit))
+
+
+def find_grey_scale(inputs: Inputs, state: State, sampling: Sampling, half: int) -> float:
+    """Return what a half's reference must be multiplied with to be on its images' grey scale.
+
+    A sample of images is compared with all coarse orientations, each at its own best amplitude;
+    the amplitudes at the best ones are averaged with the weight of least squares.
+
+    Returns
+    -------
+    The factor; 0 if the reference explains nothing in the images.
+    """
+    views = _views(inputs, sampling.align_resolution_A)
+    grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
+    cross = power = 0.0
+    for g, view in enumerate(views):
+        rows = inputs.rows(half, g)[:_SCALE_SAMPLE]
+        if len(rows) == 0:
+            continue
+        white = _whitening(state, half, g, view)
+        search = None
+        if sampling.mode == "global":
+            search = _coarse(inputs, grid, view, sampling)
+        for batch in _batches(inputs, view, rows):
+            x, c = batch.x * white, batch.c * white
+            if search is not None:
+                index, shift, _ = search_coarse(
+                    search, x, c, inputs.group, keep=1, window=np.inf, any_scale=True
+                )
+                first, last = search.first, search.last
+                packed = search.slices[:, index[:, 0]].T
+                p = last - first
+                model = torch.complex(packed[:, :p].contiguous(), packed[:, p:].contiguous())
+                centred = x[:, first:last] * search.ramps[shift[:, 0]]
+                model = model * c[:, first:last]
+            else:
+                rotations, shifts_px = _previous(state, batch.rows, view)
+                first = view.band.prefix(0)
+                centred = centre(view, x, shifts_px)[:, first:]
+                model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
+            cross += float((centred.conj() * model).real.double().sum())
+            power += float(model.abs().square().double().sum())
+    return max(cross / power, 0.0) if power > 0 else 0.0
+
+
+def _previous(state: State, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
+    if state.poses is None:
+        raise ValueError("no poses are known yet")
+    index = torch.from_numpy(rows)
+    return state.poses.rotations[index], state.poses.shift_A[index] / view.group.pixel_A
+
+
+def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> Poses:
+    """Find every particle's pose against its own half's reference."""
+    n = len(inputs.table)
+    rotations = torch.zeros(n, 3, 3, dtype=torch.float64)
+    shift_A = torch.zeros(n, 2, dtype=torch.float64)
+    quality: dict[str, Tensor] = {}
+    views = _views(inputs, sampling.align_resolution_A)
+    done = 0
+    for half in (1, 2):
+        grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
+        sigma_A = _shift_sigma_A(inputs, state, half)
+        for g, view in enumerate(views):
+            rows = inputs.rows(half, g)
+            if len(rows) == 0:
+                continue
+            search = _coarse(inputs, grid, view, sampling) if sampling.mode == "global" else None
+            options = AlignmentOptions(
+                max_shift_px=_max_shift_px(inputs, view),
+                shift_sigma_px=sigma_A / view.group.pixel_A,
+                resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
+                tilt_range_rad=(
+                    float(np.deg2rad(inputs.settings.min_tilt_deg)),
+                    float(np.deg2rad(inputs.settings.max_tilt_deg)),
+                ),
+            )
+            white = _whitening(state, half, g, view)
+            for batch in _batches(inputs, view, rows):
+                x, c = batch.x * white, batch.c * white
+                known = (
+                    _previous(state, batch.rows, view)
+                    if state.poses is not None and state.poses.quality
+                    else None
+                )
+                if search is not None:
+                    found = align_globally(
+                        grid, search, view, x, c, inputs.group, options, previous=known
+                    )
+                else:
+                    start = _previous(state, batch.rows, view)
+                    found = align_locally(grid, view, x, c, *start, inputs.group, options)
+                index = torch.from_numpy(batch.rows)
+                rotations[index] = found.rotations
+                shift_A[index] = found.shifts_px * view.group.pixel_A
+                _store(quality, index, n, found, view.group.pixel_A)
+                done += len(batch.rows)
+                events.emit("progress", stage=f"aligning ({sampling.mode})", done=done, total=n)
+    return Poses(rotations, shift_A, quality)
+
+
+def _store(
+    quality: dict[str, Tensor], index: Tensor, n: int, found: BatchPoses, pixel_A: float
+) -> None:
+    """Put a batch's quality measures into full-length columns."""
+    columns = {
+        "score": found.score,
+        "gap": found.gap,
+        "n_effective": found.n_effective,
+        "correlation": found.correlation,
+        "scale": found.scale,
+        "sigma_rotation_deg": torch.rad2deg(found.sigma_rotation_rad),
+        "sigma_shift_A": found.sigma_shift_px * pixel_A,
+        "at_shift_limit": found.at_edge.double(),
+    }
+    for name, values in columns.items():
+        if name not in quality:
+            quality[name] = torch.zeros(n, dtype=torch.float64)
+        quality[name][index] = values.double()
+
+
+def reconstruct_halves(
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    *,
+    model_resolution_A: float | None,
+    resolution_A: float,
+    weights: Float[Tensor, "n"],
+    events: EventLog,
+) -> tuple[tuple[FoldedSums, FoldedSums], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Insert all images into their half's sums, and measure the noise anew.
+
+    Parameters
+    ----------
+    model_resolution_A
+        Residuals are taken against the half's reference down to this resolution, and against
+        nothing beyond; None: against nothing at all, which measures the images' power.
+    resolution_A
+        The sums are filled down to here.
+    weights
+        One per particle.
+
+    Returns
+    -------
+    sums, noise
+        Per half; the noise spectra keep their old values beyond ``resolution_A``.
+    """
+    views = _views(inputs, resolution_A)
+    n, done = len(inputs.table), 0
+    all_sums, all_noise = [], []
+    copies = min(_COPIES, torch.get_num_threads())
+    for half in (1, 2):
+        grid = None
+        if model_resolution_A is not None:
+            grid = reference_grid(inputs, state.references[half - 1], model_resolution_A)
+        acc = make_accumulator(inputs.size_px, inputs.geometry.box_A / resolution_A, copies=copies)
+        noise = []
+        for g, view in enumerate(views):
+            rows = inputs.rows(half, g)
+            old = state.noise[half - 1][g]
+            if len(rows) == 0:
+                noise.append(old)
+                continue
+            n_shells = view.band.n_shells
+            inverse_variance = (1 / old).float()[view.band.shell]
+            shell = _model_shell(view, model_resolution_A) if model_resolution_A else 0
+            total = torch.zeros(n_shells, dtype=torch.float64)
+            for batch in _batches(inputs, view, rows):
+                rotations, shifts_px = (
+                    poses.rotations[torch.from_numpy(batch.rows)],
+                    poses.shift_A[torch.from_numpy(batch.rows)] / view.group.pixel_A,
+                )
+                x = centre(view, batch.x, shifts_px)
+                total += residual_power(grid, view, x, batch.c, rotations, max_shell=shell)
+                accumulate(
+                    acc,
+                    view,
+                    x,
+                    batch.c,
+                    inverse_variance,
+                    rotations,
+                    weights[torch.from_numpy(batch.rows)],
+                )
+                done += len(batch.rows)
+                events.emit("progress", stage="reconstructing", done=done, total=n)
+            spectrum = old.clone()
+            spectrum[:n_shells] = total / len(rows)
+            noise.append(positive_spectrum(spectrum))
+        all_sums.append(fold(acc, inputs.group))
+        all_noise.append(tuple(noise))
+        del acc
+    return (all_sums[0], all_sums[1]), (all_noise[0], all_noise[1])

@@ -1,0 +1,316 @@
+"""From settings to what a run works on: everything is checked here, before anything is written."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.errors import InputError
+from cryorefine.fourier.crop import resample_volume
+from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
+from cryorefine.io.mrc import Volume, read_volume
+from cryorefine.masks.soft import solvent_mask
+from cryorefine.model.observe import make_group_band, select_statistics
+from cryorefine.particles.images import ImageSource, open_images
+from cryorefine.particles.read import read_particles
+from cryorefine.particles.table import ParticleTable
+from cryorefine.reconstruct.symmetrise import symmetrise_volume
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.halves import assign_halves
+from cryorefine.refine.schedule import Geometry
+from cryorefine.refine.screen import Screening, initial_noise, screen_images
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs, Poses, State
+
+__all__ = ["Opened", "first_state", "open_inputs", "screen", "screened_inputs"]
+
+_SMALLEST_BOX_PX = 16
+_LEAST_SYMMETRIC = 0.8
+_RADIUS_MARGIN = 1.05
+
+
+class Opened:
+    """Inputs that were found to exist and to fit together, before any image has been read."""
+
+    def __init__(self, settings: RefineSettings):
+        self.settings = settings
+        self.group = parse_symmetry(settings.symmetry)
+        table = read_particles(settings.particles, ctf=settings.ctf)
+        self.table, self.images = open_images(table)
+        if settings.alignment == "local" and not table.has_pose:
+            raise InputError(
+                "local alignment starts from known poses, and the file has no angles",
+                where=str(settings.particles),
+                do="say --alignment global, or give particles with poses",
+            )
+        self.voxel_A, self.size_px = _volume_sampling(self.table)
+        if self.size_px < _SMALLEST_BOX_PX:
+            raise InputError(
+                f"images of {self.size_px} pixels are too small to refine",
+                where=str(settings.particles),
+                do=f"extract the particles in a box of {_SMALLEST_BOX_PX} pixels or more",
+            )
+        self.references = tuple(
+            read_volume(path, voxel_A=settings.reference_voxel_angstrom)
+            for path in settings.reference
+        )
+        for path, volume in zip(settings.reference, self.references, strict=True):
+            if float(volume.data.std()) == 0:
+                raise InputError("the map is constant", where=str(path), do="give another map")
+        self.mask = _read_mask(settings, self.voxel_A, self.size_px)
+        self.comparison = None
+        if settings.compare_to is not None:
+            known = read_volume(settings.compare_to)
+            self.comparison = self._fitted(known)
+
+    def _fitted(self, volume: Volume) -> Float[Tensor, "z y x"]:
+        return resample_volume(
+            volume.data,
+            voxel_A=volume.voxel_A,
+            new_voxel_A=self.voxel_A,
+            new_size_px=self.size_px,
+        )
+
+    def start_volumes(self, events: EventLog) -> tuple[Tensor, Tensor]:
+        """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
+        out = []
+        for path, volume in zip(self.settings.reference, self.references, strict=True):
+            fitted = self._fitted(volume)
+            smooth = low_pass(
+                fitted,
+                voxel_A=self.voxel_A,
+                resolution_A=self.settings.initial_lowpass_angstrom,
+            )
+            out.append(self._symmetrised(smooth, str(path), events))
+        return (out[0], out[-1])
+
+    def _symmetrised(self, volume: Tensor, name: str, events: EventLog) -> Tensor:
+        symmetric = symmetrise_low_resolution(
+            volume,
+            self.group,
+            voxel_A=self.voxel_A,
+            resolution_A=self.settings.initial_lowpass_angstrom,
+        )
+        centred, symmetric_centred = volume - volume.mean(), symmetric - symmetric.mean()
+        agreement = float(
+            (centred * symmetric_centred).sum()
+            / (centred.norm() * symmetric_centred.norm()).clamp_min(1e-30)
+        )
+        if agreement < _LEAST_SYMMETRIC:
+            events.warn(
+                f"{name} does not show symmetry {self.group.name} about the conventional axes "
+                f"(correlation with its symmetrised copy {agreement:.2f}): check the symmetry and "
+                "the map's orientation"
+            )
+        return symmetric
+
+    def radius_px(self, start: Tensor, events: EventLog) -> float:
+        """Return the particle's radius in voxels: the user's, or measured on the reference."""
+        largest = self.size_px / 2 - 1.0
+        if self.settings.particle_radius_px is not None:
+            radius = self.settings.particle_radius_px * self.table.optics[0].pixel_A / self.voxel_A
+            if radius > self.size_px / 2:
+                raise InputError(
+                    f"particle radius {self.settings.particle_radius_px:g} px is more than half "
+                    f"the box of {self.table.optics[0].box_px} px",
+                    where="--particle-radius-px",
+                    do="give a smaller radius",
+                )
+            return min(radius, largest)
+        measured = measure_radius(
+            start, voxel_A=self.voxel_A, resolution_A=self.settings.initial_lowpass_angstrom
+        )
+        events.emit("radius", radius_A=measured * self.voxel_A)
+        return min(measured, largest)
+
+
+def symmetrise_low_resolution(
+    volume: Tensor, group: SymmetryGroup, *, voxel_A: float, resolution_A: float
+) -> Tensor:
+    """Symmetrise a low-passed map on a grid no finer than it needs: five points a period."""
+    n = volume.shape[-1]
+    if group.order == 1:
+        return volume
+    size = min(n, max(24, 2 * math.ceil(n * voxel_A / (resolution_A / 5) / 2)))
+    coarse_A = n * voxel_A / size
+    small = resample_volume(volume, voxel_A=voxel_A, new_voxel_A=coarse_A, new_size_px=size)
+    return resample_volume(
+        symmetrise_volume(small, group), voxel_A=coarse_A, new_voxel_A=voxel_A, new_size_px=n
+    )
+
+
+def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> float:
+    """Return the radius in voxels of the sphere about the origin that holds a map's density."""
+    n = volume.shape[-1]
+    mask = solvent_mask(
+        volume,
+        voxel_A=voxel_A,
+        radius_px=n / 2,
+        resolution_A=resolution_A,
+        grow_px=2.0,
+        edge_px=1.0,
+    )
+    inside = torch.nonzero(mask > 0.5).double() - n // 2
+    if len(inside) == 0:
+        return n / 2
+    return float(inside.norm(dim=1).max()) * _RADIUS_MARGIN
+
+
+def _volume_sampling(table: ParticleTable) -> tuple[float, int]:
+    """Return voxel and box of the maps: finest sampling and largest extent of all groups."""
+    used = [table.optics[g] for g in np.unique(table.optics_index)]
+    voxel_A = min(g.pixel_A for g in used)
+    extent_A = max(g.box_A for g in used)
+    return voxel_A, round(extent_A / voxel_A)
+
+
+def _read_mask(
+    settings: RefineSettings, voxel_A: float, size_px: int
+) -> Float[Tensor, "z y x"] | None:
+    if settings.mask is None:
+        return None
+    volume = read_volume(settings.mask)
+    low, high = float(volume.data.min()), float(volume.data.max())
+    if low < -0.01 or high > 1.01:
+        raise InputError(
+            f"mask values run from {low:.3g} to {high:.3g}",
+            where=str(settings.mask),
+            do="give a mask with values from 0 to 1",
+        )
+    if high <= 0:
+        raise InputError("the mask is empty", where=str(settings.mask), do="give another mask")
+    fitted = resample_volume(
+        volume.data, voxel_A=volume.voxel_A, new_voxel_A=voxel_A, new_size_px=size_px
+    )
+    return fitted.clamp(0, 1)
+
+
+def open_inputs(settings: RefineSettings) -> Opened:
+    """Check all inputs without reading any image or writing any file.
+
+    Raises
+    ------
+    InputError
+        If anything is missing, damaged or does not fit.
+    """
+    return Opened(settings)
+
+
+def screened_inputs(
+    opened: Opened,
+    screening: Screening,
+    half: np.ndarray | None,
+    radius_px: float,
+    events: EventLog,
+) -> Inputs:
+    """Leave out unusable images, draw or take halves, and put everything together.
+
+    Parameters
+    ----------
+    half
+        Halves of the usable particles from an earlier part of the run; None draws them.
+
+    Raises
+    ------
+    InputError
+        If no usable image is left, or halves cannot be made.
+    """
+    settings, table = opened.settings, opened.table
+    usable = screening.is_usable
+    if not usable.any():
+        raise InputError(
+            f"none of the {len(table)} images can be used ({screening.reasons[0]})",
+            where=str(settings.particles),
+            do="check the image stacks",
+        )
+    rejected = np.flatnonzero(~usable)
+    if len(rejected):
+        shown = ", ".join(f"{table.names[r]} ({screening.reasons[r]})" for r in rejected[:5])
+        more = f" and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+        events.warn(
+            f"{len(rejected)} of {len(table)} images cannot be used and are left out: {shown}{more}"
+        )
+    kept = np.flatnonzero(usable)
+    good = table.select(kept)
+    images = ImageSource(good, opened.images.headers)
+    if half is None:
+        half = assign_halves(good, seed=settings.seed, events=events)
+    low, high = math.radians(settings.min_tilt_deg), math.radians(settings.max_tilt_deg)
+    geometry = Geometry(
+        box_A=opened.size_px * opened.voxel_A,
+        nyquist_A=2 * opened.voxel_A,
+        radius_A=radius_px * opened.voxel_A,
+        max_shift_A=settings.max_shift_percent / 100 * opened.size_px * opened.voxel_A,
+        group_order=opened.group.order,
+        tilt_fraction=(math.cos(low) - math.cos(high)) / 2,
+    )
+    return Inputs(
+        settings=settings,
+        table=good,
+        images=images,
+        rejected=table.select(rejected),
+        rejected_reasons=tuple(screening.reasons[r] for r in rejected),
+        statistics=select_statistics(screening.statistics, kept),
+        half=half,
+        group=opened.group,
+        voxel_A=opened.voxel_A,
+        size_px=opened.size_px,
+        radius_px=radius_px,
+        geometry=geometry,
+        mask=opened.mask,
+        comparison=opened.comparison,
+    )
+
+
+def first_state(inputs: Inputs, start: tuple[Tensor, Tensor], events: EventLog) -> State:
+    """Return the state before the first iteration."""
+    views = tuple(
+        make_group_band(
+            group,
+            volume_size_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
+        )
+        for group in inputs.optics
+    )
+    noise = []
+    for half in (1, 2):
+        mine = np.flatnonzero(inputs.half == half)
+        table = inputs.table.select(mine)
+        noise.append(
+            initial_noise(
+                table,
+                ImageSource(table, inputs.images.headers),
+                select_statistics(inputs.statistics, mine),
+                views,
+                events,
+            )
+        )
+    poses = None
+    if inputs.table.has_pose:
+        poses = Poses(
+            matrix_from_euler(torch.from_numpy(inputs.table.euler_rad)),
+            torch.from_numpy(inputs.table.shift_A),
+        )
+    return State(
+        iteration=0,
+        poses=poses,
+        references=start,
+        is_scaled=False,
+        noise=(noise[0], noise[1]),
+        halves=None,
+        mask=None,
+        evaluation=None,
+        history=[],
+    )
+
+
+def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
+    """Look at every image once."""
+    radius_A = radius_px * opened.voxel_A
+    radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
+    return screen_images(opened.table, opened.images, radii, events)

@@ -1,0 +1,246 @@
+"""Run a refinement from beginning to end, or from where it stopped."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryorefine.errors import InputError, StoppedEarly
+from cryorefine.model.observe import ImageStatistics
+from cryorefine.refine.checkpoint import (
+    committed_iterations,
+    load_state,
+    prune_references,
+    save_state,
+)
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.output import (
+    Clock,
+    check_output_folder,
+    clear_run,
+    publish,
+    summarise,
+    write_iteration_files,
+    write_manifest,
+)
+from cryorefine.refine.prepare import first_state, open_inputs, screen, screened_inputs
+from cryorefine.refine.schedule import next_sampling
+from cryorefine.refine.screen import Screening
+from cryorefine.refine.settings import (
+    RefineSettings,
+    load_settings,
+    make_settings,
+    save_settings,
+)
+from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.step import iterate
+from cryorefine.refine.threads import use_threads
+
+__all__ = ["Reporter", "refine", "resume"]
+
+Reporter = Callable[[Path], None]
+"""Rewrites the report of a run folder; called after every iteration."""
+
+
+def refine(
+    settings: RefineSettings,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Refine particles against a reference and fill the run folder.
+
+    All inputs are checked before the folder is made or anything in it touched.
+
+    Returns
+    -------
+    The final summary.
+
+    Raises
+    ------
+    InputError
+        If the inputs cannot be used.
+    StoppedEarly
+        On Ctrl-C; whole iterations are kept.
+    """
+    threads = use_threads(settings.threads)
+    check_output_folder(output, overwrite=overwrite)
+    held: list[dict[str, Any]] = []
+    early = EventLog()
+    early.subscribe(held.append)
+    for listener in listeners:
+        early.subscribe(listener)
+    clock = Clock()
+    opened = open_inputs(settings)
+    start = opened.start_volumes(early)
+    radius_px = opened.radius_px(start[0], early)
+    with _interruptible("nothing has been written yet"):
+        screening = screen(opened, radius_px, early)
+        inputs = screened_inputs(opened, screening, None, radius_px, early)
+        state = first_state(inputs, start, early)
+
+    output.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        clear_run(output)
+    save_settings(output / "settings.toml", settings)
+    write_manifest(output, settings, opened.table.stacks)
+    events = EventLog(output / "events.jsonl")
+    for event in held:  # what happened before there was a folder
+        if event["kind"] != "progress":
+            events.emit(
+                event["kind"], **{k: v for k, v in event.items() if k not in ("kind", "time")}
+            )
+    for listener in listeners:
+        events.subscribe(listener)
+    events.emit(
+        "start",
+        n_particles=len(opened.table),
+        n_used=len(inputs.table),
+        box_px=inputs.size_px,
+        voxel_A=inputs.voxel_A,
+        symmetry=inputs.group.name,
+        radius_A=inputs.geometry.radius_A,
+        n_half1=int((inputs.half == 1).sum()),
+        n_half2=int((inputs.half == 2).sum()),
+        threads=threads,
+    )
+    constants = _constants(inputs, screening)
+    _commit(output, inputs, state, constants, clock, finished=False)
+    return _loop(output, inputs, state, constants, clock, events, reporter)
+
+
+def resume(
+    output: Path,
+    *,
+    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Continue a run from its last whole iteration, with its own settings.
+
+    A run that has ended is left as it is. The result is the same, bit by bit, as that of a run
+    that was never stopped, given the same number of threads.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, or its inputs have changed.
+    """
+    done = committed_iterations(output)
+    if not done or not (output / "settings.toml").exists():
+        raise InputError(
+            "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
+        )
+    settings = make_settings(load_settings(output / "settings.toml"), where=str(output))
+    use_threads(settings.threads)
+    state, arrays = load_state(output, done[-1])
+    clock = Clock(*arrays["spent_s"].tolist())
+    opened = open_inputs(settings)
+    reasons = tuple(str(r) for r in arrays["reasons"])
+    if len(reasons) != len(opened.table):
+        raise InputError(
+            f"the particle file has {len(opened.table)} particles, the run started with "
+            f"{len(reasons)}",
+            where=str(settings.particles),
+            do="restore the file the run was started with",
+        )
+    screening = Screening(
+        ImageStatistics(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])), reasons
+    )
+    quiet = EventLog()
+    inputs = screened_inputs(opened, screening, arrays["half"], float(arrays["radius_px"]), quiet)
+    events = EventLog(output / "events.jsonl")
+    for listener in listeners:
+        events.subscribe(listener)
+    events.emit("resume", iteration=state.iteration)
+    constants = _constants(inputs, screening)
+    return _loop(output, inputs, state, constants, clock, events, reporter)
+
+
+class _interruptible:
+    """Turn Ctrl-C into a clean stop that says what is safe."""
+
+    def __init__(self, safe: str):
+        self.safe = safe
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise StoppedEarly(f"stopped by the user; {self.safe}") from None
+        return False
+
+
+def _constants(inputs: Inputs, screening: Screening) -> dict[str, np.ndarray]:
+    """Return what every checkpoint carries, so that the latest one alone is enough to resume."""
+    return {
+        "half": inputs.half,
+        "mean": screening.statistics.mean.numpy(),
+        "std": screening.statistics.std.numpy(),
+        "reasons": np.array(screening.reasons),
+        "radius_px": np.array(inputs.radius_px),
+        "voxel_A": np.array(inputs.voxel_A),
+    }
+
+
+def _commit(
+    output: Path,
+    inputs: Inputs,
+    state: State,
+    constants: dict[str, np.ndarray],
+    clock: Clock,
+    *,
+    finished: bool,
+) -> dict[str, Any]:
+    summary = summarise(inputs, state, clock, finished=finished)
+    extra = {**constants, "spent_s": np.array(clock.read())}
+    folder = save_state(
+        output,
+        state,
+        extra,
+        lambda part: write_iteration_files(part, inputs, state, summary),
+    )
+    publish(output, folder, inputs)
+    prune_references(output, state.iteration)
+    return summary
+
+
+def _loop(
+    output: Path,
+    inputs: Inputs,
+    state: State,
+    constants: dict[str, np.ndarray],
+    clock: Clock,
+    events: EventLog,
+    reporter: Reporter | None,
+) -> dict[str, Any]:
+    settings, geometry = inputs.settings, inputs.geometry
+    summary = summarise(inputs, state, clock, finished=True)
+    sampling = next_sampling(settings, geometry, state.history)
+    while sampling is not None:
+        events.emit("iteration_start", **dataclasses.asdict(sampling))
+        with _interruptible(
+            f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
+        ):
+            state = iterate(inputs, state, sampling, events)
+            following = next_sampling(settings, geometry, state.history)
+            summary = _commit(output, inputs, state, constants, clock, finished=following is None)
+            events.emit(
+                "iteration",
+                **{k: v for k, v in dataclasses.asdict(state.history[-1]).items() if v == v},
+                resolution_unmasked_A=summary["resolution_unmasked_A"],
+                cpu_s=summary["cpu_s"],
+                wall_s=summary["wall_s"],
+            )
+            if reporter is not None:
+                reporter(output)
+        sampling = following
+    events.emit("end", **summary)
+    if reporter is not None:
+        reporter(output)
+    return summary

@@ -1,0 +1,185 @@
+"""Decide what the next iteration does, from what the last ones showed. Pure functions."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from cryorefine.refine.settings import RefineSettings
+
+__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
+
+_BEYOND_RESOLUTION = 0.9
+_FASTEST_GAIN = 0.5
+_COARSE_OPERATIONS = 4e8
+_SETTLED_FRACTION = 0.03
+_SMALL_GAIN = 0.01
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that the schedule needs.
+
+    Attributes
+    ----------
+    box_A, nyquist_A
+        Side of the volume's box; twice its voxel.
+    radius_A
+        Of the particle.
+    max_shift_A
+        Largest shift.
+    group_order
+        Of the point group.
+    tilt_fraction
+        Share of the sphere within the allowed tilts.
+    """
+
+    box_A: float
+    nyquist_A: float
+    radius_A: float
+    max_shift_A: float
+    group_order: int
+    tilt_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """What an iteration showed.
+
+    Attributes
+    ----------
+    resolution_A
+        From the corrected FSC.
+    median_turn_deg, jumped_fraction
+        Change of poses since the iteration before (medians; fraction that turned by more than a
+        coarse step); NaN where there was none.
+    median_sigma_rotation_deg
+        Estimated accuracy of the poses.
+    """
+
+    iteration: int
+    mode: Literal["global", "local"]
+    resolution_A: float
+    align_resolution_A: float
+    median_turn_deg: float
+    jumped_fraction: float
+    median_sigma_rotation_deg: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next iteration samples angles, shifts and frequencies.
+
+    Attributes
+    ----------
+    align_resolution_A
+        Finest detail of the reference that poses are compared at.
+    coarse_resolution_A, coarse_step_rad, coarse_shift_step_A
+        Band and grid of the exhaustive search (global iterations).
+    reconstruct_resolution_A
+        Half maps are filled up to here.
+    is_last
+        Whether the run ends after it.
+    """
+
+    iteration: int
+    mode: Literal["global", "local"]
+    align_resolution_A: float
+    coarse_resolution_A: float
+    coarse_step_rad: float
+    coarse_shift_step_A: float
+    reconstruct_resolution_A: float
+    is_last: bool
+
+
+def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
+    """Return the floating-point operations per particle of an exhaustive search."""
+    step = coarse_step(resolution_A, geometry)
+    rotations = 8 * math.pi**2 / step**3 / geometry.group_order * geometry.tilt_fraction
+    shifts = math.pi * (geometry.max_shift_A / (resolution_A / 3.5)) ** 2 + 1
+    points = math.pi / 2 * (geometry.box_A / resolution_A) ** 2
+    return 4 * rotations * shifts * points
+
+
+def coarse_step(resolution_A: float, geometry: Geometry) -> float:
+    """Return the grid step at which neighbours differ by one resolution across the particle."""
+    return min(math.radians(30), resolution_A / (2 * geometry.radius_A))
+
+
+def coarse_resolution(align_resolution_A: float, geometry: Geometry) -> float:
+    """Return the finest resolution at which an exhaustive search is affordable.
+
+    At most 4e8 operations a particle, and no finer than the alignment itself: large asymmetric
+    particles search at 30 to 40 Å, where they are easily told apart; small or highly symmetric
+    ones, which look alike there, at 12 to 20 Å.
+    """
+    shell = math.floor(geometry.box_A / align_resolution_A + 1e-6)
+    while shell > 3 and _coarse_operations(geometry.box_A / shell, geometry) > _COARSE_OPERATIONS:
+        shell -= 1
+    return geometry.box_A / max(shell, 1)
+
+
+def next_sampling(
+    settings: RefineSettings, geometry: Geometry, history: list[IterationRecord]
+) -> Sampling | None:
+    """Return what to do next, or None if the run is complete.
+
+    Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
+    fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
+    particles jump, then locally. End: when neither resolution nor poses gain any more, one last
+    iteration fills the half maps up to Nyquist.
+    """
+    done = len(history)
+    if done >= settings.max_iterations or (history and _ended(settings, history)):
+        return None
+    if history:
+        last = history[-1]
+        finest = _FASTEST_GAIN * last.align_resolution_A
+        align = max(finest, _BEYOND_RESOLUTION * last.resolution_A)
+        if math.isinf(align):
+            align = last.align_resolution_A
+    else:
+        align = _BEYOND_RESOLUTION * settings.initial_lowpass_angstrom
+    align = min(max(align, geometry.nyquist_A), geometry.box_A / 3)
+    mode = _mode(settings, history)
+    coarse = coarse_resolution(align, geometry)
+    is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
+    shells = geometry.box_A / align
+    reach = max(1.6 * shells, shells + 10)
+    nyquist_shell = geometry.box_A / geometry.nyquist_A
+    return Sampling(
+        iteration=done + 1,
+        mode=mode,
+        align_resolution_A=align,
+        coarse_resolution_A=coarse,
+        coarse_step_rad=coarse_step(coarse, geometry),
+        coarse_shift_step_A=coarse / 3.5,
+        reconstruct_resolution_A=geometry.box_A
+        / (nyquist_shell if is_last else min(nyquist_shell, reach)),
+        is_last=is_last,
+    )
+
+
+def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Literal["global", "local"]:
+    if settings.alignment != "automatic":
+        return settings.alignment
+    if not history:
+        return "global"
+    if history[-1].mode == "local":
+        return "local"
+    return "local" if history[-1].jumped_fraction < _SETTLED_FRACTION else "global"
+
+
+def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool:
+    """Tell whether the next iteration can be the last."""
+    if settings.alignment != "automatic" or len(history) < 3:
+        return False
+    last, before = history[-1], min(h.resolution_A for h in history[:-1])
+    gained = last.resolution_A < before * (1 - _SMALL_GAIN)
+    if gained or last.mode == "global":
+        return False
+    return last.median_turn_deg < 0.5 * last.median_sigma_rotation_deg
+
+
+def _ended(settings: RefineSettings, history: list[IterationRecord]) -> bool:
+    """Tell whether the last iteration was run as the last one."""
+    return _converged(settings, history[:-1])

@@ -1,0 +1,113 @@
+"""One look at every image before anything is refined: usable or not, background, power."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.model.observe import (
+    GroupBand,
+    ImageStatistics,
+    image_statistics,
+    observe,
+    select_statistics,
+)
+from cryorefine.particles.images import ImageSource
+from cryorefine.particles.table import ParticleTable
+from cryorefine.refine.events import EventLog
+
+__all__ = ["Screening", "initial_noise", "positive_spectrum", "screen_images"]
+
+_BATCH = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """What the first look showed.
+
+    Attributes
+    ----------
+    statistics
+        Background of every image.
+    reasons
+        Why an image cannot be used; empty for those that can.
+    """
+
+    statistics: ImageStatistics
+    reasons: tuple[str, ...]
+
+    @property
+    def is_usable(self) -> np.ndarray:
+        """Mask of the images that can be used."""
+        return np.array([not r for r in self.reasons], dtype=bool)
+
+
+def screen_images(
+    table: ParticleTable, images: ImageSource, radius_px: np.ndarray, events: EventLog
+) -> Screening:
+    """Read all images once; find those that are not finite or constant.
+
+    Parameters
+    ----------
+    radius_px
+        Radius of the particle in pixels of each optics group; the background is outside.
+    """
+    n = len(table)
+    mean, std = torch.zeros(n), torch.zeros(n)
+    reasons = [""] * n
+    done = 0
+    for g in range(len(table.optics)):
+        rows = np.flatnonzero(table.optics_index == g)
+        for part, batch in images.batches(rows, _BATCH):
+            statistics = image_statistics(batch, float(radius_px[g]))
+            index = torch.from_numpy(part)
+            mean[index], std[index] = statistics.mean, statistics.std
+            for k in torch.nonzero(statistics.std == 0).flatten().tolist():
+                finite = bool(torch.isfinite(batch[k]).all())
+                reasons[int(part[k])] = "constant" if finite else "NaN or infinite pixels"
+            done += len(part)
+            events.emit("progress", stage="reading images", done=done, total=n)
+    return Screening(ImageStatistics(mean, std), tuple(reasons))
+
+
+def initial_noise(
+    table: ParticleTable,
+    images: ImageSource,
+    statistics: ImageStatistics,
+    views: tuple[GroupBand, ...],
+    events: EventLog,
+) -> tuple[Float[Tensor, "_"], ...]:
+    """Estimate each optics group's noise spectrum before any pose is known.
+
+    The mean power of the images less the power of their mean, per shell. It still holds the
+    power of differently oriented particles; the first assignment replaces it.
+    """
+    out = []
+    done = 0
+    for g, view in enumerate(views):
+        rows = np.flatnonzero(table.optics_index == g)
+        n_shells = view.band.n_shells
+        count = torch.bincount(view.band.shell, minlength=n_shells).double()
+        power = torch.zeros(len(view.band), dtype=torch.float64)
+        total = torch.zeros(len(view.band), dtype=torch.complex128)
+        for part, batch in images.batches(rows, _BATCH):
+            x, _ = observe(batch, select_statistics(statistics, part), view, table.defocus(part))
+            power += x.abs().square().double().sum(0)
+            total += x.to(torch.complex128).sum(0)
+            done += len(part)
+            events.emit("progress", stage="measuring noise", done=done, total=len(table))
+        n = max(len(rows), 1)
+        excess = power / n
+        if n > 1:
+            # Unbiased: the mean itself holds 1/n of the noise.
+            excess = (excess - (total / n).abs().square()) * (n / (n - 1))
+        spectrum = torch.zeros(n_shells, dtype=torch.float64).index_add_(0, view.band.shell, excess)
+        out.append(positive_spectrum(spectrum / count))
+    return tuple(out)
+
+
+def positive_spectrum(spectrum: Float[Tensor, "s"]) -> Float[Tensor, "s"]:
+    """Keep a noise spectrum above a thousandth of its mean, so that it can be divided by."""
+    return spectrum.clamp_min(1e-3 * float(spectrum.mean().clamp_min(1e-30)))

@@ -1,0 +1,152 @@
+"""Everything that one iteration hands to the next."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.evaluate.fsc import FscCurves
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.model.observe import ImageStatistics
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.images import ImageSource
+from cryorefine.particles.table import ParticleTable
+from cryorefine.refine.schedule import Geometry, IterationRecord
+from cryorefine.refine.settings import RefineSettings
+
+__all__ = ["Evaluation", "Inputs", "Poses", "State"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What stays the same during a run.
+
+    Attributes
+    ----------
+    table, images
+        The usable particles only.
+    rejected
+        Table of the others, and why each was rejected.
+    statistics
+        Background of every image.
+    half
+        Half set of every particle, 1 or 2.
+    voxel_A, size_px
+        Sampling and box of all volumes.
+    radius_px
+        Radius of the particle in voxels.
+    mask, comparison
+        The user's mask and known map at that sampling; None where not given.
+    """
+
+    settings: RefineSettings
+    table: ParticleTable
+    images: ImageSource
+    rejected: ParticleTable
+    rejected_reasons: tuple[str, ...]
+    statistics: ImageStatistics
+    half: np.ndarray
+    group: SymmetryGroup
+    voxel_A: float
+    size_px: int
+    radius_px: float
+    geometry: Geometry
+    mask: Float[Tensor, "z y x"] | None
+    comparison: Float[Tensor, "z y x"] | None
+
+    @property
+    def optics(self) -> tuple[OpticsGroup, ...]:
+        """Optics groups."""
+        return self.table.optics
+
+    def rows(self, half: int, group_index: int) -> np.ndarray:
+        """Return the particles of one half and optics group."""
+        return np.flatnonzero((self.half == half) & (self.table.optics_index == group_index))
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Pose and quality of every particle; arrays of length n.
+
+    Attributes
+    ----------
+    rotations
+        Object-to-image matrices, float64.
+    shift_A
+        (x, y) that centres the image.
+    quality
+        Columns by name, as :class:`~cryorefine.assign.align.BatchPoses` defines them; empty
+        before the first assignment.
+    """
+
+    rotations: Float[Tensor, "n 3 3"]
+    shift_A: Float[Tensor, "n 2"]
+    quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good the half maps are.
+
+    Attributes
+    ----------
+    curves
+        FSC curves of the half maps.
+    resolution_A, resolution_unmasked_A
+        At the run's criterion.
+    comparison_fsc
+        FSC of the average against the known map within the mask; None without one.
+    coverage
+        Evenness of the viewing directions, 0 to 1.
+    """
+
+    curves: FscCurves
+    resolution_A: float
+    resolution_unmasked_A: float
+    comparison_fsc: Float[Tensor, "s"] | None
+    coverage: float
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The run after an iteration. Index 0 of a pair is half 1.
+
+    Attributes
+    ----------
+    iteration
+        0 before the first.
+    poses
+        Of all particles; None before any are known.
+    references
+        What the next assignment compares with: regularised, not masked.
+    is_scaled
+        Whether the references are on the images' grey scale.
+    noise
+        Noise variance per coefficient, by half, optics group and shell of the group's images.
+    halves
+        Raw half maps; None before the first reconstruction.
+    mask
+        Where the resolution was measured.
+    evaluation
+        Of the half maps; None before the first reconstruction.
+    history
+        One record an iteration.
+    """
+
+    iteration: int
+    poses: Poses | None
+    references: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]
+    is_scaled: bool
+    noise: tuple[tuple[Float[Tensor, "_"], ...], tuple[Float[Tensor, "_"], ...]]
+    halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None
+    mask: Float[Tensor, "z y x"] | None
+    evaluation: Evaluation | None
+    history: list[IterationRecord]
+
+    def average(self) -> Float[Tensor, "z y x"]:
+        """Return the mean of the raw half maps."""
+        if self.halves is None:
+            raise ValueError("there are no half maps before the first iteration")
+        return torch.add(*self.halves) / 2

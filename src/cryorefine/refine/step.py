@@ -1,0 +1,156 @@
+"""One iteration, as the steps of the method follow each other."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.evaluate.coverage import coverage_efficiency
+from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc
+from cryorefine.masks.soft import solvent_mask
+from cryorefine.reconstruct.solve import solve
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.passes import assign_poses, find_grey_scale, reconstruct_halves
+from cryorefine.refine.schedule import IterationRecord, Sampling
+from cryorefine.refine.state import Evaluation, Inputs, Poses, State
+
+__all__ = ["evaluate_halves", "iterate", "reference_ssnr"]
+
+_MASK_RESOLUTION_A = 15.0
+_SHELLS_BEYOND = 3
+
+
+def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
+    """Assign poses, rebuild both half maps, measure them, and make the next references."""
+    state = scale_references(inputs, state, sampling, events)
+    poses = assign_poses(inputs, state, sampling, events)
+    sums, noise = reconstruct_halves(
+        inputs,
+        state,
+        poses,
+        model_resolution_A=sampling.align_resolution_A,
+        resolution_A=sampling.reconstruct_resolution_A,
+        weights=torch.ones(len(inputs.table)),
+        events=events,
+    )
+    halves = (solve(sums[0]), solve(sums[1]))
+    mask, evaluation = evaluate_halves(
+        inputs, halves, poses, limit_A=sampling.reconstruct_resolution_A, seed=sampling.iteration
+    )
+    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
+    references = (solve(sums[0], ssnr=ssnr), solve(sums[1], ssnr=ssnr))
+    record = _record(inputs, state, poses, sampling, evaluation)
+    return State(
+        iteration=sampling.iteration,
+        poses=poses,
+        references=references,
+        is_scaled=True,
+        noise=noise,
+        halves=halves,
+        mask=mask,
+        evaluation=evaluation,
+        history=[*state.history, record],
+    )
+
+
+def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
+    """Bring references of unknown grey scale to that of the images, each half by its own."""
+    if state.is_scaled:
+        return state
+    factors = [find_grey_scale(inputs, state, sampling, half) for half in (1, 2)]
+    events.emit("grey_scale", half1=factors[0], half2=factors[1])
+    for half, factor in enumerate(factors, 1):
+        if factor == 0:
+            events.warn(
+                f"the reference explains nothing in the images of half {half}: is their contrast "
+                "inverted (particles must be white), or the initial map the wrong one?"
+            )
+    references = tuple(
+        volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
+    )
+    return dataclasses.replace(state, references=references, is_scaled=True)
+
+
+def evaluate_halves(
+    inputs: Inputs,
+    halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
+    poses: Poses,
+    *,
+    limit_A: float,
+    seed: int,
+) -> tuple[Float[Tensor, "z y x"], Evaluation]:
+    """Measure two half maps.
+
+    The mask is the user's, or found in the average of the halves low-passed to 15 Å.
+
+    Parameters
+    ----------
+    limit_A
+        Half maps are empty beyond this resolution; the curves end there.
+    """
+    average = torch.add(*halves) / 2
+    mask = inputs.mask
+    if mask is None:
+        mask = solvent_mask(
+            average,
+            voxel_A=inputs.voxel_A,
+            radius_px=inputs.radius_px,
+            resolution_A=max(_MASK_RESOLUTION_A, limit_A),
+        )
+        if not bool((mask > 0).any()):
+            mask = torch.ones_like(average)
+    curves = half_map_fsc(halves[0], halves[1], voxel_A=inputs.voxel_A, mask=mask, seed=seed)
+    curves = _cut(curves, limit_A)
+    criterion = inputs.settings.fsc_criterion
+    comparison = None
+    if inputs.comparison is not None:
+        comparison = fsc(average * mask, inputs.comparison * mask)
+    return mask, Evaluation(
+        curves=curves,
+        resolution_A=curves.resolution_A(criterion),
+        resolution_unmasked_A=curves.resolution_A(criterion, curve="unmasked"),
+        comparison_fsc=comparison,
+        coverage=coverage_efficiency(poses.rotations, inputs.group),
+    )
+
+
+def _cut(curves: FscCurves, limit_A: float) -> FscCurves:
+    """Zero the curves where the half maps hold nothing, but for what their masks leaked there."""
+    beyond = curves.frequency_per_A > (1 / limit_A - 0.5 * curves.frequency_per_A[1])
+    if not bool(beyond[:-1].any()):
+        return curves  # filled up to Nyquist
+    names = ("unmasked", "masked", "randomised", "corrected")
+    values = {name: torch.where(beyond, 0.0, getattr(curves, name)) for name in names}
+    return dataclasses.replace(curves, **values)
+
+
+def reference_ssnr(curves: FscCurves, resolution_A: float) -> Float[Tensor, "s"]:
+    """Return the signal-to-noise ratio of one half map per shell, ``FSC / (1 - FSC)``.
+
+    Zero from three shells beyond the resolution on: there the curve is noise about zero, and its
+    accidental peaks would let noise into the reference.
+    """
+    value = curves.corrected.clamp(0, 0.999)
+    end = 1 / resolution_A + _SHELLS_BEYOND * float(curves.frequency_per_A[1])
+    value = torch.where(curves.frequency_per_A <= end, value, torch.zeros_like(value))
+    return value / (1 - value)
+
+
+def _record(
+    inputs: Inputs, state: State, poses: Poses, sampling: Sampling, evaluation: Evaluation
+) -> IterationRecord:
+    turn, jumped = float("nan"), float("nan")
+    if state.poses is not None:
+        angle = inputs.group.distance(poses.rotations, state.poses.rotations)
+        turn = float(torch.rad2deg(angle.median()))
+        jumped = float((angle > sampling.coarse_step_rad).double().mean())
+    return IterationRecord(
+        iteration=sampling.iteration,
+        mode=sampling.mode,
+        resolution_A=evaluation.resolution_A,
+        align_resolution_A=sampling.align_resolution_A,
+        median_turn_deg=turn,
+        jumped_fraction=jumped,
+        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+    )

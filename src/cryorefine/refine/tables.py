@@ -1,0 +1,101 @@
+"""What a run's particle and FSC tables hold, and writing them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryorefine.geometry.rotation import euler_from_matrix
+from cryorefine.io.star import write_star
+from cryorefine.particles.relion import write_relion
+from cryorefine.refine.state import Evaluation, Inputs, Poses
+
+__all__ = [
+    "QUALITY_COLUMNS",
+    "as_arrays",
+    "from_arrays",
+    "write_fsc_table",
+    "write_particle_table",
+    "write_rejected_table",
+]
+
+QUALITY_COLUMNS = {
+    "score": "cryorefineScore",
+    "gap": "cryorefineScoreGap",
+    "n_effective": "cryorefineEffectivePoses",
+    "correlation": "cryorefineCorrelation",
+    "scale": "cryorefineScale",
+    "sigma_rotation_deg": "cryorefineSigmaRotationDeg",
+    "sigma_shift_A": "cryorefineSigmaShiftA",
+    "at_shift_limit": "cryorefineShiftAtLimit",
+}
+"""Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
+
+_NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
+
+
+def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
+    """Write all used particles with their poses, halves and quality measures."""
+    table = replace(
+        inputs.table,
+        euler_rad=euler_from_matrix(poses.rotations).numpy(),
+        shift_A=poses.shift_A.numpy(),
+        has_pose=True,
+        half_set=inputs.half,
+    )
+    quality = {}
+    for name, label in QUALITY_COLUMNS.items():
+        if name in poses.quality:
+            values = poses.quality[name].clamp(-_NO_COMPETITOR, _NO_COMPETITOR).numpy()
+            quality[label] = values.astype(np.int64) if name == "at_shift_limit" else values
+    write_relion(path, table, quality=quality)
+
+
+def write_rejected_table(path: Path, inputs: Inputs) -> None:
+    """Write the particles whose images could not be used, with the reason."""
+    reasons = np.array(inputs.rejected_reasons)
+    write_relion(path, inputs.rejected, quality={"cryorefineRejectedBecause": reasons})
+
+
+def write_fsc_table(path: Path, evaluation: Evaluation) -> None:
+    """Write the FSC curves as RELION's post-processing does, plus the comparison's."""
+    curves = evaluation.curves
+    frequency = curves.frequency_per_A.numpy()
+    with np.errstate(divide="ignore"):
+        angstrom = np.where(frequency > 0, 1 / frequency, 999.0)
+    columns = {
+        "rlnSpectralIndex": np.arange(len(frequency)),
+        "rlnResolution": frequency,
+        "rlnAngstromResolution": angstrom,
+        "rlnFourierShellCorrelationCorrected": curves.corrected.numpy(),
+        "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
+        "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
+    }
+    if evaluation.comparison_fsc is not None:
+        columns["cryorefineComparisonFSC"] = evaluation.comparison_fsc.numpy()
+    general = {
+        "rlnFinalResolution": np.array([min(evaluation.resolution_A, 1e6)]),
+        "rlnRandomiseFrom": np.array([min(curves.randomised_from_A, 1e6)]),
+    }
+    write_star(path, {"general": general, "fsc": columns})
+
+
+def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
+    """Return poses as named arrays for a checkpoint."""
+    out = {"rotations": poses.rotations.numpy(), "shift_A": poses.shift_A.numpy()}
+    out.update({f"quality_{k}": v.numpy() for k, v in poses.quality.items()})
+    return out
+
+
+def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
+    """Return poses from a checkpoint's arrays."""
+    quality = {
+        k.removeprefix("quality_"): torch.from_numpy(v)
+        for k, v in arrays.items()
+        if k.startswith("quality_")
+    }
+    return Poses(
+        torch.from_numpy(arrays["rotations"]), torch.from_numpy(arrays["shift_A"]), quality
+    )
