@@ -30,7 +30,15 @@ class InputError(CryorefineError):
     def __init__(self, what: str, *, where: str = "", do: str = ""):
         self.what, self.where, self.do = what, where, do
         text = f"{where}: {what}" if where else what
-        super().__init__(f"{text}. {do[0].upper()}{do[1:]}." if do else f"{text}.")
+        text = f"{text}. {do[0].upper()}{do[1:]}." if do else f"{text}."
+        super().__init__("".join(map(_printable, text)))
+
+
+def _printable(character: str) -> str:
+    """Keep a message one line that any terminal can show, whatever it quotes from a file."""
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
 
 
 class StoppedEarly(CryorefineError):

@@ -20,7 +20,7 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally"]
+__all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally", "score_poses"]
 
 _CLIMB_COARSE, _CLIMB_FINE = 3, 10
 _SAME_POSE_SIGMAS = 4.0
@@ -44,16 +44,19 @@ class AlignmentOptions:
     max_candidates, max_finalists
         Poses per image that leave the coarse search, and that are climbed at full resolution.
     candidate_window
-        Coarse candidates this much log-likelihood below the best are dropped.
+        Candidates this much log-likelihood below the best are dropped, after the coarse search
+        and after the first climb. By Bayes' rule a pose that is e^12 times less likely than
+        another on part of the data is the right one once in 160,000; on simulated and real
+        particles the start that led to the best pose was never more than 9 below the best start.
     """
 
     max_shift_px: float
     shift_sigma_px: float
     resolution_turn_rad: float
     tilt_range_rad: tuple[float, float] = (0.0, math.pi)
-    max_candidates: int = 24
-    max_finalists: int = 4
-    candidate_window: float = 30.0
+    max_candidates: int = 16
+    max_finalists: int = 2
+    candidate_window: float = 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +179,9 @@ def align_globally(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=middle, max_evaluations=_CLIMB_COARSE,
     )  # fmt: skip
-    finalists = _best_of_each(image_of, climbed.score, b, options.max_finalists)
+    finalists = _best_of_each(
+        image_of, climbed.score, b, options.max_finalists, options.candidate_window
+    )
     image_of, rotations, shifts = (
         image_of[finalists],
         climbed.rotations[finalists],
@@ -231,6 +236,25 @@ def align_locally(
     return _choose(grid, view, x, c, starts, final, group, options)
 
 
+def score_poses(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    rotations: Float[Tensor, "b 3 3"],
+    shifts_px: Float[Tensor, "b 2"],
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+) -> BatchPoses:
+    """Measure known poses without changing them."""
+    image_of = torch.arange(len(x))
+    found = _climb(
+        grid, view, x, c, image_of, rotations, shifts_px, options,
+        max_shell=view.band.n_shells - 1, max_evaluations=0,
+    )  # fmt: skip
+    return _choose(grid, view, x, c, image_of, found, group, options)
+
+
 def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
     """Arrange candidates as (b, k): their indices, best first, and -1 where there are fewer."""
     order = torch.argsort(score, descending=True, stable=True)
@@ -243,11 +267,13 @@ def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
     return index
 
 
-def _best_of_each(image_of: Tensor, score: Tensor, b: int, keep: int) -> Tensor:
-    """Return the indices of the ``keep`` best candidates of every image."""
-    index = _padded(image_of, score, b)
-    chosen = index[:, :keep]
-    return chosen[chosen >= 0]
+def _best_of_each(
+    image_of: Tensor, score: Tensor, b: int, keep: int, window: float = math.inf
+) -> Tensor:
+    """Return the indices of each image's ``keep`` best candidates within a window of the best."""
+    chosen = _padded(image_of, score, b)[:, :keep]
+    close = score[chosen] >= score[chosen[:, :1]] - window
+    return chosen[(chosen >= 0) & close]
 
 
 def _choose(
@@ -262,16 +288,12 @@ def _choose(
 ) -> BatchPoses:
     """Take the best pose of each image and measure how far it stands out from the others."""
     b = len(x)
-    low, high = options.tilt_range_rad
-    score = found.score
-    if low > 0 or high < math.pi:
-        tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
-        outside = (tilt < low - 1e-6) | (tilt > high + 1e-6)
-        # A pose that has left the band loses to any that has not.
-        score = torch.where(outside, score - 1e12, score)
+    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
+    # A pose that has left the band of tilts loses to any that has not.
+    score = torch.where(is_inside, found.score, found.score - 1e12)
     index = _padded(image_of, score, b)
     best = index[:, 0]
-    rotations, shifts = found.rotations[best], found.shifts_px[best]
+    rotations, shifts = moved[best], found.shifts_px[best]
     covariance = torch.linalg.inv(
         found.information[best]
         + 1e-9 * torch.diag_embed(torch.diagonal(found.information[best], dim1=1, dim2=2))
@@ -294,7 +316,6 @@ def _choose(
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
     entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
-    rotations = _into_band(rotations, options.tilt_range_rad)
     correlation, scale = _agreement(grid, view, x, c, rotations, shifts)
     return BatchPoses(
         rotations=rotations,
@@ -310,18 +331,32 @@ def _choose(
     )
 
 
-def _into_band(rotations: Tensor, tilt_range_rad: tuple[float, float]) -> Tensor:
-    """Tip poses that look from outside the allowed band of tilts onto its nearer edge."""
+def _into_band(
+    rotations: Tensor, group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Bring poses into the allowed band of tilts.
+
+    A pose outside is replaced by a symmetric equivalent inside; if there is none, it is tipped
+    onto the nearer edge.
+
+    Returns
+    -------
+    rotations, is_inside
+        ``is_inside`` is False for poses that had to be tipped.
+    """
     low, high = tilt_range_rad
-    tilt = torch.acos(rotations[:, 2, 2].clamp(-1, 1))
-    outside = (tilt < low) | (tilt > high)
-    if not outside.any():
-        return rotations
-    euler = euler_from_matrix(rotations[outside])
+    if low <= 0 and high >= math.pi:
+        return rotations, torch.ones(len(rotations), dtype=torch.bool)
+    equivalents = group.equivalents(rotations)
+    tilt = torch.acos(equivalents[..., 2, 2].clamp(-1, 1))
+    excess = torch.maximum(low - tilt, tilt - high).clamp_min(0)
+    nearest = excess.argmin(1)  # the pose itself if it is inside: it comes first
+    rows = torch.arange(len(rotations))
+    chosen = equivalents[rows, nearest]
+    is_inside = excess[rows, nearest] < 1e-9
+    euler = euler_from_matrix(chosen)
     euler[:, 1] = euler[:, 1].clamp(low, high)
-    rotations = rotations.clone()
-    rotations[outside] = matrix_from_euler(euler)
-    return rotations
+    return torch.where(is_inside[:, None, None], chosen, matrix_from_euler(euler)), is_inside
 
 
 def _agreement(

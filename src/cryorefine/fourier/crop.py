@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,20 +69,25 @@ def resample_volume(
 ) -> Float[Tensor, "w u v"]:
     """Bring a cubic volume to another voxel size and box, grey levels kept.
 
-    The box is first padded with zeros, to at most twice its size, so that old and new sampling
-    fit a whole number of voxels into the same length: the realised voxel size then differs from
-    the requested one by less than 1 part in 10 000 for boxes of 40 voxels and more.
+    The volume's Fourier series is evaluated at the new voxels, whatever the ratio of the sizes,
+    without the frequencies that the coarser of the two samplings cannot hold. Beyond the old box
+    there is zero. Cost: three matrix products, ``2 n⁴`` operations each at equal boxes.
     """
     old = volume.shape[-1]
     if math.isclose(voxel_A, new_voxel_A, rel_tol=1e-5):
         return fit_box(volume, new_size_px)
-    best, best_error = old, math.inf
-    for padded in range(old, 2 * old + 1):
-        wanted = padded * voxel_A / new_voxel_A
-        error = abs(round(wanted) / wanted - 1) if round(wanted) else math.inf
-        if error < best_error * (1 - 1e-9):
-            best, best_error = padded, error
-        if error < 1e-6:
-            break
-    new = max(1, round(best * voxel_A / new_voxel_A))
-    return fit_box(resize_volume(fit_box(volume, best), new), new_size_px)
+    ratio = new_voxel_A / voxel_A
+    at = (torch.arange(new_size_px, dtype=torch.float64) - new_size_px // 2) * ratio
+    x = torch.arange(old, dtype=torch.float64) - old // 2
+    n_terms = 2 * math.ceil(min(old, old / ratio) / 2 - 1e-9) - 1
+    # The sum of exp(2πi k u / n) over the n_terms frequencies about zero.
+    angle = (at[:, None] - x[None]) * (math.pi / old)
+    sine = angle.sin()
+    whole = sine.abs() < 1e-9
+    kernel = (n_terms * angle).sin() / torch.where(whole, torch.ones_like(sine), sine)
+    kernel = torch.where(whole, torch.full_like(sine, n_terms), kernel) / old
+    kernel[(at < x[0] - 0.5) | (at > x[-1] + 0.5)] = 0
+    matrix = kernel.to(volume)
+    for _ in range(3):  # each turn resamples the first axis and makes it the last
+        volume = torch.einsum("zyx,wz->yxw", volume, matrix)
+    return volume.contiguous()

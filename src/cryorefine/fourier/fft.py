@@ -24,25 +24,38 @@ __all__ = [
 
 def image_to_half(image: Float[Tensor, "*b y x"]) -> Complex[Tensor, "*b y xh"]:
     """Return half transforms (``xh = x // 2 + 1``) of images whose origin is at ``n // 2``."""
+    if image.numel() == 0:
+        return _empty_half(image)
     return torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1)))
 
 
 def image_from_half(half: Complex[Tensor, "*b y xh"], size_px: int) -> Float[Tensor, "*b y x"]:
     """Return real images of ``size_px`` columns; inverse of :func:`image_to_half`."""
+    if half.numel() == 0:
+        return half.real.new_empty((*half.shape[:-1], size_px))
     return torch.fft.fftshift(torch.fft.irfft2(half, s=(half.shape[-2], size_px)), dim=(-2, -1))
 
 
 def volume_to_half(volume: Float[Tensor, "*b z y x"]) -> Complex[Tensor, "*b z y xh"]:
     """Return half transforms of volumes whose origin is at ``n // 2`` of each axis."""
+    if volume.numel() == 0:
+        return _empty_half(volume)
     dim = (-3, -2, -1)
     return torch.fft.rfftn(torch.fft.ifftshift(volume, dim=dim), dim=dim)
 
 
 def volume_from_half(half: Complex[Tensor, "*b z y xh"], size_px: int) -> Float[Tensor, "*b z y x"]:
     """Return real volumes of ``size_px`` columns; inverse of :func:`volume_to_half`."""
+    if half.numel() == 0:
+        return half.real.new_empty((*half.shape[:-1], size_px))
     dim = (-3, -2, -1)
     real = torch.fft.irfftn(half, s=(half.shape[-3], half.shape[-2], size_px), dim=dim)
     return torch.fft.fftshift(real, dim=dim)
+
+
+def _empty_half(real: Tensor) -> Tensor:
+    """Return the transforms of no images, which the library's plans refuse to make."""
+    return real[..., : real.shape[-1] // 2 + 1] + 0j
 
 
 def fast_even_length(at_least_px: float) -> int:

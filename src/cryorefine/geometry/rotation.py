@@ -60,20 +60,13 @@ def euler_from_matrix(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
     """
     sin_tilt = torch.hypot(matrix[..., 2, 0], matrix[..., 2, 1])
     tilt = torch.atan2(sin_tilt, matrix[..., 2, 2])
-    # Below this sine rot and psi lose more digits than setting rot = 0 costs.
-    at_pole = sin_tilt < 4 * torch.finfo(matrix.dtype).eps
     rot = torch.atan2(matrix[..., 2, 1], matrix[..., 2, 0])
-    psi = torch.atan2(matrix[..., 1, 2], -matrix[..., 0, 2])
-    sign = torch.where(matrix[..., 2, 2] < 0, -1.0, 1.0)
-    pole_psi = torch.atan2(-sign * matrix[..., 1, 0], sign * matrix[..., 0, 0])
-    return torch.stack(
-        [
-            torch.where(at_pole, torch.zeros_like(rot), rot),
-            tilt,
-            torch.where(at_pole, pole_psi, psi),
-        ],
-        -1,
-    )
+    rot = torch.where(sin_tilt < 4 * torch.finfo(matrix.dtype).eps, torch.zeros_like(rot), rot)
+    # The second column of A Rz(-rot) is (sin psi, cos psi, 0): near the poles, where rounding
+    # makes rot uncertain, psi makes up for it.
+    column = rot.cos()[..., None] * matrix[..., :2, 1] - rot.sin()[..., None] * matrix[..., :2, 0]
+    psi = torch.atan2(column[..., 0], column[..., 1])
+    return torch.stack([rot, tilt, psi], -1)
 
 
 def matrix_from_rotvec(rotvec_rad: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:

@@ -31,17 +31,24 @@ def asymmetric_unit(
         Also keep points up to this far beyond the border, so that a discrete grid leaves no gap
         along it.
     """
-    seed = torch.tensor(_SEED, dtype=directions.dtype, device=directions.device)
-    seed = seed / seed.norm()
-    copies = group.matrices.to(directions) @ seed
-    own = directions @ seed
-    # The border with copy c is the great circle normal to (seed - c): the signed distance to it
-    # is the arc sine of the projection on that unit normal.
-    inside = torch.ones_like(own, dtype=torch.bool)
-    for copy in copies[1:]:
-        normal = seed - copy
-        inside &= directions @ (normal / normal.norm()) >= -math.sin(min(margin_rad, math.pi / 2))
+    seed = _seed(directions)
+    inside = torch.ones(len(directions), dtype=torch.bool, device=directions.device)
+    for matrix in group.matrices.to(directions)[1:]:
+        inside &= ~_beyond_border(directions, seed, matrix @ seed, margin_rad)
     return inside
+
+
+def _seed(like: Tensor) -> Tensor:
+    seed = torch.tensor(_SEED, dtype=like.dtype, device=like.device)
+    return seed / seed.norm()
+
+
+def _beyond_border(directions: Tensor, seed: Tensor, copy: Tensor, margin_rad: float) -> Tensor:
+    """Tell which directions are nearer a seed's copy than the seed, by more than the margin."""
+    # The border is the great circle normal to (seed - copy): the signed distance to it is the
+    # arc sine of the projection on that unit normal.
+    normal = seed - copy
+    return directions @ (normal / normal.norm()) < -math.sin(min(margin_rad, math.pi / 2))
 
 
 def direction_grid(
@@ -63,7 +70,8 @@ def direction_grid(
     group
         Keep one asymmetric unit of this group (with half a step of margin along its border).
     min_tilt_rad, max_tilt_rad
-        Keep only this band; 0 is a top view, π/2 a side view.
+        Keep only this band; 0 is a top view, π/2 a side view. With a group, one of each set of
+        equivalent directions in the band is kept: all of them where the group leaves the band.
 
     Returns
     -------
@@ -74,19 +82,38 @@ def direction_grid(
     .. [1] Swinbank & Purser (2006) Q. J. R. Meteorol. Soc. 132, 1769.
     """
     n = max(2, math.ceil(4 * math.pi / step_rad**2))
-    index = torch.arange(n, dtype=torch.float64) + 0.5
-    z = 1 - 2 * index / n
+    # Starting 0.3 from the pole, not half a point, closes the spiral's largest holes, beside the
+    # poles: no direction is farther than 0.75 steps from the grid (0.77 otherwise).
+    index = torch.arange(n, dtype=torch.float64) + 0.3
+    z = 1 - 2 * index / (n - 0.4)
     azimuth = index * (math.pi * (3 - math.sqrt(5)))
     radius = (1 - z * z).sqrt()
     points = torch.stack([radius * azimuth.cos(), radius * azimuth.sin(), z], -1)
     slack = 0.5 * step_rad  # a grid point half a step outside the band may be the nearest one
-    keep = (z <= math.cos(max(0.0, min_tilt_rad - slack))) & (
-        z >= math.cos(min(math.pi, max_tilt_rad + slack))
-    )
+    depth = _depth_in_band(points, min_tilt_rad, max_tilt_rad)
+    points, depth = points[depth >= -slack], depth[depth >= -slack]
     if group is not None and group.order > 1:
-        keep &= asymmetric_unit(points, group, margin_rad=slack)
-    points = points[keep]
+        seed = _seed(points)
+        is_whole = min_tilt_rad <= 0 and max_tilt_rad >= math.pi
+        margin = slack if is_whole else 1.5 * slack
+        redundant = torch.zeros(len(points), dtype=torch.bool)
+        for matrix in group.matrices[1:]:
+            # A point may go if an equivalent one is nearer the seed and in the band for sure: deep
+            # inside, or (as in cyclic groups) just as deep. Others the group takes out of it.
+            nearer = _beyond_border(points, seed, matrix @ seed, margin)
+            copy_depth = _depth_in_band(points @ matrix, min_tilt_rad, max_tilt_rad)
+            alike = (copy_depth - depth).abs() < 1e-9
+            redundant |= nearer & (alike | (copy_depth >= 1.5 * slack))
+        points = points[~redundant]
     return _clamp_tilt(points, min_tilt_rad, max_tilt_rad)
+
+
+def _depth_in_band(points: Tensor, min_tilt_rad: float, max_tilt_rad: float) -> Tensor:
+    """Return how far inside the band of tilts points lie, negative outside; poles bound nothing."""
+    tilt = torch.acos(points[:, 2].clamp(-1, 1))
+    above = tilt - (min_tilt_rad if min_tilt_rad > 0 else -math.inf)
+    below = (max_tilt_rad if max_tilt_rad < math.pi else math.inf) - tilt
+    return torch.minimum(above, below)
 
 
 def _clamp_tilt(points: Tensor, min_tilt_rad: float, max_tilt_rad: float) -> Tensor:

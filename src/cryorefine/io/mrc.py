@@ -24,6 +24,8 @@ __all__ = [
 
 _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_OTHER_MODES = (3, 4, 101)  # of the MRC standard, not of images or maps that we know
+_COMPRESSED = (b"\x1f\x8b", b"BZh")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +78,27 @@ class StackHeader:
 
 def _open_header(path: Path, kind: str):
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such {kind}", where=str(path), do="check the path")
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"no such {kind}", where=str(path), do="check the path") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
+        ) from None
     if path.is_dir():
         raise InputError(f"is a folder, not a {kind}", where=str(path), do="name the file")
-    if path.stat().st_size < _HEADER_BYTES:
+    if size < _HEADER_BYTES:
         raise InputError(
-            f"{path.stat().st_size} bytes are too few for an MRC header",
+            f"{size} bytes are too few for an MRC header",
             where=str(path),
             do="was the file copied whole?",
         )
     try:
+        with open(path, "rb") as file:
+            start = file.read(3)
+        if start.startswith(_COMPRESSED):
+            raise InputError("the file is compressed", where=str(path), do="decompress it first")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with mrcfile.open(path, mode="r", permissive=True, header_only=True) as mrc:
@@ -112,6 +124,10 @@ def read_stack_header(path: Path) -> StackHeader:
     path = Path(path)
     header = _open_header(path, "image stack")
     mode = int(header.mode)
+    if mode not in _MODES and mode not in _OTHER_MODES:
+        raise InputError(
+            f"not an MRC file (its mode would be {mode})", where=str(path), do="give an MRC file"
+        )
     if mode not in _MODES:
         raise InputError(
             f"MRC mode {mode} is not supported",
@@ -139,18 +155,27 @@ def read_stack_header(path: Path) -> StackHeader:
 
 def _pixel_A(header) -> float:
     """Return the header's sampling along x; 0 where it has none."""
-    samples, side_A = int(header.mx), float(header.cella.x)
-    value = side_A / samples if samples > 0 else 0.0
-    return value if np.isfinite(value) and value > 0 else 0.0
+    return _voxel_sides_A(header)[0]
 
 
-def read_volume(path: Path, *, voxel_A: float | None = None) -> Volume:
+def _voxel_sides_A(header) -> tuple[float, float, float]:
+    """Return the header's sampling along x, y and z: that of x where it has none."""
+    cell = header.cella
+    counts_lengths = ((header.mx, cell.x), (header.my, cell.y), (header.mz, cell.z))
+    sides = [float(a) / int(n) if int(n) > 0 else 0.0 for n, a in counts_lengths]
+    x, y, z = (v if np.isfinite(v) and v > 0 else 0.0 for v in sides)
+    return x, y or x, z or x
+
+
+def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str = "") -> Volume:
     """Read a cubic map, bringing its axes to z, y, x order.
 
     Parameters
     ----------
     voxel_A
         Voxel size to use instead of the header's.
+    voxel_option
+        Name of the option that gives ``voxel_A``, for the message to one whose header has none.
 
     Raises
     ------
@@ -168,7 +193,15 @@ def read_volume(path: Path, *, voxel_A: float | None = None) -> Volume:
             raise InputError(
                 "the header has no voxel size",
                 where=str(path),
-                do="give it with --reference-voxel-angstrom",
+                do="set it in the header" + (f", or give {voxel_option}" if voxel_option else ""),
+            )
+        sides = _voxel_sides_A(header)
+        if max(sides) > 1.01 * min(sides):
+            raise InputError(
+                "voxels of {:.4g} × {:.4g} × {:.4g} Å are not cubes".format(*sides),
+                where=str(path),
+                do="resample the map to one voxel size"
+                + (f", or give {voxel_option} if the header is wrong" if voxel_option else ""),
             )
     axes = (int(header.maps), int(header.mapr), int(header.mapc))
     if sorted(axes) == [1, 2, 3] and axes != (3, 2, 1):

@@ -16,6 +16,7 @@ from cryorefine.io.atomic import atomic_path
 __all__ = ["StarBlock", "read_star", "write_star"]
 
 _CHUNK_ROWS = 50_000
+_LARGEST_INTEGER = 2**53  # beyond it float64 skips some
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class StarBlock:
     columns
         Labels without the leading underscore, in file order, to byte strings, one per row.
     lines
-        Line number of each row, for messages.
+        Line number of each row, for messages; outside a loop of each label.
     path
         Where it was read from.
     is_loop
@@ -49,14 +50,14 @@ class StarBlock:
         return label in self.columns
 
     def text(self, label: str) -> np.ndarray:
-        """Return a column as strings.
+        """Return a column as strings; bytes that are not UTF-8 show as U+FFFD.
 
         Raises
         ------
         InputError
             If the block lacks the column.
         """
-        return np.char.decode(self._column(label), "utf-8")
+        return np.char.decode(self._column(label), "utf-8", "replace")
 
     def floats(self, label: str) -> np.ndarray:
         """Return a column as finite float64 numbers.
@@ -85,7 +86,7 @@ class StarBlock:
     def integers(self, label: str) -> np.ndarray:
         """Return a column as int64; numbers written as ``3.000`` are accepted."""
         values = self.floats(label)
-        bad = values != np.round(values)
+        bad = (values != np.round(values)) | (np.abs(values) > _LARGEST_INTEGER)
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
@@ -97,7 +98,8 @@ class StarBlock:
 
     def where(self, row: int, label: str) -> str:
         """Return "file, line N, column label" for a message about one value."""
-        line = f", line {int(self.lines[row])}" if row < len(self.lines) else ""
+        entry = row if self.is_loop else list(self.columns).index(label)
+        line = f", line {int(self.lines[entry])}" if entry < len(self.lines) else ""
         return f"{self.path}{line}, column _{label}"
 
     def _column(self, label: str) -> np.ndarray:
@@ -142,6 +144,14 @@ def _split_quoted(line: str) -> list[str]:
     return out
 
 
+def _only_word(line: str) -> str:
+    """Return a line's word if it could be data_ or loop_ and stands alone or before a comment."""
+    if line[0] not in "dl":
+        return ""
+    words = line.split(maxsplit=1)
+    return words[0] if len(words) == 1 or words[1][0] == "#" else ""
+
+
 class _Builder:
     """Collects one block's rows and turns them into columns chunk by chunk."""
 
@@ -182,7 +192,7 @@ class _Builder:
             if len(row) != n:
                 self._refuse_row(row, line)
         tokens = [t for row in split for t in row]
-        encoded = [t.encode("utf-8") for t in tokens]
+        encoded = [t.encode("utf-8", "surrogateescape") for t in tokens]
         self.chunks.append([np.array(encoded[j::n], dtype=np.bytes_) for j in range(n)])
         self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
         self.rows, self.row_lines = [], []
@@ -203,10 +213,10 @@ class _Builder:
         self.flush()
         if not self.is_loop:
             columns = {
-                label: np.array([value.encode("utf-8")], dtype=np.bytes_)
+                label: np.array([value.encode("utf-8", "surrogateescape")], dtype=np.bytes_)
                 for label, value in zip(self.labels, self.pairs, strict=True)
             }
-            lines = np.array(self.pair_lines[:1], dtype=np.int64)
+            lines = np.array(self.pair_lines, dtype=np.int64)
             return StarBlock(self.name, columns, lines, self.path, is_loop=False)
         columns = {
             label: np.concatenate([chunk[j] for chunk in self.chunks])
@@ -232,7 +242,7 @@ def read_star(path: Path) -> dict[str, StarBlock]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), do="check the path") from None
     except IsADirectoryError:
@@ -241,6 +251,10 @@ def read_star(path: Path) -> dict[str, StarBlock]:
         ) from None
     except PermissionError:
         raise InputError("may not be read", where=str(path), do="check its permissions") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
+        ) from None
     if not text.strip():
         raise InputError("the file is empty", where=str(path), do="was it copied whole?")
     blocks: dict[str, StarBlock] = {}
@@ -255,9 +269,10 @@ def read_star(path: Path) -> dict[str, StarBlock]:
         line = raw.strip()
         if not line or line[0] == "#":
             continue
-        if line.startswith("data_") and len(line.split()) == 1:
+        word = _only_word(line)
+        if word.startswith("data_"):
             finish()
-            current, in_rows = _Builder(line[5:], path), False
+            current, in_rows = _Builder(word[5:], path), False
             if current.name in blocks:
                 raise InputError(
                     f"block data_{current.name} appears twice",
@@ -271,7 +286,7 @@ def read_star(path: Path) -> dict[str, StarBlock]:
                 where=f"{path}, line {number}",
                 do="give a RELION .star file",
             )
-        if line == "loop_":
+        if word == "loop_":
             if current.labels:
                 raise InputError(
                     f"second loop_ in block data_{current.name}",
@@ -285,9 +300,10 @@ def read_star(path: Path) -> dict[str, StarBlock]:
             if not current.is_loop:
                 if len(parts) != 2:
                     raise InputError(
-                        f"label {parts[0]} has no value",
+                        f"label {parts[0]} has {len(parts) - 1 or 'no'} value"
+                        + "s" * (len(parts) > 2),
                         where=f"{path}, line {number}",
-                        do="give the value on the same line, or write loop_ before the labels",
+                        do="give one value on the same line, or write loop_ before the labels",
                     )
                 current.pairs.append(parts[1])
                 current.pair_lines.append(number)
@@ -306,21 +322,31 @@ def read_star(path: Path) -> dict[str, StarBlock]:
     return blocks
 
 
-def _format(column: np.ndarray) -> list[str]:
+def _format(column: np.ndarray, where: str) -> list[str]:
     if column.dtype.kind == "S":
-        column = np.char.decode(column, "utf-8")
+        column = np.char.decode(column, "utf-8", "surrogateescape")
     if column.dtype.kind == "f":
         return [
             f"{v:.6f}" if abs(v) < 1e7 and (v == 0 or abs(v) >= 1e-3) else f"{v:.8e}"
             for v in column
         ]
-    return [_quote(str(v)) for v in column]
+    return [_quote(str(v), where) for v in column]
 
 
-def _quote(value: str) -> str:
-    if value == "" or any(c.isspace() for c in value) or value[0] in "#'\"":
-        return f'"{value}"'
-    return value
+def _quote(value: str, where: str) -> str:
+    """Return a value in quotes where it would be read as something else without."""
+    is_plain = value and not any(c.isspace() for c in value) and value[0] not in "_#'\""
+    if is_plain and value != "loop_" and not value.startswith("data_"):
+        return value
+    for quote in "\"'":
+        # A quote ends a value only before a blank.
+        if "\n" not in value and not any(quote + c in value for c in value if c.isspace()):
+            return f"{quote}{value}{quote}"
+    raise InputError(
+        f"the value '{value}' cannot be written in a STAR file",
+        where=where,
+        do="remove its quotes and line breaks",
+    )
 
 
 def write_star(path: Path, blocks: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -331,14 +357,24 @@ def write_star(path: Path, blocks: Mapping[str, Mapping[str, np.ndarray]]) -> No
     blocks
         Block name to columns; labels without underscore. Floats get six decimals, or eight
         significant digits in exponent form below 0.001 and from 10⁷ on; byte strings are
-        written as they are.
+        written as they are, in quotes where they need them.
+
+    Raises
+    ------
+    InputError
+        If a value holds a line break, or both kinds of quotes before blanks.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         for name, columns in blocks.items():
             file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
             for i, label in enumerate(columns, 1):
                 file.write(f"_{label} #{i}\n")
-            texts = [_format(np.asarray(c)) for c in columns.values()]
+            texts = [
+                _format(np.asarray(c), f"{path}, column _{label}") for label, c in columns.items()
+            ]
             for row in zip(*texts, strict=True):
                 file.write("  ".join(row) + "\n")
             file.write("\n")

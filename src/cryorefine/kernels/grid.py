@@ -147,7 +147,9 @@ def grid_layout(size_px: int, max_radius: float) -> tuple[int, float, int]:
     """Return (padded FFT length, grid points per cycle, half width of the stored cube)."""
     padded = fast_even_length(OVERSAMPLING * size_px)
     step = padded / size_px
-    half = min(math.ceil(max_radius * step) + HALO, padded // 2 - 1)
+    # A sample's nearest point and one beyond it must be stored; at the full radius that is the
+    # plane padded / 2, which stands for both its sides.
+    half = min(math.ceil(max_radius * step) + HALO, padded // 2)
     return padded, step, half
 
 
@@ -214,7 +216,10 @@ def volume_from_grid(
     """Transform a grid without halo back and crop to the box; apodisation is *not* undone."""
     full = core.new_zeros((padded_px, padded_px, padded_px // 2 + 1))
     axis = torch.arange(-centre, centre + 1, device=core.device) % padded_px
-    full[axis[:, None], axis[None, :], : centre + 1] = core
+    index = (axis[:, None, None], axis[None, :, None], torch.arange(centre + 1)[None, None, :])
+    full.index_put_(index, core, accumulate=True)  # both sides of the plane padded / 2 add up
+    if 2 * centre == padded_px:
+        full[:, :, -1] *= 2  # the mates from the other side; the inverse counts this column once
     box = volume_from_half(full, padded_px)
     low = padded_px // 2 - size_px // 2
     return box[low : low + size_px, low : low + size_px, low : low + size_px].contiguous()

@@ -66,7 +66,7 @@ class LevenbergMarquardt:
     max_shift_px: float
     max_turn_rad: float
     max_move_px: float
-    tolerance: float = 0.01
+    tolerance: float = 0.05
     initial_damping: float = 0.01
 
 

@@ -91,8 +91,8 @@ def solvent_mask(
 def _otsu(values: Tensor) -> float:
     """Return the threshold that maximises the variance between the two classes it makes."""
     low, high = float(values.min()), float(values.max())
-    if not high > low:
-        return low
+    if high - low <= 1e-5 * max(abs(low), abs(high)):  # constant, but for filtering's rounding
+        return high
     counts = torch.histc(values, bins=256, min=low, max=high).double()
     centres = low + (torch.arange(256, dtype=torch.float64) + 0.5) * ((high - low) / 256)
     below = counts.cumsum(0)

@@ -128,8 +128,16 @@ def project_atoms(
     curves = basis.at(band.radius.numpy() / box_A)
     ky, kx = band.ky.numpy() + half, band.kx.numpy() + half
     strength = np.ascontiguousarray(basis.strength, dtype=np.complex64)
+    # One thread: a transform takes less than waking a second one, and many times less than
+    # waiting for one on a busy machine.
     plan = finufft.Plan(
-        1, (modes, modes), n_trans=len(strength), eps=accuracy, isign=-1, dtype="complex64"
+        1,
+        (modes, modes),
+        n_trans=len(strength),
+        eps=accuracy,
+        isign=-1,
+        dtype="complex64",
+        nthreads=1,
     )
     out = np.empty((len(rotations), len(band)), np.complex64)
     for i, matrix in enumerate(rotations.double().numpy()):

@@ -111,7 +111,9 @@ def image_statistics(images: Float[Tensor, "b y x"], radius_px: float) -> ImageS
     values = images[:, outside]
     usable = torch.isfinite(images).flatten(1).all(1)
     values = torch.where(usable[:, None], values, torch.zeros_like(values))
-    mean, std = values.double().mean(1), values.double().std(1, correction=0)
+    values = values.double()
+    mean = values.mean(1)
+    std = (values - mean[:, None]).square().mean(1).sqrt()
     spread = torch.where(usable[:, None, None], images, torch.zeros_like(images)).flatten(1)
     varies = spread.amax(1) > spread.amin(1)
     std = torch.where(usable & varies & (std > 1e-6 * mean.abs()), std, torch.zeros_like(std))

@@ -99,7 +99,7 @@ def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms
         helices.append(_helix(seed_point, np.array([0.0, 0, 1]), 6, 0.0))
     unit_atoms = np.concatenate(helices)
     xyz = np.concatenate([unit_atoms @ m.T for m in group.matrices.numpy()])
-    if group.order == 1:
+    if group.name.startswith("c"):  # others have no direction left to be off centre in
         xyz = xyz - xyz.mean(0)
     n = len(xyz)
     return Atoms(

@@ -120,6 +120,8 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
     for g, group in enumerate(optics):
         rows = np.flatnonzero(table.optics_index == g)
         if len(rows) == 0:
+            # No image tells the box of a group that none uses: any will do.
+            optics[g] = replace(group, box_px=group.box_px or int(widths[0]))
             continue
         expected = group.box_px or int(widths[rows[0]])
         different = widths[rows] != expected

@@ -1,6 +1,8 @@
 """Particle metadata of RELION 3.1 to 5: ``data_optics`` and ``data_particles``."""
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from cryorefine.units import DEG
 __all__ = ["read_relion", "write_relion"]
 
 _CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
+_MOST_DIGITS = 18  # of an image number, to fit into int64
 _MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _KNOWN_OPTICS = {
     "rlnOpticsGroup",
@@ -37,12 +41,8 @@ _KNOWN_PARTICLES = {
     "rlnImageName",
     "rlnMicrographName",
     "rlnOpticsGroup",
-    "rlnPhaseShift",
-    "rlnCtfPhaseShift",
-    "rlnCtfBfactor",
-    "rlnCtfScalefactor",
     "rlnRandomSubset",
-    *_CTF,
+    *_CTF_VALUES,
     *_ANGLES,
     *_ORIGIN,
 }
@@ -124,15 +124,17 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
             k: v for k, v in optics_block.columns.items() if _is_extra(k, _KNOWN_OPTICS, True)
         },
         source=path,
-        lines=particles.lines,
+        lines=particles.lines[:n],
     )
 
 
 def _is_extra(label: str, known: set[str], ctf: bool) -> bool:
     """Tell whether a column travels as it is: unknown, or CTF values we were told to ignore."""
-    if label.startswith("cryorefine"):
-        return False  # quality columns of an earlier run are computed anew
-    return label not in known or (not ctf and label in _CTF)
+    if label.startswith("cryorefine") or label in ("rlnOriginX", "rlnOriginY"):
+        # Quality columns of an earlier run, and shifts in pixels beside those in ångströms, would
+        # be stale in the output.
+        return False
+    return label not in known or (not ctf and label in _CTF_VALUES)
 
 
 def _coefficients(block: StarBlock, label: str, row: int) -> tuple[float, ...]:
@@ -140,7 +142,10 @@ def _coefficients(block: StarBlock, label: str, row: int) -> tuple[float, ...]:
         return ()
     text = block.text(label)[row]
     try:
-        return tuple(float(v) for v in json.loads(text))
+        values = tuple(float(v) for v in json.loads(text))
+        if not all(math.isfinite(v) for v in values):
+            raise ValueError
+        return values
     except (ValueError, TypeError):
         raise InputError(
             f"'{text}' is not a list of numbers such as [0.1,0.2]",
@@ -195,6 +200,13 @@ def _read_optics(
             value(label, row, d) for label, d in zip(_MAGNIFICATION, (1, 0, 0, 1), strict=True)
         )
         name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
+        voltage_kV = value("rlnVoltage", row, 300.0)
+        if voltage_kV <= 0:
+            raise InputError(
+                f"voltage {voltage_kV:g} kV is not positive",
+                where=block.where(row, "rlnVoltage"),
+                do="correct the value",
+            )
         amplitude_contrast = value("rlnAmplitudeContrast", row, 0.1)
         if not 0 <= amplitude_contrast <= 1:
             raise InputError(
@@ -207,7 +219,7 @@ def _read_optics(
                 name=name or f"opticsGroup{numbers[row]}",
                 pixel_A=pixel_A,
                 box_px=box_px,
-                voltage_kV=value("rlnVoltage", row, 300.0),
+                voltage_kV=voltage_kV,
                 cs_mm=value("rlnSphericalAberration", row, 2.7),
                 amplitude_contrast=amplitude_contrast,
                 beam_tilt_mrad=(value("rlnBeamTiltX", row, 0.0), value("rlnBeamTiltY", row, 0.0)),
@@ -241,7 +253,8 @@ def _read_images(
 ) -> tuple[tuple[Path, ...], np.ndarray, np.ndarray, np.ndarray]:
     names = particles.text("rlnImageName")
     at = np.char.partition(names, "@")
-    bad = (at[:, 1] != "@") | ~np.char.isdigit(at[:, 0])
+    number = at[:, 0]
+    bad = (at[:, 1] != "@") | ~np.char.isdecimal(number) | (np.char.str_len(number) > _MOST_DIGITS)
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(
@@ -249,7 +262,7 @@ def _read_images(
             where=particles.where(row, "rlnImageName"),
             do="correct the name",
         )
-    image_index = at[:, 0].astype(np.int64) - 1
+    image_index = number.astype(np.int64) - 1
     if (image_index < 0).any():
         row = int(np.argmax(image_index < 0))
         raise InputError(
@@ -257,9 +270,13 @@ def _read_images(
             where=particles.where(row, "rlnImageName"),
             do="correct the number",
         )
-    unique, stack_index = np.unique(at[:, 2], return_inverse=True)
-    stacks = tuple(_resolve(str(u), particles.path) for u in unique)
-    return stacks, stack_index.astype(np.int32), image_index, names
+    unique, name_index = np.unique(at[:, 2], return_inverse=True)
+    found = [_resolve(str(u), particles.path) for u in unique]
+    # One file under two names is one stack: its images must be known for the same.
+    real = [os.path.realpath(p) for p in found]
+    _, first, stack_of_name = np.unique(real, return_index=True, return_inverse=True)
+    stacks = tuple(found[i] for i in first)
+    return stacks, stack_of_name[name_index].astype(np.int32), image_index, names
 
 
 def _resolve(name: str, star: Path) -> Path:
@@ -273,7 +290,7 @@ def _resolve(name: str, star: Path) -> Path:
         return path
     folder = star.absolute().parent
     for base in (folder, *folder.parents, Path.cwd()):
-        if (base / path).exists():
+        if os.path.exists(base / path):  # never raises, however odd the name
             return base / path
     return folder / path
 
@@ -372,10 +389,9 @@ def _image_names(path: Path, table: ParticleTable) -> np.ndarray:
     for index in np.unique(table.stack_index):
         name = str(written[int(np.argmax(table.stack_index == index)), 2])
         target = table.stacks[index]
-        same = any(
-            (base / name).exists() and (base / name).samefile(target)
-            for base in (Path.cwd(), path.absolute().parent)
-        )
+        found = _resolve(name, path)
+        leads = found in [base / name for base in (Path.cwd(), path.absolute().parent)]
+        same = leads and os.path.exists(found) and found.samefile(target)
         stack_names[int(index)] = name if same else str(target.absolute())
     return np.array(
         [

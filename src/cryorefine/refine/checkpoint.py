@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -120,9 +121,10 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
     """
     folder = iteration_folder(run, iteration)
     try:
-        with np.load(folder / "state.npz", allow_pickle=False) as file:
+        with open(folder / "state.npz", "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
+        history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(
             f"the checkpoint cannot be read ({error})",
             where=str(folder / "state.npz"),
@@ -156,7 +158,6 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
         tuple(torch.from_numpy(arrays[f"noise_{half}_{g}"]) for g in range(n_groups))
         for half in (1, 2)
     )
-    history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
     state = State(
         iteration=int(arrays["iteration"]),
         poses=poses,

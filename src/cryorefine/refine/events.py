@@ -1,6 +1,7 @@
 """The one channel by which anything learns how a run goes."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ class EventLog:
     def __init__(self, path: Path | None = None):
         self._path = path
         self._listeners: list[Listener] = []
+        if path is not None and path.exists():
+            _end_last_line(path)
 
     def subscribe(self, listener: Listener) -> None:
         """Call ``listener`` with every later event."""
@@ -42,8 +45,17 @@ class EventLog:
         self.emit("warning", message=message)
 
 
+def _end_last_line(path: Path) -> None:
+    """Set a line cut short by a crash apart from those to come."""
+    with open(path, "rb+") as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read an event file; a last line cut short by a crash is left out."""
+    """Read an event file; a line cut short by a crash is left out."""
     events = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -50,7 +50,7 @@ def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.nd
         )
     rng = np.random.default_rng(seed)
     if table.micrographs:
-        half = _deal(table.micrograph_index, rng)
+        half = _deal(table.micrograph_index, rng)[same]  # even if a repeat names another one
         share = float((half == 1).mean())
         if 1 - _MOST_UNEVEN <= share <= _MOST_UNEVEN:
             return half

@@ -19,7 +19,7 @@ from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
-from cryorefine.refine.checkpoint import committed_iterations
+from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.tables import write_fsc_table, write_particle_table, write_rejected_table
@@ -77,12 +77,15 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         file, or cannot be written to.
     """
     if not folder.exists():
-        parent = next(p for p in folder.absolute().parents if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise InputError("may not be written to", where=str(parent), do="choose another folder")
+        nearest = next(p for p in folder.absolute().parents if p.exists())
+    else:
+        nearest = folder
+    if not nearest.is_dir():
+        raise InputError("is a file", where=str(nearest), do="give a folder with --output")
+    if not os.access(nearest, os.W_OK):
+        raise InputError("may not be written to", where=str(nearest), do="choose another folder")
+    if nearest != folder:
         return
-    if not folder.is_dir():
-        raise InputError("is a file", where=str(folder), do="give a folder with --output")
     if not any(folder.iterdir()):
         return
     if not ((folder / "manifest.json").exists() or committed_iterations(folder)):
@@ -104,7 +107,8 @@ def clear_run(folder: Path) -> None:
     for name in _RUN_FILES:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
-    for child in list(folder.glob("iteration_*")) + list(folder.glob(".iteration_*.part")):
+    whole = [iteration_folder(folder, number) for number in committed_iterations(folder)]
+    for child in [*whole, *folder.glob(".iteration_*.part")]:
         shutil.rmtree(child, ignore_errors=True)
 
 
@@ -169,6 +173,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         and state.iteration < inputs.settings.max_iterations,
         "finished": finished,
         "median_turn_deg": _number(last.median_turn_deg) if last else None,
+        "jumped_fraction": _number(last.jumped_fraction) if last else None,
         "median_sigma_rotation_deg": _number(last.median_sigma_rotation_deg) if last else None,
         "coverage": _number(e.coverage) if e else None,
         "symmetry": inputs.group.name,

@@ -13,6 +13,7 @@ from cryorefine.assign.align import (
     BatchPoses,
     align_globally,
     align_locally,
+    score_poses,
 )
 from cryorefine.assign.exhaustive import CoarseSearch, make_coarse_search, search_coarse
 from cryorefine.geometry.so3 import rotation_grid
@@ -174,6 +175,7 @@ def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: Event
     shift_A = torch.zeros(n, 2, dtype=torch.float64)
     quality: dict[str, Tensor] = {}
     views = _views(inputs, sampling.align_resolution_A)
+    stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = 0
     for half in (1, 2):
         grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
@@ -184,7 +186,10 @@ def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: Event
                 continue
             search = _coarse(inputs, grid, view, sampling) if sampling.mode == "global" else None
             options = AlignmentOptions(
-                max_shift_px=_max_shift_px(inputs, view),
+                # Poses that are only scored may lie anywhere.
+                max_shift_px=view.group.box_px
+                if sampling.mode == "none"
+                else _max_shift_px(inputs, view),
                 shift_sigma_px=sigma_A / view.group.pixel_A,
                 resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
                 tilt_range_rad=(
@@ -205,14 +210,19 @@ def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: Event
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
                 else:
+                    act = align_locally if sampling.mode == "local" else score_poses
                     start = _previous(state, batch.rows, view)
-                    found = align_locally(grid, view, x, c, *start, inputs.group, options)
+                    found = act(grid, view, x, c, *start, inputs.group, options)
                 index = torch.from_numpy(batch.rows)
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
                 _store(quality, index, n, found, view.group.pixel_A)
                 done += len(batch.rows)
-                events.emit("progress", stage=f"aligning ({sampling.mode})", done=done, total=n)
+                events.emit("progress", stage=stage, done=done, total=n)
+    for half in (1, 2):
+        # References are damped where they are unsure: only ratios of amplitudes mean anything.
+        mine = torch.from_numpy(inputs.half == half)
+        quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
     return Poses(rotations, shift_A, quality)
 
 

@@ -41,12 +41,8 @@ class Opened:
         self.group = parse_symmetry(settings.symmetry)
         table = read_particles(settings.particles, ctf=settings.ctf)
         self.table, self.images = open_images(table)
-        if settings.alignment == "local" and not table.has_pose:
-            raise InputError(
-                "local alignment starts from known poses, and the file has no angles",
-                where=str(settings.particles),
-                do="say --alignment global, or give particles with poses",
-            )
+        if not table.has_pose:
+            self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
         if self.size_px < _SMALLEST_BOX_PX:
             raise InputError(
@@ -55,7 +51,11 @@ class Opened:
                 do=f"extract the particles in a box of {_SMALLEST_BOX_PX} pixels or more",
             )
         self.references = tuple(
-            read_volume(path, voxel_A=settings.reference_voxel_angstrom)
+            read_volume(
+                path,
+                voxel_A=settings.reference_voxel_angstrom,
+                voxel_option="--reference-voxel-angstrom",
+            )
             for path in settings.reference
         )
         for path, volume in zip(settings.reference, self.references, strict=True):
@@ -66,6 +66,21 @@ class Opened:
         if settings.compare_to is not None:
             known = read_volume(settings.compare_to)
             self.comparison = self._fitted(known)
+
+    def _require_no_poses(self) -> None:
+        """Refuse what needs poses in the file, which has none."""
+        settings = self.settings
+        needs = {
+            "local": "local alignment starts from known poses",
+            "none": "a reconstruction needs poses",
+        }.get(settings.alignment, "" if settings.reference else "there is no initial map")
+        if needs:
+            raise InputError(
+                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)",
+                where=str(settings.particles),
+                do="give particles with poses, or an initial map with --reference and global "
+                "alignment",
+            )
 
     def _fitted(self, volume: Volume) -> Float[Tensor, "z y x"]:
         return resample_volume(
@@ -80,13 +95,16 @@ class Opened:
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
             fitted = self._fitted(volume)
-            smooth = low_pass(
-                fitted,
-                voxel_A=self.voxel_A,
-                resolution_A=self.settings.initial_lowpass_angstrom,
-            )
-            out.append(self._symmetrised(smooth, str(path), events))
+            symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
+            out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
+
+    def _smooth(self, volume: Tensor) -> Tensor:
+        return low_pass(
+            volume,
+            voxel_A=self.voxel_A,
+            resolution_A=self.settings.initial_lowpass_angstrom,
+        )
 
     def _symmetrised(self, volume: Tensor, name: str, events: EventLog) -> Tensor:
         symmetric = symmetrise_low_resolution(
@@ -108,8 +126,11 @@ class Opened:
             )
         return symmetric
 
-    def radius_px(self, start: Tensor, events: EventLog) -> float:
-        """Return the particle's radius in voxels: the user's, or measured on the reference."""
+    def radius_px(self, start: Tensor | None, events: EventLog) -> float:
+        """Return the particle's radius in voxels: the user's, or measured on the reference.
+
+        Without either it is nine tenths of half the box.
+        """
         largest = self.size_px / 2 - 1.0
         if self.settings.particle_radius_px is not None:
             radius = self.settings.particle_radius_px * self.table.optics[0].pixel_A / self.voxel_A
@@ -121,6 +142,8 @@ class Opened:
                     do="give a smaller radius",
                 )
             return min(radius, largest)
+        if start is None:
+            return 0.9 * largest
         measured = measure_radius(
             start, voxel_A=self.voxel_A, resolution_A=self.settings.initial_lowpass_angstrom
         )
@@ -266,8 +289,11 @@ def screened_inputs(
     )
 
 
-def first_state(inputs: Inputs, start: tuple[Tensor, Tensor], events: EventLog) -> State:
-    """Return the state before the first iteration."""
+def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
+    """Return the state before the first iteration; without ``start`` its references are empty."""
+    if start is None:
+        empty = torch.zeros((inputs.size_px,) * 3)
+        start = (empty, empty)
     views = tuple(
         make_group_band(
             group,

@@ -1,7 +1,10 @@
 """Run a refinement from beginning to end, or from where it stopped."""
 
 import dataclasses
-from collections.abc import Callable
+import errno
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,12 @@ from cryorefine.refine.settings import (
     save_settings,
 )
 from cryorefine.refine.state import Inputs, State
-from cryorefine.refine.step import iterate
+from cryorefine.refine.step import iterate, reconstruct_start
 from cryorefine.refine.threads import use_threads
 
 __all__ = ["Reporter", "refine", "resume"]
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 
 Reporter = Callable[[Path], None]
 """Rewrites the report of a run folder; called after every iteration."""
@@ -77,12 +82,16 @@ def refine(
         early.subscribe(listener)
     clock = Clock()
     opened = open_inputs(settings)
-    start = opened.start_volumes(early)
-    radius_px = opened.radius_px(start[0], early)
+    start = opened.start_volumes(early) if settings.reference else None
+    radius_px = opened.radius_px(None if start is None else start[0], early)
     with _interruptible("nothing has been written yet"):
         screening = screen(opened, radius_px, early)
         inputs = screened_inputs(opened, screening, None, radius_px, early)
         state = first_state(inputs, start, early)
+        if start is None:
+            state = reconstruct_start(inputs, state, early)
+            radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
+            inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
 
     output.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -161,19 +170,17 @@ def resume(
     return _loop(output, inputs, state, constants, clock, events, reporter)
 
 
-class _interruptible:
-    """Turn Ctrl-C into a clean stop that says what is safe."""
-
-    def __init__(self, safe: str):
-        self.safe = safe
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, value, traceback):
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise StoppedEarly(f"stopped by the user; {self.safe}") from None
-        return False
+@contextmanager
+def _interruptible(safe: str) -> Iterator[None]:
+    """Turn Ctrl-C and a full or lost disk into a clean stop that says what is safe."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedEarly(f"stopped by the user; {safe}") from None
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        raise StoppedEarly(f"{error.filename or 'writing'}: {error.strerror}; {safe}") from None
 
 
 def _constants(inputs: Inputs, screening: Screening) -> dict[str, np.ndarray]:
@@ -223,24 +230,32 @@ def _loop(
     summary = summarise(inputs, state, clock, finished=True)
     sampling = next_sampling(settings, geometry, state.history)
     while sampling is not None:
-        events.emit("iteration_start", **dataclasses.asdict(sampling))
-        with _interruptible(
-            f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
-        ):
-            state = iterate(inputs, state, sampling, events)
-            following = next_sampling(settings, geometry, state.history)
-            summary = _commit(output, inputs, state, constants, clock, finished=following is None)
-            events.emit(
-                "iteration",
-                **{k: v for k, v in dataclasses.asdict(state.history[-1]).items() if v == v},
-                resolution_unmasked_A=summary["resolution_unmasked_A"],
-                cpu_s=summary["cpu_s"],
-                wall_s=summary["wall_s"],
-            )
-            if reporter is not None:
-                reporter(output)
-        sampling = following
+        safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
+        try:
+            with _interruptible(safe):
+                events.emit("iteration_start", **dataclasses.asdict(sampling))
+                state = iterate(inputs, state, sampling, events)
+                sampling = next_sampling(settings, geometry, state.history)
+                finished = sampling is None
+                summary = _commit(output, inputs, state, constants, clock, finished=finished)
+                _tell_iteration(events, state, summary)
+                if reporter is not None:
+                    reporter(output)
+        except StoppedEarly as stop:
+            with suppress(OSError):  # the disk may be what stopped it
+                events.emit("stopped", message=str(stop))
+                if reporter is not None:
+                    reporter(output)
+            raise
     events.emit("end", **summary)
     if reporter is not None:
         reporter(output)
     return summary
+
+
+def _tell_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
+    """Emit what an iteration reached; numbers that do not exist are left out."""
+    record = dataclasses.asdict(state.history[-1])
+    known = {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
+    spent = {k: summary[k] for k in ("resolution_unmasked_A", "cpu_s", "wall_s")}
+    events.emit("iteration", **known, **spent)

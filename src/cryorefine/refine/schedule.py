@@ -8,6 +8,8 @@ from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
 
+Mode = Literal["global", "local", "none"]
+
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
@@ -57,7 +59,7 @@ class IterationRecord:
     """
 
     iteration: int
-    mode: Literal["global", "local"]
+    mode: Mode
     resolution_A: float
     align_resolution_A: float
     median_turn_deg: float
@@ -82,7 +84,7 @@ class Sampling:
     """
 
     iteration: int
-    mode: Literal["global", "local"]
+    mode: Mode
     align_resolution_A: float
     coarse_resolution_A: float
     coarse_step_rad: float
@@ -137,6 +139,8 @@ def next_sampling(
         align = max(finest, _BEYOND_RESOLUTION * last.resolution_A)
         if math.isinf(align):
             align = last.align_resolution_A
+    elif settings.alignment == "none":
+        align = geometry.nyquist_A
     else:
         align = _BEYOND_RESOLUTION * settings.initial_lowpass_angstrom
     align = min(max(align, geometry.nyquist_A), geometry.box_A / 3)
@@ -159,7 +163,7 @@ def next_sampling(
     )
 
 
-def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Literal["global", "local"]:
+def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     if settings.alignment != "automatic":
         return settings.alignment
     if not history:

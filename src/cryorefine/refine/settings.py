@@ -1,8 +1,9 @@
 """What a user can choose. One model: the command line, the TOML file and the run folder use it."""
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,19 +20,23 @@ class RefineSettings(BaseModel):
 
     particles: Path = Field(description="Particle STAR file (RELION 3.1 to 5).")
     reference: tuple[Path, ...] = Field(
-        description="Initial map; two maps start one half each.", min_length=1, max_length=2
+        (),
+        max_length=2,
+        description="Initial map; two maps start one half each; none: reconstructed from the "
+        "poses in the particle file.",
     )
     symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
-    alignment: Literal["automatic", "global", "local"] = Field(
+    alignment: Literal["automatic", "global", "local", "none"] = Field(
         "automatic",
         description="global searches all orientations at every iteration; local starts from the "
-        "poses in the particle file; automatic goes from global to local by itself.",
+        "poses in the particle file; automatic goes from global to local by itself; none keeps "
+        "the poses of the file.",
     )
     iterations: int | None = Field(
         None,
         ge=1,
         description="Iterations; automatic: at most this many (default 25), else exactly "
-        "(default 3).",
+        "(default 3; none: 1).",
     )
     particle_radius_px: float | None = Field(
         None,
@@ -69,12 +74,20 @@ class RefineSettings(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads (default: all).")
 
     @model_validator(mode="after")
-    def _check_tilts(self) -> Self:
+    def _check_tilts(self) -> "RefineSettings":
         if self.min_tilt_deg >= self.max_tilt_deg:
             raise ValueError(
-                f"min_tilt_deg: {self.min_tilt_deg:g} is not below max_tilt_deg "
+                f"--min-tilt-deg {self.min_tilt_deg:g} is not below --max-tilt-deg "
                 f"({self.max_tilt_deg:g})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_alignment(self) -> "RefineSettings":
+        if self.alignment == "none" and (self.iterations or 1) != 1:
+            raise ValueError("--iterations: alignment 'none' has exactly one iteration")
+        if self.alignment == "none" and self.reference:
+            raise ValueError("--reference: alignment 'none' uses no initial map")
         return self
 
     @property
@@ -82,7 +95,7 @@ class RefineSettings(BaseModel):
         """Number of iterations after which the run ends at the latest."""
         if self.iterations is not None:
             return self.iterations
-        return 25 if self.alignment == "automatic" else 3
+        return {"automatic": 25, "none": 1}.get(self.alignment, 3)
 
 
 def _option(name: str) -> str:
@@ -126,6 +139,10 @@ def load_settings(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         raise InputError("no such settings file", where=str(path), do="check the path") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not a TOML file ({error})", where=str(path), do="correct it") from None
 
@@ -148,5 +165,5 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    # TOML's escapes are those of JSON, and of DEL.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

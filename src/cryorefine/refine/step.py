@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc
+from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.events import EventLog
@@ -15,7 +16,7 @@ from cryorefine.refine.passes import assign_poses, find_grey_scale, reconstruct_
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 
-__all__ = ["evaluate_halves", "iterate", "reference_ssnr"]
+__all__ = ["evaluate_halves", "iterate", "reconstruct_start", "reference_ssnr"]
 
 _MASK_RESOLUTION_A = 15.0
 _SHELLS_BEYOND = 3
@@ -52,6 +53,40 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
         evaluation=evaluation,
         history=[*state.history, record],
     )
+
+
+def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
+    """Make each half's first reference from the poses in the particle file.
+
+    The noise is the power of the images; the references are low-passed as an initial map would
+    be, unless the poses are to be kept anyway.
+    """
+    if state.poses is None:
+        raise ValueError("the particle file has no poses")
+    nyquist_A = inputs.geometry.nyquist_A
+    sums, noise = reconstruct_halves(
+        inputs,
+        state,
+        state.poses,
+        model_resolution_A=None,
+        resolution_A=nyquist_A,
+        weights=torch.ones(len(inputs.table)),
+        events=events,
+    )
+    halves = (solve(sums[0]), solve(sums[1]))
+    _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
+    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
+    references = (solve(sums[0], ssnr=ssnr), solve(sums[1], ssnr=ssnr))
+    if inputs.settings.alignment != "none":
+        references = tuple(
+            low_pass(
+                volume,
+                voxel_A=inputs.voxel_A,
+                resolution_A=inputs.settings.initial_lowpass_angstrom,
+            )
+            for volume in references
+        )
+    return dataclasses.replace(state, references=references, noise=noise, is_scaled=True)
 
 
 def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:

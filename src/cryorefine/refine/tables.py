@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.relion import write_relion
@@ -15,6 +18,7 @@ __all__ = [
     "QUALITY_COLUMNS",
     "as_arrays",
     "from_arrays",
+    "write_curves",
     "write_fsc_table",
     "write_particle_table",
     "write_rejected_table",
@@ -59,8 +63,20 @@ def write_rejected_table(path: Path, inputs: Inputs) -> None:
 
 
 def write_fsc_table(path: Path, evaluation: Evaluation) -> None:
-    """Write the FSC curves as RELION's post-processing does, plus the comparison's."""
-    curves = evaluation.curves
+    """Write an iteration's FSC curves, with those against a known map if there is one."""
+    write_curves(
+        path, evaluation.curves, evaluation.resolution_A, comparison=evaluation.comparison_fsc
+    )
+
+
+def write_curves(
+    path: Path,
+    curves: FscCurves,
+    resolution_A: float,
+    *,
+    comparison: Float[Tensor, "s"] | None = None,
+) -> None:
+    """Write FSC curves as RELION's post-processing does."""
     frequency = curves.frequency_per_A.numpy()
     with np.errstate(divide="ignore"):
         angstrom = np.where(frequency > 0, 1 / frequency, 999.0)
@@ -73,10 +89,10 @@ def write_fsc_table(path: Path, evaluation: Evaluation) -> None:
         "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
         "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
     }
-    if evaluation.comparison_fsc is not None:
-        columns["cryorefineComparisonFSC"] = evaluation.comparison_fsc.numpy()
+    if comparison is not None:
+        columns["cryorefineComparisonFSC"] = comparison.numpy()
     general = {
-        "rlnFinalResolution": np.array([min(evaluation.resolution_A, 1e6)]),
+        "rlnFinalResolution": np.array([min(resolution_A, 1e6)]),
         "rlnRandomiseFrom": np.array([min(curves.randomised_from_A, 1e6)]),
     }
     write_star(path, {"general": general, "fsc": columns})

@@ -1,0 +1,37 @@
+# make demo   set up, refine simulated particles, show where the report is
+# make test   set up, run all tests
+# make check  what CI checks besides the tests: formatting, lint, types, layers
+# make bench  measure the kernels and a small refinement on this machine
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $(READY)
+
+demo: $(READY)
+	rm -rf demo-run
+	$(BIN)/cryorefine demo --output demo-run
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/refinement.py
+
+clean:
+	rm -rf $(VENV) demo-run .pytest_cache .ruff_cache .import_linter_cache

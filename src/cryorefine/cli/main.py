@@ -1,0 +1,79 @@
+"""The command ``cryorefine``: finds the subcommand, and turns errors into one line and a code."""
+
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cryorefine.errors import CryorefineError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "refine": "Refine particles against an initial map to the highest resolution they hold.",
+    "resume": "Continue a run that was stopped.",
+    "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
+    "fsc": "Fourier shell correlation of two half maps.",
+    "simulate": "Simulate particle images with known poses.",
+    "demo": "Simulate 1,000 particles and refine them, to see how it works.",
+    "report": "Write a run's report.html anew.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand's module only when it is called: ``--help`` stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return importlib.import_module(f"cryorefine.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cryorefine")
+def cli() -> None:
+    """Refine cryo-EM single-particle images.
+
+    Every command has its own --help. Exit codes: 0 done, 2 bad input, 3 stopped early but
+    resumable.
+    """
+
+
+def _complain(message: str) -> None:
+    click.echo(f"cryorefine: {' '.join(message.split())}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except CryorefineError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "cryorefine"
+        _complain(f"{error.format_message()} See '{path} --help'.")
+        sys.exit(2)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("stopped by the user.")
+        sys.exit(3)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        _complain(
+            f"{error.filename or 'writing'}: {error.strerror}. Free space or choose another folder."
+        )
+        sys.exit(2)

@@ -1,0 +1,46 @@
+"""``cryorefine reconstruct``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cryorefine.cli.options import given, settings_options
+
+__all__ = ["command"]
+
+
+@click.command("reconstruct")
+@click.argument("particles", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder already.")
+def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> None:
+    """Reconstruct half maps from the poses in PARTICLES, without changing them.
+
+    Fills a run folder as 'refine' does: half maps, FSC, weighted map, scores of the given poses.
+    """
+    from cryorefine.cli.run_display import run_and_show
+    from cryorefine.refine.run import refine
+    from cryorefine.refine.settings import make_settings
+
+    settings = make_settings({**given(options), "particles": particles, "alignment": "none"})
+    run_and_show(
+        lambda listeners, reporter: refine(
+            settings, output, overwrite=overwrite, listeners=listeners, reporter=reporter
+        ),
+        output,
+    )
+
+
+settings_options(
+    "symmetry",
+    "particle_radius_px",
+    "mask",
+    "fsc_criterion",
+    "ctf",
+    "compare_to",
+    "seed",
+    "threads",
+)(command)

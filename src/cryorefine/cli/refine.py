@@ -1,0 +1,74 @@
+"""``cryorefine refine``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cryorefine.cli.options import given, settings_options
+
+__all__ = ["command"]
+
+
+@click.command("refine")
+@click.argument("particles", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the run."
+)
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with settings, as found in a run folder; options given here win over it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder already.")
+def command(
+    particles: Path | None,
+    output: Path,
+    settings_file: Path | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Refine PARTICLES (a RELION 3.1 to 5 STAR file) against an initial map.
+
+    Two half sets are refined apart from each other. The run folder gets the map, raw half maps,
+    FSC, poses with quality columns and report.html, after every iteration.
+    """
+    from cryorefine.cli.run_display import run_and_show
+    from cryorefine.refine.run import refine
+    from cryorefine.refine.settings import load_settings, make_settings
+
+    values: dict[str, Any] = {}
+    where = ""
+    if settings_file is not None:
+        values, where = load_settings(settings_file), str(settings_file)
+    values.update(given(options))
+    if particles is not None:
+        values["particles"] = particles
+    settings = make_settings(values, where=where)
+    run_and_show(
+        lambda listeners, reporter: refine(
+            settings, output, overwrite=overwrite, listeners=listeners, reporter=reporter
+        ),
+        output,
+    )
+
+
+settings_options(
+    "reference",
+    "symmetry",
+    "alignment",
+    "iterations",
+    "particle_radius_px",
+    "initial_lowpass_angstrom",
+    "reference_voxel_angstrom",
+    "mask",
+    "max_shift_percent",
+    "min_tilt_deg",
+    "max_tilt_deg",
+    "fsc_criterion",
+    "ctf",
+    "compare_to",
+    "seed",
+    "threads",
+)(command)

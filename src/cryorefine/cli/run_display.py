@@ -1,0 +1,27 @@
+"""Run something that fills a run folder, show how it goes, and say where the results are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cryorefine.cli.progress import ProgressDisplay
+from cryorefine.report.build import write_report
+
+__all__ = ["run_and_show"]
+
+
+def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
+    """Call ``run(listeners, reporter)`` and print the outcome."""
+    with ProgressDisplay() as display:
+        summary = run((display,), write_report)
+    resolution = summary["resolution_A"]
+    unmasked = summary["resolution_unmasked_A"]
+    if resolution is None:
+        click.echo("resolution  none: the half maps share no signal")
+    else:
+        beside = f"; unmasked {unmasked:.2f} Å" if unmasked is not None else ""
+        click.echo(f"resolution  {resolution:.2f} Å ({summary['n_used']} particles{beside})")
+    click.echo(f"map         {output / 'map.mrc'}")
+    click.echo(f"report      {output / 'report.html'}")

@@ -1,0 +1,177 @@
+"""Read what the report needs from a run folder, and take note of what cannot be read."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cryorefine.errors import InputError
+from cryorefine.io.star import StarBlock, read_star
+from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
+from cryorefine.refine.events import read_events
+from cryorefine.refine.settings import load_settings
+
+__all__ = ["READ_ERRORS", "Iteration", "RunFolder"]
+
+READ_ERRORS = (OSError, ValueError, KeyError, InputError)
+"""What reading a missing or damaged file raises; JSON, TOML and Unicode errors are ValueErrors."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """Numbers of one iteration; None where the run folder does not have them.
+
+    Attributes
+    ----------
+    mode
+        ``global`` or ``local``; empty if unknown.
+    align_resolution_A
+        Finest detail that poses were compared at.
+    jumped_fraction
+        Particles that turned by more than a step of the coarse grid.
+    spent_cpu_s
+        CPU time of this iteration alone; the first one includes the preparation.
+    """
+
+    number: int
+    mode: str
+    resolution_A: float | None
+    resolution_unmasked_A: float | None
+    align_resolution_A: float | None
+    median_turn_deg: float | None
+    jumped_fraction: float | None
+    median_sigma_rotation_deg: float | None
+    spent_cpu_s: float | None
+
+
+class RunFolder:
+    """A run folder, each file read when it is first asked for.
+
+    Small files that cannot be read are taken as empty and listed in :attr:`problems`; the figures'
+    files raise one of :data:`READ_ERRORS`, which becomes a note in the figure's place.
+
+    Parameters
+    ----------
+    path
+        The run folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.problems: list[str] = []
+
+    def _read(self, name: str, read: Callable[[Path], Any], kind: type, *, expected: bool) -> Any:
+        """Return a file's content, or an empty one if it is missing, damaged or of another kind."""
+        path = self.path / name
+        if not expected and not path.exists():
+            return kind()
+        try:
+            content = read(path)
+        except READ_ERRORS as error:
+            self.problems.append(f"{name} cannot be read: {error}")
+            return kind()
+        if not isinstance(content, kind):
+            self.problems.append(f"{name} does not hold what it should")
+            return kind()
+        return content
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """All recorded events, oldest first."""
+        found = self._read("events.jsonl", read_events, list, expected=True)
+        return [e for e in found if isinstance(e, dict) and "kind" in e]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings that are set."""
+        return self._read("settings.toml", load_settings, dict, expected=True)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Versions, machine, command and input hashes."""
+        return self._read("manifest.json", _read_json, dict, expected=True)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the last iteration; before the first, what is known from the run's start."""
+        start = next((e for e in reversed(self.events) if e["kind"] == "start"), {})
+        known = {k: v for k, v in start.items() if k not in ("time", "kind")}
+        if "n_used" in known and "n_particles" in known:
+            known["n_rejected"] = known["n_particles"] - known["n_used"]
+        found = self._read("summary.json", _read_json, dict, expected=bool(self.numbers))
+        return {**known, **found}
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the iterations whose folders are there; 0 is the start, without results."""
+        return [n for n in committed_iterations(self.path) if n > 0]
+
+    @cached_property
+    def iterations(self) -> list[Iteration]:
+        """All iterations that left a trace: a folder, or an event if the folder was removed."""
+        known: dict[int, dict[str, Any]] = {n: {} for n in self.numbers}
+        for n in self.numbers:
+            name = f"{iteration_folder(self.path, n).name}/summary.json"
+            known[n].update(self._read(name, _read_json, dict, expected=True))
+        finished = {e.get("iteration") for e in self.events if e["kind"] == "iteration"}
+        for event in self.events:
+            n = event.get("iteration")
+            if not isinstance(n, int):
+                continue
+            # The start of an iteration says nothing if the run was stopped within it.
+            if event["kind"] == "iteration_start" and (n in known or n in finished):
+                wanted = {"mode", "align_resolution_A"}
+                known.setdefault(n, {}).update({k: event[k] for k in wanted & event.keys()})
+            elif event["kind"] == "iteration":
+                known.setdefault(n, {}).update(event)
+        return [_iteration(n, known) for n in sorted(known)]
+
+    @property
+    def criterion(self) -> float:
+        """The FSC value that defines the resolution."""
+        return float(self.settings.get("fsc_criterion", 0.143))
+
+    def fsc(self, number: int | None = None) -> StarBlock:
+        """Return the FSC table of one iteration, or (None) of the last."""
+        folder = self.path if number is None else iteration_folder(self.path, number)
+        blocks = read_star(folder / "fsc.star")
+        if "fsc" not in blocks:
+            raise InputError("no block data_fsc", where=str(folder / "fsc.star"))
+        return blocks["fsc"]
+
+    @cached_property
+    def particle_blocks(self) -> dict[str, StarBlock]:
+        """Blocks ``optics`` and ``particles`` of the last particle table."""
+        return read_star(self.path / "particles.star")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _iteration(n: int, known: dict[int, dict[str, Any]]) -> Iteration:
+    values = known[n]
+    spent, before = _number(values, "cpu_s"), 0.0 if n == 1 else None
+    if n - 1 in known:
+        before = _number(known[n - 1], "cpu_s")
+    return Iteration(
+        number=n,
+        mode=str(values.get("mode", "")),
+        resolution_A=_number(values, "resolution_A"),
+        resolution_unmasked_A=_number(values, "resolution_unmasked_A"),
+        align_resolution_A=_number(values, "align_resolution_A"),
+        median_turn_deg=_number(values, "median_turn_deg"),
+        jumped_fraction=_number(values, "jumped_fraction"),
+        median_sigma_rotation_deg=_number(values, "median_sigma_rotation_deg"),
+        spent_cpu_s=None if spent is None or before is None else max(spent - before, 0.0),
+    )

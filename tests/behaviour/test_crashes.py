@@ -1,0 +1,135 @@
+"""Whatever stops a run, the iterations before it are safe and the rest can be resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import cryorefine.refine.run as run_module
+from cryorefine.errors import InputError, StoppedEarly
+from cryorefine.refine.checkpoint import committed_iterations, load_state
+from cryorefine.refine.run import refine, resume
+
+from .conftest import settings_for
+
+
+def assert_same_state(a, b):
+    """Two committed states are the same to the last bit."""
+    assert torch.equal(a.poses.rotations, b.poses.rotations)
+    assert torch.equal(a.poses.shift_A, b.poses.shift_A)
+    for name, values in a.poses.quality.items():
+        assert torch.equal(values, b.poses.quality[name]), name
+    for x, y in zip(a.halves, b.halves, strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(a.references, b.references, strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(a.noise, b.noise, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(x, y, strict=True))
+    assert torch.equal(a.evaluation.curves.corrected, b.evaluation.curves.corrected)
+
+
+@pytest.mark.parametrize("stop_at", ["assign", "commit"])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    small_set, finished, tmp_path, monkeypatch, stop_at
+):
+    calls = {"n": 0}
+    name = "iterate" if stop_at == "assign" else "save_state"
+    original = getattr(run_module, name)
+
+    def interrupted(*args, **kwargs):
+        calls["n"] += 1
+        # save_state also commits iteration 0 before the first iterate.
+        if calls["n"] == (3 if stop_at == "assign" else 4):
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(run_module, name, interrupted)
+    with pytest.raises(StoppedEarly, match="2 iterations are safe; go on with 'cryorefine resume"):
+        refine(settings_for(small_set), tmp_path / "run")
+    monkeypatch.undo()
+    assert committed_iterations(tmp_path / "run") == [0, 1, 2]
+    summary = resume(tmp_path / "run")
+    assert summary["finished"]
+    assert summary["iterations"] == finished.summary["iterations"]
+    ours, _ = load_state(tmp_path / "run", summary["iterations"])
+    theirs, _ = load_state(finished.folder, summary["iterations"])
+    assert_same_state(ours, theirs)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    before = (finished.folder / "half1.mrc").stat().st_mtime_ns
+    summary = resume(finished.folder)
+    assert summary["finished"]
+    assert summary["iterations"] == finished.summary["iterations"]
+    assert (finished.folder / "half1.mrc").stat().st_mtime_ns == before
+
+
+def test_a_half_written_iteration_is_ignored_and_replaced(small_set, tmp_path):
+    refine(settings_for(small_set, alignment="global", iterations=1), tmp_path / "run")
+    (tmp_path / "run" / ".iteration_001.part").mkdir()
+    (tmp_path / "run" / ".iteration_001.part" / "half1.mrc").write_bytes(b"rubbish")
+    assert committed_iterations(tmp_path / "run") == [0, 1]
+    assert resume(tmp_path / "run")["finished"]
+
+
+def test_resuming_nothing_or_with_another_particle_file_is_refused(small_set, tmp_path):
+    with pytest.raises(InputError, match="no run to resume"):
+        resume(tmp_path)
+    star = tmp_path / "particles.star"
+    text = (small_set / "particles.star").read_text()
+    star.write_text(text.replace("@particles.mrcs", f"@{small_set / 'particles.mrcs'}"))
+    settings = settings_for(small_set, particles=star, alignment="global", iterations=1)
+    refine(settings, tmp_path / "run")
+    lines = star.read_text().splitlines()
+    star.write_text("\n".join(lines[:-3]))
+    with pytest.raises(InputError, match="the run started with 240"):
+        resume(tmp_path / "run")
+
+
+def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
+    small_set, tmp_path, monkeypatch
+):
+    original, calls = run_module.save_state, {"n": 0}
+
+    def full(*args, **kwargs):
+        calls["n"] += 1
+        if calls["n"] == 3:
+            raise OSError(28, "No space left on device")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(run_module, "save_state", full)
+    with pytest.raises(StoppedEarly, match="No space left on device"):
+        refine(settings_for(small_set, iterations=3), tmp_path / "run")
+    assert committed_iterations(tmp_path / "run") == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_whole_iterations_and_resumes(small_set, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "cryorefine", "refine", str(small_set / "particles.star"),
+        "--reference", str(small_set / "reference.mrc"), "--symmetry", "d2",
+        "--output", str(run), "--threads", "2",
+    ]  # fmt: skip
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        start = committed_iterations(run)
+        deadline = time.monotonic() + 300
+        while committed_iterations(run)[-1:] <= (start[-1:] or [0]) and time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = committed_iterations(run)
+        assert done
+        load_state(run, done[-1])
+        command = [sys.executable, "-m", "cryorefine", "resume", str(run)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "resolution" in result.stdout

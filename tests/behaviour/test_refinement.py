@@ -1,0 +1,319 @@
+"""What a refinement must reach, on simulated particles whose truth is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cryorefine.evaluate.fsc import fsc, resolution
+from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
+from cryorefine.io.star import read_star
+from cryorefine.masks.soft import sphere_mask
+from cryorefine.particles.relion import read_relion
+from cryorefine.refine.checkpoint import load_state
+from cryorefine.refine.run import refine
+
+from .conftest import settings_for, simulate_set
+
+
+def pose_errors(run_star, truth_star, symmetry):
+    """Angles (deg) and shifts (Å) between found and true poses."""
+    found, truth = read_relion(run_star), read_relion(truth_star)
+    row_of = {int(i): r for r, i in enumerate(truth.image_index)}
+    rows = [row_of[int(i)] for i in found.image_index]
+    group = parse_symmetry(symmetry)
+    angle = group.distance(
+        matrix_from_euler(torch.from_numpy(found.euler_rad)),
+        matrix_from_euler(torch.from_numpy(truth.euler_rad[rows])),
+    )
+    return np.rad2deg(angle.numpy()), np.linalg.norm(found.shift_A - truth.shift_A[rows], axis=1)
+
+
+def truth_resolution(volume, truth, voxel_A, radius_A):
+    mask = sphere_mask(truth.shape[-1], radius_A / voxel_A)
+    curve = fsc(volume * mask, truth * mask)
+    return resolution(curve, torch.arange(len(curve)).double() / (len(truth) * voxel_A), 0.5)
+
+
+def average_map(folder):
+    first, second = read_volume(folder / "half1.mrc"), read_volume(folder / "half2.mrc")
+    return (first.data + second.data) / 2, first.voxel_A
+
+
+def test_poses_are_found_to_a_degree_and_half_a_pixel(finished):
+    angle, shift = pose_errors(
+        finished.folder / "particles.star", finished.data / "truth_particles.star", "d2"
+    )
+    assert np.median(angle) < 1.5
+    assert np.median(shift) < 0.5 * 3.6
+    assert np.mean(angle > 10) < 0.03
+
+
+def test_the_map_is_as_good_as_one_from_the_true_poses(finished, tmp_path):
+    truth = read_volume(finished.data / "truth_map.mrc").data
+    best = settings_for(
+        finished.data,
+        particles=finished.data / "truth_particles.star",
+        alignment="none",
+        reference=(),
+    )
+    refine(best, tmp_path / "best")
+    reached, voxel_A = average_map(finished.folder)
+    ideal, _ = average_map(tmp_path / "best")
+    ours = truth_resolution(reached, truth, voxel_A, 62)
+    limit = truth_resolution(ideal, truth, voxel_A, 62)
+    assert ours <= 1.05 * limit
+
+
+def test_the_map_has_the_grey_scale_of_the_truth(finished):
+    truth = read_volume(finished.data / "truth_map.mrc").data
+    reached, voxel_A = average_map(finished.folder)
+    mask = sphere_mask(truth.shape[-1], 62 / voxel_A)
+    a, b = truth * mask, reached * mask
+    assert float((a * b).sum() / (a * a).sum()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_reported_resolution_is_what_the_truth_confirms(finished):
+    table = read_star(finished.folder / "fsc.star")["fsc"]
+    frequency = torch.from_numpy(table.floats("rlnResolution"))
+    against_truth = torch.from_numpy(table.floats("cryorefineComparisonFSC"))
+    # FSC 0.143 of half maps corresponds to 0.5 of their average against the truth.
+    confirmed = resolution(against_truth, frequency, 0.5)
+    assert finished.summary["resolution_A"] == pytest.approx(confirmed, rel=0.1)
+
+
+def test_the_run_folder_is_complete_and_its_files_agree(finished):
+    names = {p.name for p in finished.folder.iterdir()}
+    assert names >= {
+        "settings.toml", "manifest.json", "events.jsonl", "map.mrc", "map_sharpened.mrc",
+        "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star", "particles.star", "summary.json",
+        "iteration_001",
+    }  # fmt: skip
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    for key in ("resolution_A", "resolution_unmasked_A", "n_particles", "n_used", "n_rejected",
+                "iterations", "converged", "wall_s", "cpu_s", "peak_rss_bytes"):  # fmt: skip
+        assert key in summary
+    last = finished.folder / f"iteration_{summary['iterations']:03d}"
+    for name in ("half1.mrc", "fsc.star", "particles.star", "summary.json"):
+        assert (last / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert summary["n_used"] == 240
+    assert summary["finished"]
+    assert summary["converged"]
+
+
+def test_every_particle_has_finite_quality_columns(finished):
+    block = read_star(finished.folder / "particles.star")["particles"]
+    assert len(block) == 240
+    for label in ("cryorefineScore", "cryorefineScoreGap", "cryorefineEffectivePoses",
+                  "cryorefineCorrelation", "cryorefineScale", "cryorefineSigmaRotationDeg",
+                  "cryorefineSigmaShiftA", "cryorefineShiftAtLimit"):  # fmt: skip
+        assert np.isfinite(block.floats(label)).all()
+    assert block.floats("cryorefineCorrelation").mean() > 0.2
+    assert block.floats("cryorefineScale").mean() == pytest.approx(1, abs=1e-6)
+
+
+def test_halves_are_whole_micrographs_and_kept_in_the_output(finished):
+    table = read_relion(finished.folder / "particles.star")
+    for micrograph in np.unique(table.micrograph_index):
+        assert len(np.unique(table.half_set[table.micrograph_index == micrograph])) == 1
+    assert sorted(np.bincount(table.half_set)[1:]) == [120, 120]
+
+
+def test_the_estimated_accuracy_of_the_poses_is_of_the_size_of_their_errors(finished):
+    angle, shift = pose_errors(
+        finished.folder / "particles.star", finished.data / "truth_particles.star", "d2"
+    )
+    block = read_star(finished.folder / "particles.star")["particles"]
+    # sigma is per axis: the expected angle of three axes is 1.6 sigma, the median 1.54.
+    predicted = 1.54 * np.median(block.floats("cryorefineSigmaRotationDeg"))
+    assert 0.6 * predicted < np.median(angle) < 1.7 * predicted
+    predicted = 1.18 * np.median(block.floats("cryorefineSigmaShiftA"))
+    assert 0.5 * predicted < np.median(shift) < 1.7 * predicted
+
+
+def test_resolution_improves_over_the_iterations(finished):
+    reached = [e["resolution_A"] for e in finished.events if e["kind"] == "iteration"]
+    assert len(reached) >= 4
+    assert reached[-1] < 0.75 * reached[0]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 250.0])
+def test_the_grey_scale_of_the_reference_does_not_matter(small_set, finished, tmp_path, scale):
+    reference = read_volume(small_set / "reference.mrc")
+    write_volume(tmp_path / "scaled.mrc", reference.data * scale, reference.voxel_A)
+    settings = settings_for(small_set, reference=(tmp_path / "scaled.mrc",), iterations=3)
+    summary = refine(settings, tmp_path / "run")
+    third = [e for e in finished.events if e["kind"] == "iteration"][2]
+    assert summary["resolution_A"] == pytest.approx(third["resolution_A"], rel=0.02)
+
+
+def test_a_reference_with_another_box_and_sampling_is_rescaled(small_set, finished, tmp_path):
+    from cryorefine.fourier.crop import resample_volume
+
+    reference = read_volume(small_set / "reference.mrc")
+    coarse = resample_volume(
+        reference.data, voxel_A=reference.voxel_A, new_voxel_A=5.1, new_size_px=41
+    )
+    write_volume(tmp_path / "coarse.mrc", coarse, 5.1)
+    settings = settings_for(small_set, reference=(tmp_path / "coarse.mrc",), iterations=3)
+    summary = refine(settings, tmp_path / "run")
+    third = [e for e in finished.events if e["kind"] == "iteration"][2]
+    assert summary["resolution_A"] == pytest.approx(third["resolution_A"], rel=0.05)
+
+
+def test_two_references_start_one_half_each(small_set, tmp_path):
+    reference = read_volume(small_set / "reference.mrc")
+    write_volume(tmp_path / "other.mrc", reference.data.flip(0), reference.voxel_A)
+    settings = settings_for(
+        small_set,
+        reference=(small_set / "reference.mrc", tmp_path / "other.mrc"),
+        symmetry="c1",
+        iterations=1,
+    )
+    refine(settings, tmp_path / "run")
+    start, _ = load_state(tmp_path / "run", 0)
+    mirrored = start.references[0].flip(0).roll(1, 0)  # the origin is at n // 2
+    inner = slice(1, None)
+    assert not torch.allclose(start.references[0], start.references[1])
+    torch.testing.assert_close(
+        mirrored[inner], start.references[1].roll(1, 0)[inner], atol=2e-2, rtol=0.2
+    )
+
+
+def test_unusable_images_are_listed_left_out_and_counted(small_set, tmp_path):
+    header = read_stack_header(small_set / "particles.mrcs")
+    images = torch.from_numpy(np.array(header.open(), dtype=np.float32))
+    images[30] = 3.25
+    write_stack(tmp_path / "particles.mrcs", images, 3.6, half=False)
+    stack = np.memmap(tmp_path / "particles.mrcs", "f4", "r+", 1024, (240, 48, 48))
+    stack[7, 20, 20] = np.nan
+    stack.flush()
+    text = (small_set / "particles.star").read_text()
+    (tmp_path / "particles.star").write_text(text)
+    settings = settings_for(
+        small_set, particles=tmp_path / "particles.star", iterations=1, alignment="global"
+    )
+    seen = []
+    summary = refine(settings, tmp_path / "run", listeners=(seen.append,))
+    assert (summary["n_particles"], summary["n_used"], summary["n_rejected"]) == (240, 238, 2)
+    warnings = [e["message"] for e in seen if e["kind"] == "warning"]
+    assert any(
+        "000008@" in w and "NaN" in w and "000031@" in w and "constant" in w for w in warnings
+    )
+    rejected = read_star(tmp_path / "run" / "rejected_particles.star")["particles"]
+    assert rejected.text("cryorefineRejectedBecause").tolist() == [
+        "NaN or infinite pixels",
+        "constant",
+    ]
+    assert len(read_star(tmp_path / "run" / "particles.star")["particles"]) == 238
+
+
+def test_local_alignment_improves_given_poses(small_set, tmp_path):
+    from cryorefine.geometry.rotation import euler_from_matrix, matrix_from_rotvec
+    from cryorefine.particles.relion import write_relion
+
+    truth = read_relion(small_set / "truth_particles.star")
+    generator = torch.Generator().manual_seed(0)
+    tilt = torch.randn(len(truth), 3, generator=generator, dtype=torch.float64) * np.deg2rad(4)
+    moved = matrix_from_rotvec(tilt) @ matrix_from_euler(torch.from_numpy(truth.euler_rad))
+    truth.euler_rad[:] = euler_from_matrix(moved).numpy()
+    truth.shift_A[:] += 2.0
+    write_relion(tmp_path / "rough.star", truth)
+    settings = settings_for(
+        small_set,
+        particles=tmp_path / "rough.star",
+        reference=(),
+        alignment="local",
+        iterations=3,
+    )
+    refine(settings, tmp_path / "run")
+    before, _ = pose_errors(tmp_path / "rough.star", small_set / "truth_particles.star", "d2")
+    after, shift = pose_errors(
+        tmp_path / "run" / "particles.star", small_set / "truth_particles.star", "d2"
+    )
+    assert np.median(after) < 0.4 * np.median(before)
+    assert np.median(shift) < 0.5 * 3.6
+
+
+def test_several_optics_groups_of_different_sampling_refine_together(tmp_path):
+    """Half of the particles at another pixel size and box, as one run."""
+    first = simulate_set(tmp_path / "first", particles=120, seed=1)
+    second = simulate_set(tmp_path / "second", particles=120, box_px=40, pixel_angstrom=4.4, seed=1)
+    blocks = [read_star(f / "particles.star") for f in (first, second)]
+    from cryorefine.io.star import write_star
+
+    optics = {
+        k: np.concatenate([b["optics"].columns[k] for b in blocks])
+        for k in blocks[0]["optics"].columns
+    }
+    optics["rlnOpticsGroup"] = np.array([1, 2])
+    particles = {
+        k: np.concatenate([b["particles"].columns[k] for b in blocks])
+        for k in blocks[0]["particles"].columns
+    }
+    particles["rlnOpticsGroup"] = np.repeat([1, 2], 120)
+    names = [
+        f"{n.split('@')[0]}@{f / 'particles.mrcs'}"
+        for f, b in zip((first, second), blocks, strict=True)
+        for n in b["particles"].text("rlnImageName")
+    ]
+    particles["rlnImageName"] = np.array(names)
+    micrographs = [
+        f"{g}_{m}" for g, b in enumerate(blocks) for m in b["particles"].text("rlnMicrographName")
+    ]
+    particles["rlnMicrographName"] = np.array(micrographs)
+    write_star(tmp_path / "both.star", {"optics": optics, "particles": particles})
+    settings = settings_for(first, particles=tmp_path / "both.star", iterations=6)
+    summary = refine(settings, tmp_path / "run")
+    assert summary["voxel_A"] == pytest.approx(3.6)
+    assert summary["resolution_A"] < 13
+    found = read_relion(tmp_path / "run" / "particles.star")
+    truth = [read_relion(f / "truth_particles.star") for f in (first, second)]
+    group = parse_symmetry("d2")
+    for g in (0, 1):
+        mine = found.optics_index == g
+        angle = group.distance(
+            matrix_from_euler(torch.from_numpy(found.euler_rad[mine])),
+            matrix_from_euler(torch.from_numpy(truth[g].euler_rad[found.image_index[mine]])),
+        )
+        assert float(torch.rad2deg(angle.median())) < 3.0
+
+
+def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tmp_path):
+    blocks = read_star(small_set / "particles.star")
+    from cryorefine.io.star import write_star
+
+    optics = {k: np.concatenate([v, v]) for k, v in blocks["optics"].columns.items()}
+    optics["rlnOpticsGroup"] = np.array([1, 2])
+    particles = dict(blocks["particles"].columns)
+    particles["rlnOpticsGroup"] = np.arange(240) % 2 + 1
+    particles["rlnImageName"] = np.array(
+        [
+            f"{n.split('@')[0]}@{small_set / 'particles.mrcs'}"
+            for n in blocks["particles"].text("rlnImageName")
+        ]
+    )
+    write_star(tmp_path / "split.star", {"optics": optics, "particles": particles})
+    poses, maps = [], []
+    for name, star in (("one", small_set / "particles.star"), ("two", tmp_path / "split.star")):
+        refine(settings_for(small_set, particles=star, iterations=2), tmp_path / name)
+        poses.append(load_state(tmp_path / name, 2)[0].poses)
+        maps.append(average_map(tmp_path / name)[0])
+    # The noise spectra are measured on half as many images each; poses move by less than a
+    # third of their own uncertainty.
+    angle = torch.rad2deg(parse_symmetry("d2").distance(poses[0].rotations, poses[1].rotations))
+    assert float((angle / poses[0].quality["sigma_rotation_deg"]).median()) < 0.3
+    mask = sphere_mask(48, 18)
+    assert float(fsc(maps[0] * mask, maps[1] * mask)[1:12].min()) > 0.9
+
+
+def test_noise_alone_gives_no_resolution_beyond_the_start(tmp_path):
+    data = simulate_set(tmp_path / "data", particles=150, junk_fraction=0.0, snr=0.1)
+    noise = torch.randn(150, 48, 48, generator=torch.Generator().manual_seed(0))
+    write_stack(data / "particles.mrcs", noise, 3.6, half=False)
+    summary = refine(settings_for(data, iterations=4), tmp_path / "run")
+    # Both halves share the start's 30 Å, and nothing else.
+    assert summary["resolution_unmasked_A"] is None or summary["resolution_unmasked_A"] > 18

@@ -1,0 +1,40 @@
+"""What every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes and types in the annotations are checked at run time by every test, from here on. Not in
+# the commands and the report, which have no tensors, nor in numba's functions, which cannot be.
+install_import_hook(
+    [
+        f"cryorefine.{name}"
+        for name in (
+            "geometry", "fourier", "optics", "masks", "kernels.grid", "kernels.poses",
+            "kernels.reference", "kernels.dispatch", "io", "particles", "model", "assign",
+            "reconstruct", "evaluate", "postprocess", "refine",
+        )
+    ],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)  # fmt: skip
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=30, database=None
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data files that are not part of the repository.
+
+    ``CRYOREFINE_DATA`` names it; else it is looked for as ``shared/data`` beside the checkout.
+    """
+    named = os.environ.get("CRYOREFINE_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data not at {folder}; set CRYOREFINE_DATA to the folder that has it")
+    return folder

@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+
+from cryorefine.evaluate.coverage import coverage_efficiency, direction_histogram
+from cryorefine.geometry.rotation import matrix_from_euler, random_rotations
+from cryorefine.geometry.symmetry import parse_symmetry
+
+
+def about(tilt_deg: float, spread_deg: float, n: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.rand(n, 2, generator=generator).double() * 2 * math.pi
+    tilt = torch.deg2rad(tilt_deg + spread_deg * torch.randn(n, generator=generator).double())
+    return matrix_from_euler(torch.stack([turn[:, 0], tilt, turn[:, 1]], -1))
+
+
+def test_even_views_have_an_efficiency_near_one():
+    rotations = random_rotations(20000, torch.Generator().manual_seed(0))
+    assert coverage_efficiency(rotations, parse_symmetry("c1")) > 0.97
+
+
+def test_one_view_has_an_efficiency_near_zero():
+    assert coverage_efficiency(about(0, 0.1, 1000), parse_symmetry("c1")) < 0.1
+
+
+def test_narrower_distributions_are_worse():
+    c1 = parse_symmetry("c1")
+    values = [coverage_efficiency(about(0, s, 3000), c1) for s in (60, 30, 10)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_side_views_alone_cover_everything():
+    # Side views all round: their planes contain the axis and every direction.
+    assert coverage_efficiency(about(90, 1, 4000), parse_symmetry("c1")) > 0.3
+
+
+def test_symmetry_evens_out_a_preferred_view():
+    views = about(20, 8, 2000)
+    assert coverage_efficiency(views, parse_symmetry("o")) > 2 * coverage_efficiency(
+        views, parse_symmetry("c1")
+    )
+
+
+def test_a_histogram_of_even_views_is_one_everywhere():
+    rotations = random_rotations(60000, torch.Generator().manual_seed(0))
+    cells, density = direction_histogram(rotations, parse_symmetry("c1"))
+    assert len(cells) == len(density)
+    assert float(density.mean()) == pytest.approx(1)
+    assert float(density.std()) < 0.25
+
+
+def test_weights_count_views():
+    rotations = random_rotations(10, torch.Generator().manual_seed(0))
+    weights = torch.zeros(10)
+    weights[3] = 1.0
+    cells, density = direction_histogram(rotations, parse_symmetry("c1"), weights=weights)
+    nearest = (cells @ rotations[3, 2]).argmax()
+    assert int(density.argmax()) == int(nearest)
+    assert int((density > 0).sum()) == 1
+
+
+def test_no_particles_have_no_coverage():
+    assert coverage_efficiency(torch.zeros(0, 3, 3).double(), parse_symmetry("c1")) == 0.0

@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryorefine.evaluate.fsc import (
+    corrected_fsc,
+    fsc,
+    half_map_fsc,
+    randomise_phases,
+    resolution,
+)
+from cryorefine.fourier.fft import volume_to_half
+from cryorefine.fourier.filter import low_pass
+from cryorefine.masks.soft import sphere_mask
+
+
+def noise(size_px: int, seed: int) -> torch.Tensor:
+    return torch.randn((size_px,) * 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size_px", [31, 32])
+def test_a_map_correlates_with_itself_and_against_its_negative(size_px):
+    volume = noise(size_px, 0)
+    torch.testing.assert_close(fsc(volume, volume), torch.ones(size_px // 2 + 1).double())
+    torch.testing.assert_close(fsc(volume, -3 * volume), -torch.ones(size_px // 2 + 1).double())
+
+
+@pytest.mark.parametrize("size_px", [31, 32])
+def test_independent_noise_scatters_about_zero_as_one_over_the_root_of_the_count(size_px):
+    curve = fsc(noise(size_px, 0), noise(size_px, 1))
+    shells = torch.arange(5, size_px // 2)
+    expected = 1 / (2 * math.pi * shells.double() ** 2).sqrt()  # half the points are independent
+    z = curve[5 : size_px // 2] / expected
+    assert float(z.abs().max()) < 4
+    assert 0.4 < float(z.std()) < 1.6
+
+
+def test_the_curve_follows_the_signal_to_noise_ratio():
+    signal, n = 3 * noise(48, 0), 48
+    curve = fsc(signal + noise(n, 1), signal + noise(n, 2))
+    # SSNR 9 in every shell: FSC = 9 / (9 + 1).
+    torch.testing.assert_close(curve[6:23], torch.full((17,), 0.9).double(), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("turn", [(0, 1), (0, 2), (1, 2)])
+def test_the_curve_does_not_change_when_both_maps_are_turned(turn):
+    a, b = noise(32, 0), noise(32, 0) + noise(32, 1)
+    # Turning about the voxel corner of an even box shifts both maps alike.
+    turned = fsc(torch.rot90(a, 1, turn), torch.rot90(b, 1, turn))
+    torch.testing.assert_close(turned, fsc(a, b), atol=1e-6, rtol=0)
+
+
+def test_an_empty_map_has_no_correlation_and_no_nan():
+    curve = fsc(torch.zeros(16, 16, 16), noise(16, 0))
+    assert float(curve.abs().max()) == 0
+
+
+def frequencies(n: int) -> torch.Tensor:
+    return torch.arange(n, dtype=torch.float64) / 100.0
+
+
+def test_the_crossing_is_interpolated_between_shells():
+    curve = torch.tensor([1.0, 1.0, 0.9, 0.243, 0.043, 0.0, 0.0]).double()
+    assert resolution(curve, frequencies(7), 0.143) == pytest.approx(100 / 3.5)
+
+
+def test_a_single_unlucky_shell_does_not_end_the_curve():
+    curve = torch.tensor([1.0, 1.0, 0.1, 0.9, 0.8, 0.6, 0.1, 0.0, 0.0]).double()
+    assert 100 / 6 < resolution(curve, frequencies(9), 0.143) < 100 / 5
+
+
+def test_a_single_lucky_shell_beyond_the_end_does_not_extend_it():
+    curve = torch.tensor([1.0, 1.0, 0.9, 0.1, 0.0, 0.2, 0.0, 0.5, 0.0]).double()
+    assert 100 / 3 < resolution(curve, frequencies(9), 0.143) < 100 / 2
+
+
+def test_a_curve_that_never_falls_reaches_the_last_shell_and_one_without_signal_nothing():
+    assert resolution(torch.ones(9).double(), frequencies(9)) == pytest.approx(100 / 8)
+    assert resolution(torch.zeros(9).double(), frequencies(9)) == math.inf
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=40), st.floats(0.05, 0.95))
+def test_the_resolution_is_always_positive_and_never_finer_than_the_last_shell(values, threshold):
+    curve = torch.tensor(values, dtype=torch.float64)
+    value = resolution(curve, frequencies(len(values)), threshold)
+    assert value >= 100 / (len(values) - 1) - 1e-9
+
+
+@pytest.mark.parametrize("size_px", [31, 32])
+def test_randomised_phases_keep_amplitudes_and_low_resolution(size_px):
+    volume = noise(size_px, 0)
+    changed = randomise_phases(volume, 6, torch.Generator().manual_seed(1))
+    a, b = volume_to_half(volume), volume_to_half(changed)
+    torch.testing.assert_close(b.abs(), a.abs(), rtol=1e-3, atol=1e-3 * float(a.abs().max()))
+    curve = fsc(volume, changed)
+    assert float(curve[:6].min()) > 0.999
+    assert float(curve[8 : size_px // 2].abs().max()) < 0.35
+
+
+def test_the_correction_is_zero_where_only_the_mask_correlates():
+    masked = torch.tensor([1.0, 0.9, 0.7, 0.5, 0.5]).double()
+    randomised = torch.tensor([0.0, 0.0, 0.5, 0.5, 0.2]).double()
+    corrected = corrected_fsc(masked, randomised, 1)
+    torch.testing.assert_close(corrected, torch.tensor([1.0, 0.9, 0.7, 0.0, 0.375]).double())
+
+
+def test_a_tight_mask_on_noise_is_found_out():
+    size_px, mask = 48, sphere_mask(48, 6, 2)
+    common = low_pass(noise(size_px, 9), voxel_A=1.0, resolution_A=12.0) * 8
+    a, b = common + noise(size_px, 0), common + noise(size_px, 1)
+    curves = half_map_fsc(a, b, voxel_A=1.0, mask=mask, seed=3)
+    beyond = slice(10, 24)
+    # Tight masks smear low resolution into the shells beyond it: the correction takes it out.
+    assert float(curves.corrected[beyond].mean().abs()) < 0.1
+
+
+def test_without_mask_all_curves_are_the_plain_one():
+    curves = half_map_fsc(noise(16, 0), noise(16, 1), voxel_A=2.0)
+    assert torch.equal(curves.corrected, curves.unmasked)
+    assert torch.equal(curves.masked, curves.unmasked)
+    assert float(curves.frequency_per_A[-1]) == pytest.approx(8 / 32)
+
+
+def test_the_result_is_reproducible_by_its_seed():
+    mask = sphere_mask(24, 8)
+    args = (noise(24, 0), noise(24, 0) + noise(24, 1))
+    a, b = (half_map_fsc(*args, voxel_A=1.0, mask=mask, seed=5) for _ in range(2))
+    assert torch.equal(a.corrected, b.corrected)

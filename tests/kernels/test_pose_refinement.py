@@ -1,0 +1,185 @@
+import math
+
+import pytest
+import torch
+
+from cryorefine.fourier.band import make_band, phase_ramp
+from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
+from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.kernels import dispatch, reference
+from cryorefine.kernels.cpu import pick_separated
+from cryorefine.kernels.grid import make_slice_grid
+from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
+from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
+from cryorefine.model.phantom import make_phantom
+
+PIXEL_A = 3.5
+CLIMB = LevenbergMarquardt(
+    max_evaluations=15, max_shift_px=6.0, max_turn_rad=0.3, max_move_px=2.0, tolerance=1e-4
+)
+
+
+def make_problem(size_px: int, n: int, *, noise: float, turn_deg: float, move_px: float, seed=0):
+    """Images of a phantom with known poses, and starts away from them."""
+    generator = torch.Generator().manual_seed(seed)
+    atoms = make_phantom(parse_symmetry("c1"), diameter_A=0.75 * size_px * PIXEL_A, seed=3)
+    basis = scattering_basis(atoms, 0.6 / PIXEL_A)
+    volume = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=PIXEL_A)
+    band = make_band(size_px, size_px // 2 - 2, min_radius=0.5)
+    rotations = random_rotations(n, generator)
+    shifts = 1.5 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    slices = project_atoms(atoms, basis, rotations, band, PIXEL_A)
+    sigma = noise * float(slices.abs().square().mean().sqrt())
+    ctf = torch.cos(0.02 * band.radius**2)[None].expand(n, -1)
+    images = ctf * slices * phase_ramp(band, -shifts.float())
+    images = images + sigma * torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    tilt = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    tilt = tilt / tilt.norm(dim=1, keepdim=True) * math.radians(turn_deg)
+    k = torch.stack([band.kx, band.ky], -1)
+    problem = PoseProblem(
+        x=images / sigma,
+        c=ctf / sigma,
+        points=k.float(),
+        k_px=k,
+        image_size_px=size_px,
+        image_of=torch.arange(n),
+        rotations=matrix_from_rotvec(tilt) @ rotations,
+        shifts_px=shifts + move_px,
+        prior_shift_px=torch.zeros(n, 2, dtype=torch.float64),
+    )
+    return make_slice_grid(volume, size_px / 2), problem, rotations, shifts
+
+
+def test_poses_are_recovered_from_five_degrees_and_a_pixel_away():
+    grid, problem, rotations, shifts = make_problem(40, 30, noise=1.0, turn_deg=5, move_px=0.7)
+    found = dispatch.refine_poses(grid, problem, CLIMB)
+    angle = geodesic_angle(found.rotations, rotations)
+    shift = (found.shifts_px - shifts).norm(dim=1)
+    # As good as the noise allows: the inverse of the information is the least covariance.
+    least = torch.diagonal(torch.linalg.inv(found.information), dim1=1, dim2=2)
+    assert float(angle.median()) < 1.5 * float(least[:, :3].sum(1).sqrt().median())
+    assert float(shift.median()) < 1.5 * float(least[:, 3:].sum(1).sqrt().median())
+
+
+def test_without_noise_the_pose_is_found_to_a_tenth_of_a_degree():
+    # What is left is the interpolation's error of half a percent.
+    grid, problem, rotations, shifts = make_problem(40, 12, noise=0.02, turn_deg=3, move_px=0.3)
+    found = dispatch.refine_poses(grid, problem, CLIMB)
+    assert float(torch.rad2deg(geodesic_angle(found.rotations, rotations)).max()) < 0.1
+    assert float((found.shifts_px - shifts).norm(dim=1).max()) < 0.05
+
+
+@pytest.mark.parametrize("size_px", [31, 40])
+def test_the_cpu_kernel_climbs_as_the_reference_does(size_px):
+    grid, problem, _, _ = make_problem(size_px, 10, noise=1.0, turn_deg=3, move_px=0.4)
+    fast = dispatch.refine_poses(grid, problem, CLIMB)
+    slow = reference.refine_poses(grid, problem, CLIMB)
+    assert float(torch.rad2deg(geodesic_angle(fast.rotations, slow.rotations)).max()) < 0.1
+    assert float((fast.shifts_px - slow.shifts_px).norm(dim=1).max()) < 0.02
+    torch.testing.assert_close(fast.score, slow.score, rtol=1e-4, atol=0.05)
+    scale = slow.information.abs().amax((1, 2))[:, None, None]
+    torch.testing.assert_close(
+        fast.information / scale, slow.information / scale, rtol=0, atol=5e-3
+    )
+
+
+def test_the_score_is_the_log_likelihood_over_that_of_an_empty_image():
+    grid, problem, _, _ = make_problem(32, 6, noise=1.0, turn_deg=2, move_px=0.2)
+    only_score = LevenbergMarquardt(0, 6.0, 0.3, 2.0)
+    found = dispatch.refine_poses(grid, problem, only_score)
+    model = problem.c * reference.extract_slices(grid, problem.rotations, problem.points)
+    angle = problem.shifts_px @ problem.k_px.double().T * (2 * math.pi / 32)
+    model = model * torch.polar(torch.ones_like(angle), angle)
+    expected = problem.x.abs().square().sum(1) - (problem.x - model).abs().square().sum(1)
+    torch.testing.assert_close(found.score, expected.double(), rtol=1e-4, atol=0.01)
+    torch.testing.assert_close(found.rotations, problem.rotations)
+
+
+def test_the_score_never_falls_and_the_analytic_gradient_vanishes_at_the_top():
+    grid, problem, _, _ = make_problem(32, 8, noise=1.0, turn_deg=4, move_px=0.5)
+    before = dispatch.refine_poses(grid, problem, LevenbergMarquardt(0, 6.0, 0.3, 2.0))
+    after = dispatch.refine_poses(grid, problem, CLIMB)
+    assert bool((after.score >= before.score).all())
+    _, gradient, matrix = reference._normal_equations(
+        grid, problem, after.rotations, after.shifts_px
+    )
+    # What a further Newton step would still gain is far below one unit of log-likelihood.
+    gain = 0.5 * (gradient * torch.linalg.solve(matrix, gradient)).sum(1)
+    assert float(gain.abs().max()) < 0.1
+
+
+def test_shifts_never_leave_their_limit_and_say_when_they_reach_it():
+    grid, problem, _, shifts = make_problem(32, 8, noise=0.5, turn_deg=1, move_px=0.0)
+    limit = float(shifts.norm(dim=1).median())
+    climb = LevenbergMarquardt(10, limit, 0.3, 2.0)
+    start = shifts * (limit * 0.5 / shifts.norm(dim=1, keepdim=True)).clamp(max=1)
+    problem = PoseProblem(**{**problem.__dict__, "shifts_px": start})
+    for run in (dispatch.refine_poses, reference.refine_poses):
+        found = run(grid, problem, climb)
+        assert float(found.shifts_px.norm(dim=1).max()) <= limit * (1 + 1e-9)
+        assert bool(found.at_edge.any())
+        assert not bool(found.at_edge.all())
+
+
+def test_a_tight_prior_holds_the_shift():
+    grid, problem, _, _ = make_problem(32, 6, noise=1.0, turn_deg=1, move_px=0.0)
+    held = PoseProblem(**{**problem.__dict__, "prior_precision": 1e9})
+    for run in (dispatch.refine_poses, reference.refine_poses):
+        assert float(run(grid, held, CLIMB).shifts_px.abs().max()) < 1e-2
+
+
+def test_the_estimated_covariance_matches_the_scatter_of_the_errors():
+    grid, problem, rotations, shifts = make_problem(40, 200, noise=1.5, turn_deg=1, move_px=0.1)
+    found = dispatch.refine_poses(grid, problem, CLIMB)
+    error = torch.linalg.solve(torch.eye(5).double(), torch.zeros(200, 5).double()[..., None])[
+        ..., 0
+    ]
+    relative = rotations @ found.rotations.transpose(1, 2)
+    error[:, :3] = torch.stack(
+        [relative[:, 2, 1], relative[:, 0, 2], relative[:, 1, 0]], -1
+    )  # small angles
+    error[:, 3:] = shifts - found.shifts_px
+    chi2 = torch.einsum("na,nab,nb->n", error, found.information, error)
+    # Five degrees of freedom: the 95 % point of chi-square is 11.07.
+    inside = float((chi2 < 11.07).double().mean())
+    assert 0.88 <= inside <= 0.99
+
+
+def test_candidates_that_are_picked_stand_apart_modulo_symmetry():
+    group = parse_symmetry("d2")
+    rotations = random_rotations(300, torch.Generator().manual_seed(0))
+    score = torch.arange(300, 0, -1).float()[None]
+    index, kept = pick_separated(
+        torch.arange(300)[None].numpy(),
+        score.numpy(),
+        rotations.numpy(),
+        group.matrices.numpy(),
+        math.cos(math.radians(25)),
+        40,
+        1e9,
+    )
+    chosen = rotations[torch.from_numpy(index[0][index[0] >= 0])]
+    assert index[0, 0] == 0
+    assert kept[0, 0] == 300
+    n = len(chosen)
+    distance = group.distance(
+        chosen[:, None].expand(n, n, 3, 3), chosen[None].expand(n, n, 3, 3)
+    ).clone()
+    distance.fill_diagonal_(math.pi)
+    assert float(torch.rad2deg(distance.min())) >= 25 - 1e-6
+
+
+def test_picking_stops_at_the_window_and_at_the_count():
+    rotations = random_rotations(50, torch.Generator().manual_seed(0))
+    score = -torch.arange(50).float()[None]
+    args = (
+        torch.arange(50)[None].numpy(),
+        score.numpy(),
+        rotations.numpy(),
+        torch.eye(3)[None].double().numpy(),
+    )
+    index, _ = pick_separated(*args, 2.0, 50, 7.5)  # cosine 2: everything is apart
+    assert (index[0] >= 0).sum() == 8
+    index, kept = pick_separated(*args, 2.0, 5, 1e9)
+    assert index.tolist() == [[0, 1, 2, 3, 4]]
+    assert kept.shape == (1, 5)

@@ -1,0 +1,262 @@
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from cryorefine.refine import schedule
+from cryorefine.refine.schedule import (
+    Geometry,
+    coarse_resolution,
+    coarse_step,
+    next_sampling,
+)
+from cryorefine.refine.settings import make_settings
+from tests.builders import make_record
+
+GEOMETRY = Geometry(box_A=320.0, nyquist_A=2.5, radius_A=90.0, max_shift_A=32.0, group_order=1)
+
+
+def chosen(**values):
+    return make_settings({"particles": "p.star", "reference": ["m.mrc"], **values})
+
+
+def settled(iteration, **changes):
+    """Return a local iteration whose poses hardly moved."""
+    values = {
+        "mode": "local",
+        "resolution_A": 5.0,
+        "align_resolution_A": 4.5,
+        "median_turn_deg": 0.1,
+        "jumped_fraction": 0.0,
+        "median_sigma_rotation_deg": 1.0,
+    }
+    return make_record(iteration, **{**values, **changes})
+
+
+geometries = st.builds(
+    lambda box_px, voxel_A, radius, shift, order, tilt: Geometry(
+        box_A=box_px * voxel_A,
+        nyquist_A=2 * voxel_A,
+        radius_A=radius * box_px * voxel_A,
+        max_shift_A=shift * box_px * voxel_A,
+        group_order=order,
+        tilt_fraction=tilt,
+    ),
+    box_px=st.integers(16, 600),
+    voxel_A=st.floats(0.3, 8),
+    radius=st.floats(0.05, 0.5),
+    shift=st.floats(0.001, 0.5),
+    order=st.sampled_from([1, 2, 14, 24, 60]),
+    tilt=st.floats(0.01, 1),
+)
+
+
+@pytest.mark.parametrize("alignment", ["automatic", "global", "local"])
+def test_the_first_iteration_aligns_a_tenth_beyond_the_initial_low_pass(alignment):
+    sampling = next_sampling(chosen(alignment=alignment), GEOMETRY, [])
+    assert sampling.iteration == 1
+    assert sampling.align_resolution_A == pytest.approx(27.0)
+    assert not sampling.is_last
+    assert sampling.mode == ("local" if alignment == "local" else "global")
+
+
+@pytest.mark.parametrize(("lowpass_A", "align_A"), [(0.1, 2.5), (1e6, 320 / 3)])
+def test_the_first_alignment_stays_between_nyquist_and_a_third_of_the_box(lowpass_A, align_A):
+    sampling = next_sampling(chosen(initial_lowpass_angstrom=lowpass_A), GEOMETRY, [])
+    assert sampling.align_resolution_A == pytest.approx(align_A)
+
+
+def test_an_alignment_looks_a_tenth_beyond_the_last_resolution():
+    history = [make_record(1, resolution_A=20.0, align_resolution_A=27.0)]
+    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(18.0)
+
+
+def test_an_alignment_is_at_most_twice_as_fine_as_the_last():
+    history = [make_record(1, resolution_A=3.0, align_resolution_A=27.0)]
+    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(13.5)
+
+
+def test_an_alignment_becomes_coarser_again_if_the_resolution_does():
+    history = [make_record(1, resolution_A=30.0, align_resolution_A=15.0)]
+    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(27.0)
+
+
+def test_an_alignment_is_never_finer_than_nyquist():
+    history = [make_record(1, resolution_A=2.5, align_resolution_A=2.6)]
+    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(2.5)
+
+
+def test_halves_that_do_not_agree_at_all_keep_the_last_alignment():
+    history = [make_record(1, resolution_A=math.inf, align_resolution_A=27.0)]
+    sampling = next_sampling(chosen(), GEOMETRY, history)
+    assert sampling.align_resolution_A == pytest.approx(27.0)
+    assert math.isfinite(sampling.reconstruct_resolution_A)
+
+
+@pytest.mark.parametrize(
+    ("jumped", "mode"), [(0.5, "global"), (0.03, "global"), (0.0299, "local"), (0.0, "local")]
+)
+def test_an_automatic_run_turns_local_when_fewer_than_3_percent_jumped(jumped, mode):
+    history = [make_record(1), make_record(2, jumped_fraction=jumped)]
+    assert next_sampling(chosen(), GEOMETRY, history).mode == mode
+
+
+def test_an_automatic_run_stays_global_while_nobody_can_tell_how_many_jumped():
+    history = [make_record(1, jumped_fraction=math.nan, median_turn_deg=math.nan)]
+    assert next_sampling(chosen(), GEOMETRY, history).mode == "global"
+
+
+def test_an_automatic_run_never_turns_back_from_local():
+    history = [make_record(1), make_record(2, mode="local", jumped_fraction=0.9)]
+    assert next_sampling(chosen(), GEOMETRY, history).mode == "local"
+
+
+def test_a_settled_run_ends_with_one_last_iteration_up_to_nyquist():
+    history = [make_record(1), settled(2), settled(3)]
+    sampling = next_sampling(chosen(), GEOMETRY, history)
+    assert sampling.is_last
+    assert sampling.reconstruct_resolution_A == pytest.approx(2.5)
+    assert next_sampling(chosen(), GEOMETRY, [*history, settled(4)]) is None
+
+
+@pytest.mark.parametrize("last", [{"resolution_A": 3.0}, {"median_turn_deg": 9.0}])
+def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
+    history = [make_record(1), settled(2), settled(3)]
+    assert next_sampling(chosen(), GEOMETRY, [*history, settled(4, **last)]) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("the resolution gains", {"resolution_A": 4.9}),
+        ("the poses turn", {"median_turn_deg": 0.51}),
+        ("the search is global", {"mode": "global"}),
+        ("nobody knows how far poses turned", {"median_turn_deg": math.nan}),
+    ],
+)
+def test_a_run_goes_on_while(reason, changes):
+    history = [make_record(1), settled(2), settled(3, **changes)]
+    assert not next_sampling(chosen(), GEOMETRY, history).is_last, reason
+
+
+def test_a_gain_counts_against_the_best_resolution_so_far():
+    history = [settled(1, resolution_A=4.0), settled(2, resolution_A=6.0), settled(3)]
+    assert next_sampling(chosen(), GEOMETRY, history).is_last
+
+
+def test_two_iterations_are_too_few_to_end():
+    assert not next_sampling(chosen(), GEOMETRY, [settled(1), settled(2)]).is_last
+
+
+def test_before_the_last_iteration_maps_are_filled_some_way_beyond_the_alignment():
+    history = [make_record(1, resolution_A=20.0, align_resolution_A=27.0)]
+    sampling = next_sampling(chosen(), GEOMETRY, history)
+    shells = 320 / sampling.align_resolution_A
+    assert 320 / sampling.reconstruct_resolution_A == pytest.approx(max(1.6 * shells, shells + 10))
+
+
+@pytest.mark.parametrize("alignment", ["global", "local"])
+@pytest.mark.parametrize("n", [None, 1, 5])
+def test_global_and_local_runs_do_exactly_the_iterations_asked_for(alignment, n):
+    settings = chosen(alignment=alignment, iterations=n)
+    history = []
+    while (sampling := next_sampling(settings, GEOMETRY, history)) is not None:
+        assert sampling.mode == alignment
+        assert sampling.is_last == (sampling.iteration == (n or 3))
+        history.append(settled(sampling.iteration, mode=sampling.mode))
+    assert len(history) == (n or 3)
+
+
+def test_poses_that_are_kept_are_scored_once_up_to_nyquist():
+    settings = make_settings({"particles": "p.star", "alignment": "none"})
+    sampling = next_sampling(settings, GEOMETRY, [])
+    assert (sampling.mode, sampling.is_last) == ("none", True)
+    assert sampling.align_resolution_A == pytest.approx(2.5)
+    assert next_sampling(settings, GEOMETRY, [make_record(1, mode="none")]) is None
+
+
+outcomes = st.tuples(
+    st.floats(0.5, 500) | st.just(math.inf),
+    st.floats(0, 180) | st.just(math.nan),
+    st.floats(0, 1) | st.just(math.nan),
+    st.floats(0, 30),
+)
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    geometry=geometries,
+    history=st.lists(outcomes, min_size=30, max_size=30),
+    most=st.none() | st.integers(1, 29),
+    alignment=st.sampled_from(["automatic", "global", "local"]),
+)
+def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(
+    geometry, history, most, alignment
+):
+    settings = chosen(alignment=alignment, iterations=most)
+    records, samplings = [], []
+    while (sampling := next_sampling(settings, geometry, records)) is not None:
+        assert len(records) < settings.max_iterations
+        resolution_A, turn, jumped, sigma = history[len(records)]
+        samplings.append(sampling)
+        records.append(
+            make_record(
+                sampling.iteration,
+                mode=sampling.mode,
+                resolution_A=resolution_A,
+                align_resolution_A=sampling.align_resolution_A,
+                median_turn_deg=turn,
+                jumped_fraction=jumped,
+                median_sigma_rotation_deg=sigma,
+            )
+        )
+    assert [s.iteration for s in samplings] == list(range(1, len(samplings) + 1))
+    assert [s.is_last for s in samplings] == [False] * (len(samplings) - 1) + [True]
+    assert samplings[-1].reconstruct_resolution_A == pytest.approx(geometry.nyquist_A)
+    if alignment != "automatic":
+        assert len(samplings) == settings.max_iterations
+    modes = [s.mode for s in samplings]
+    assert modes == sorted(modes)  # global, then local
+    slack = 1 + 1e-6
+    for s in samplings:
+        assert geometry.nyquist_A <= s.align_resolution_A * slack
+        assert s.align_resolution_A <= geometry.box_A / 3 * slack
+        assert geometry.nyquist_A <= s.reconstruct_resolution_A * slack
+        assert s.reconstruct_resolution_A <= s.align_resolution_A * slack
+        assert s.align_resolution_A <= s.coarse_resolution_A * slack
+    for before, after in pairwise(samplings):
+        assert after.align_resolution_A * slack >= before.align_resolution_A / 2
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(geometry=geometries, fraction=st.floats(0, 1))
+def test_an_exhaustive_search_is_as_fine_as_it_can_be_afforded(geometry, fraction):
+    align_A = geometry.nyquist_A + fraction * (geometry.box_A / 3 - geometry.nyquist_A)
+    coarse_A = coarse_resolution(align_A, geometry)
+    shell = round(geometry.box_A / coarse_A)
+    assert coarse_A >= align_A * (1 - 1e-6)
+    assert geometry.box_A / coarse_A == pytest.approx(shell)
+
+    def cost(s):
+        return schedule._coarse_operations(geometry.box_A / s, geometry)
+
+    if shell > 3:
+        assert cost(shell) <= schedule._COARSE_OPERATIONS
+    if geometry.box_A / (shell + 1) > align_A * (1 + 1e-5):
+        assert cost(shell + 1) > schedule._COARSE_OPERATIONS
+
+
+def test_small_and_symmetric_particles_search_finer_than_large_asymmetric_ones():
+    large = coarse_resolution(8.0, GEOMETRY)
+    small = coarse_resolution(8.0, Geometry(160.0, 2.5, 45.0, 8.0, 1))
+    symmetric = coarse_resolution(8.0, Geometry(320.0, 2.5, 90.0, 32.0, 60))
+    assert small < large
+    assert symmetric < large
+
+
+def test_neighbours_on_the_coarse_grid_differ_by_one_resolution_across_the_particle():
+    assert coarse_step(18.0, GEOMETRY) == pytest.approx(18.0 / 180.0)
+    assert coarse_step(1e6, GEOMETRY) == pytest.approx(math.radians(30))

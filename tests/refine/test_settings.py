@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cryorefine.refine.settings import (
+    RefineSettings,
+    load_settings,
+    make_settings,
+    save_settings,
+)
+from tests.builders import refused
+
+LEAST = {"particles": "p.star", "reference": ["map.mrc"]}
+
+
+def test_only_particles_must_be_given():
+    settings = make_settings({"particles": "p.star"})
+    assert settings.particles == Path("p.star")
+    assert settings.reference == ()
+    with refused("--particles Field required"):
+        make_settings({})
+
+
+def test_what_is_not_said_has_its_documented_default():
+    settings = make_settings(LEAST)
+    assert settings.symmetry == "c1"
+    assert settings.alignment == "automatic"
+    assert settings.initial_lowpass_angstrom == 30
+    assert settings.max_shift_percent == 10
+    assert (settings.min_tilt_deg, settings.max_tilt_deg) == (0, 180)
+    assert settings.fsc_criterion == 0.143
+    assert settings.ctf
+    assert settings.seed == 0
+    unset = ("iterations", "particle_radius_px", "mask", "compare_to", "threads")
+    assert [getattr(settings, name) for name in unset] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("alignment", "iterations", "expected"),
+    [
+        ("automatic", None, 25),
+        ("automatic", 7, 7),
+        ("global", None, 3),
+        ("local", None, 3),
+        ("local", 1, 1),
+    ],
+)
+def test_the_number_of_iterations_follows_the_alignment_unless_given(
+    alignment, iterations, expected
+):
+    settings = make_settings({**LEAST, "alignment": alignment, "iterations": iterations})
+    assert settings.max_iterations == expected
+
+
+def test_every_setting_is_described():
+    assert all(info.description for info in RefineSettings.model_fields.values())
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError):
+        make_settings(LEAST).seed = 1
+
+
+def test_an_unknown_setting_is_refused_by_name():
+    with refused("run.toml: --symetry no such setting", "c4"):
+        make_settings({**LEAST, "symetry": "c4"}, where="run.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", 0),
+        ("iterations", 2.5),
+        ("particle_radius_px", 0),
+        ("initial_lowpass_angstrom", -1),
+        ("initial_lowpass_angstrom", float("nan")),
+        ("reference_voxel_angstrom", 0),
+        ("max_shift_percent", 51),
+        ("min_tilt_deg", -1),
+        ("max_tilt_deg", 181),
+        ("fsc_criterion", 1),
+        ("fsc_criterion", "high"),
+        ("seed", -1),
+        ("threads", 0),
+        ("alignment", "both"),
+        ("ctf", "perhaps"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_option_with_what_was_given(name, value):
+    with refused("--" + name.replace("_", "-"), f"(given: {value})"):
+        make_settings({**LEAST, name: value})
+
+
+def test_three_maps_are_refused():
+    with refused("--reference"):
+        make_settings({**LEAST, "reference": ["a.mrc", "b.mrc", "c.mrc"]})
+
+
+def test_all_problems_are_listed_at_once():
+    with refused("--seed", "--fsc-criterion", "--colour no such setting", "--particles"):
+        make_settings({"reference": ["m.mrc"], "seed": -1, "fsc_criterion": 2, "colour": "red"})
+
+
+@pytest.mark.parametrize(("low", "high"), [(100, 80), (90, 90), (0, 0), (180, 180)])
+def test_a_smallest_tilt_that_is_not_below_the_largest_is_refused(low, high):
+    with refused("--min-tilt-deg", f"{low} is not below --max-tilt-deg ({high})"):
+        make_settings({**LEAST, "min_tilt_deg": low, "max_tilt_deg": high})
+
+
+paths = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0") | st.sampled_from("\"'\\#\n\t=[]"),
+    min_size=1,
+    max_size=12,
+).map(Path)
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    values=st.fixed_dictionaries(
+        {"particles": paths, "reference": st.lists(paths, min_size=1, max_size=2)},
+        optional={
+            "symmetry": st.sampled_from(["c1", "d7", "i2"]),
+            "alignment": st.sampled_from(["automatic", "global", "local"]),
+            "iterations": st.integers(1, 1000),
+            "particle_radius_px": st.floats(1e-6, 1e9),
+            "initial_lowpass_angstrom": st.floats(0, 1e30, exclude_min=True),
+            "mask": paths,
+            "max_tilt_deg": st.floats(1, 180),
+            "ctf": st.booleans(),
+            "compare_to": paths,
+            "seed": st.integers(0, 2**63 - 1),
+        },
+    )
+)
+def test_settings_survive_their_toml_file_exactly(values, tmp_path):
+    settings = make_settings(values)
+    save_settings(tmp_path / "settings.toml", settings)
+    assert make_settings(load_settings(tmp_path / "settings.toml")) == settings
+
+
+def test_the_toml_file_describes_each_setting_and_keeps_unset_ones_as_comments(tmp_path):
+    save_settings(tmp_path / "settings.toml", make_settings({**LEAST, "seed": 5}))
+    lines = (tmp_path / "settings.toml").read_text().splitlines()
+    for name, info in RefineSettings.model_fields.items():
+        assert f"# {info.description}" in lines
+        assert any(line.removeprefix("# ").startswith(f"{name} =") for line in lines)
+    assert "seed = 5" in lines
+    assert "# mask =" in lines
+
+
+def test_a_settings_file_that_is_missing_or_not_toml_is_refused(tmp_path):
+    with refused("gone.toml: no such settings file"):
+        load_settings(tmp_path / "gone.toml")
+    with refused(f"{tmp_path}: cannot be read"):
+        load_settings(tmp_path)
+    path = tmp_path / "a.toml"
+    for content in (b"seed = = 1\n", b"\xff\xfe\n", b'a = "x\n'):
+        path.write_bytes(content)
+        with refused("a.toml: not a TOML file"):
+            load_settings(path)
