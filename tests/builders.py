@@ -226,6 +226,7 @@ def make_state(
         poses=poses,
         references=pair(),
         is_scaled=iteration > 0,
+        group_scale=((1.0,) * n_groups, (1.25,) * n_groups),
         noise=(spectra(), spectra()),
         halves=halves,
         mask=mask,

@@ -10,7 +10,7 @@ from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
-from cryorefine.io.star import read_star
+from cryorefine.io.star import read_star, write_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.particles.relion import read_relion
 from cryorefine.refine.checkpoint import load_state
@@ -238,34 +238,34 @@ def test_local_alignment_improves_given_poses(small_set, tmp_path):
     assert np.median(shift) < 0.5 * 3.6
 
 
-def test_several_optics_groups_of_different_sampling_refine_together(tmp_path):
-    """Half of the particles at another pixel size and box, as one run."""
+def joined(folders, star):
+    """Write one STAR file of several simulated sets, each an optics group of its own."""
+    blocks = [read_star(f / "particles.star") for f in folders]
+    counts = [len(b["particles"]) for b in blocks]
+    optics, particles = (
+        {k: np.concatenate([b[name].columns[k] for b in blocks]) for k in blocks[0][name].columns}
+        for name in ("optics", "particles")
+    )
+    numbers = np.arange(1, len(blocks) + 1)
+    optics["rlnOpticsGroup"] = numbers
+    particles["rlnOpticsGroup"] = np.repeat(numbers, counts)
+    for label, form in (
+        ("rlnImageName", lambda f, v: f"{v.split('@')[0]}@{f / 'particles.mrcs'}"),
+        ("rlnMicrographName", lambda f, v: f"{f.name}/{v}"),
+    ):
+        values = [
+            form(f, v)
+            for f, b in zip(folders, blocks, strict=True)
+            for v in b["particles"].text(label)
+        ]
+        particles[label] = np.array(values)
+    write_star(star, {"optics": optics, "particles": particles})
+
+
+def test_optics_groups_of_different_sampling_refine_together(tmp_path):
     first = simulate_set(tmp_path / "first", particles=120, seed=1)
     second = simulate_set(tmp_path / "second", particles=120, box_px=40, pixel_angstrom=4.4, seed=1)
-    blocks = [read_star(f / "particles.star") for f in (first, second)]
-    from cryorefine.io.star import write_star
-
-    optics = {
-        k: np.concatenate([b["optics"].columns[k] for b in blocks])
-        for k in blocks[0]["optics"].columns
-    }
-    optics["rlnOpticsGroup"] = np.array([1, 2])
-    particles = {
-        k: np.concatenate([b["particles"].columns[k] for b in blocks])
-        for k in blocks[0]["particles"].columns
-    }
-    particles["rlnOpticsGroup"] = np.repeat([1, 2], 120)
-    names = [
-        f"{n.split('@')[0]}@{f / 'particles.mrcs'}"
-        for f, b in zip((first, second), blocks, strict=True)
-        for n in b["particles"].text("rlnImageName")
-    ]
-    particles["rlnImageName"] = np.array(names)
-    micrographs = [
-        f"{g}_{m}" for g, b in enumerate(blocks) for m in b["particles"].text("rlnMicrographName")
-    ]
-    particles["rlnMicrographName"] = np.array(micrographs)
-    write_star(tmp_path / "both.star", {"optics": optics, "particles": particles})
+    joined((first, second), tmp_path / "both.star")
     settings = settings_for(first, particles=tmp_path / "both.star", iterations=6)
     summary = refine(settings, tmp_path / "run")
     assert summary["voxel_A"] == pytest.approx(3.6)
@@ -282,9 +282,21 @@ def test_several_optics_groups_of_different_sampling_refine_together(tmp_path):
         assert float(torch.rad2deg(angle.median())) < 3.0
 
 
+def test_the_relative_grey_scale_of_optics_groups_is_found(tmp_path):
+    faint = simulate_set(tmp_path / "faint", particles=120, snr=0.05)
+    strong = simulate_set(tmp_path / "strong", particles=120, snr=0.2)
+    joined((faint, strong), tmp_path / "both.star")
+    settings = settings_for(faint, particles=tmp_path / "both.star", iterations=3)
+    refine(settings, tmp_path / "run")
+    state, _ = load_state(tmp_path / "run", 3)
+    for scales in state.group_scale:
+        # Four times the signal's variance over noise of one variance: twice the amplitude.
+        assert scales[1] / scales[0] == pytest.approx(2.0, rel=0.1)
+        assert np.mean(scales) == pytest.approx(1.0, abs=0.02)
+
+
 def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tmp_path):
     blocks = read_star(small_set / "particles.star")
-    from cryorefine.io.star import write_star
 
     optics = {k: np.concatenate([v, v]) for k, v in blocks["optics"].columns.items()}
     optics["rlnOpticsGroup"] = np.array([1, 2])

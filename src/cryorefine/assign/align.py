@@ -78,6 +78,8 @@ class BatchPoses:
         Normalised correlation of image and model over the band, noise-weighted.
     scale
         Least-squares amplitude of the model in the image.
+    model_power
+        Noise-weighted power of the model: the weight of ``scale`` in a least-squares mean.
     sigma_rotation_rad, sigma_shift_px
         Standard deviations from the Gauss-Newton matrix: of the angle (root mean square over
         three axes) and of a shift component.
@@ -92,6 +94,7 @@ class BatchPoses:
     n_effective: Float[Tensor, "b"]
     correlation: Float[Tensor, "b"]
     scale: Float[Tensor, "b"]
+    model_power: Float[Tensor, "b"]
     sigma_rotation_rad: Float[Tensor, "b"]
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
@@ -316,7 +319,7 @@ def _choose(
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
     entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
-    correlation, scale = _agreement(grid, view, x, c, rotations, shifts)
+    correlation, scale, power = _agreement(grid, view, x, c, rotations, shifts)
     return BatchPoses(
         rotations=rotations,
         shifts_px=shifts,
@@ -325,6 +328,7 @@ def _choose(
         n_effective=entropy.exp(),
         correlation=correlation,
         scale=scale,
+        model_power=power,
         sigma_rotation_rad=sigma_rotation,
         sigma_shift_px=sigma_shift,
         at_edge=found.at_edge[best],
@@ -361,12 +365,13 @@ def _into_band(
 
 def _agreement(
     grid: SliceGrid, view: GroupBand, x: Tensor, c: Tensor, rotations: Tensor, shifts_px: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return correlation and amplitude of the model at given poses."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return correlation, amplitude and power of the model at given poses."""
     first = view.band.prefix(0)
     model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
     centred = (x * phase_ramp(view.band, shifts_px.float()))[:, first:]
     cross = (centred.real * model.real + centred.imag * model.imag).double().sum(1)
     power = model.abs().square().double().sum(1)
     energy = centred.abs().square().double().sum(1)
-    return cross / (power * energy).sqrt().clamp_min(1e-20), cross / power.clamp_min(1e-20)
+    correlation = cross / (power * energy).sqrt().clamp_min(1e-20)
+    return correlation, cross / power.clamp_min(1e-20), power

@@ -76,6 +76,7 @@ def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any)
     arrays: dict[str, Any] = dict(extra)
     arrays["iteration"] = np.array(state.iteration)
     arrays["is_scaled"] = np.array(state.is_scaled)
+    arrays["group_scale"] = np.array(state.group_scale)
     arrays["history"] = np.array(json.dumps([dataclasses.asdict(r) for r in state.history]))
     for half, spectra in enumerate(state.noise, 1):
         for g, spectrum in enumerate(spectra):
@@ -163,6 +164,10 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
         poses=poses,
         references=references,  # type: ignore[arg-type]
         is_scaled=bool(arrays["is_scaled"]),
+        group_scale=(
+            tuple(arrays["group_scale"][0].tolist()),
+            tuple(arrays["group_scale"][1].tolist()),
+        ),
         noise=noise,  # type: ignore[arg-type]
         halves=halves,  # type: ignore[arg-type]
         mask=mask,

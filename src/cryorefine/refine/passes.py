@@ -1,7 +1,7 @@
 """The two passes over all particles that an iteration makes: assign poses, rebuild half maps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,16 +45,18 @@ class _Batch:
     c: Float[Tensor, "b p"]
 
 
-def _views(inputs: Inputs, resolution_A: float) -> tuple[GroupBand, ...]:
-    return tuple(
-        make_group_band(
+def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
+    """Return each optics group's band, its amplitude times the group's scale in that half."""
+    views = []
+    for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
+        view = make_group_band(
             group,
             volume_size_px=inputs.size_px,
             voxel_A=inputs.voxel_A,
             resolution_A=resolution_A,
         )
-        for group in inputs.optics
-    )
+        views.append(replace(view, amplitude=view.amplitude * scale))
+    return views
 
 
 def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Batch]:
@@ -118,19 +120,24 @@ def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
     return float(mine.square().mean().sqrt().clamp(inputs.voxel_A, limit))
 
 
-def find_grey_scale(inputs: Inputs, state: State, sampling: Sampling, half: int) -> float:
+def find_grey_scale(
+    inputs: Inputs, state: State, sampling: Sampling, half: int
+) -> tuple[float, tuple[float, ...]]:
     """Return what a half's reference must be multiplied with to be on its images' grey scale.
 
-    A sample of images is compared with all coarse orientations, each at its own best amplitude;
-    the amplitudes at the best ones are averaged with the weight of least squares.
+    A sample of images of each optics group is compared with all coarse orientations, each at its
+    own best amplitude; the amplitudes at the best ones are averaged with the weight of least
+    squares.
 
     Returns
     -------
-    The factor; 0 if the reference explains nothing in the images.
+    factor, group_scale
+        The factor, 0 if the reference explains nothing in the images; and each optics group's
+        amplitude relative to it.
     """
-    views = _views(inputs, sampling.align_resolution_A)
+    views = _views(inputs, state, half, sampling.align_resolution_A)
     grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
-    cross = power = 0.0
+    cross, power = np.zeros(len(views)), np.zeros(len(views))
     for g, view in enumerate(views):
         rows = inputs.rows(half, g)[:_SCALE_SAMPLE]
         if len(rows) == 0:
@@ -156,9 +163,25 @@ def find_grey_scale(inputs: Inputs, state: State, sampling: Sampling, half: int)
                 first = view.band.prefix(0)
                 centred = centre(view, x, shifts_px)[:, first:]
                 model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
-            cross += float((centred.conj() * model).real.double().sum())
-            power += float(model.abs().square().double().sum())
-    return max(cross / power, 0.0) if power > 0 else 0.0
+            cross[g] += float((centred.conj() * model).real.double().sum())
+            power[g] += float(model.abs().square().double().sum())
+    return _common_factor(
+        cross, power, np.array([len(inputs.rows(half, g)) for g in range(len(views))])
+    )
+
+
+def _common_factor(
+    cross: np.ndarray, power: np.ndarray, counts: np.ndarray
+) -> tuple[float, tuple[float, ...]]:
+    """Split amplitudes per optics group into a common factor and relative ones of mean 1."""
+    known = (power > 0) & (cross > 0)
+    if not known.any():
+        return 0.0, (1.0,) * len(cross)
+    common = float(cross[known].sum() / power[known].sum())
+    # Groups without particles, or that the reference explains nothing of, are taken as average.
+    relative = np.where(known, cross / np.where(power > 0, power, 1.0) / common, 1.0)
+    mean = float(np.average(relative, weights=np.maximum(counts, 1e-9)))
+    return common * mean, tuple((relative / mean).tolist())
 
 
 def _previous(state: State, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
@@ -168,16 +191,26 @@ def _previous(state: State, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, 
     return state.poses.rotations[index], state.poses.shift_A[index] / view.group.pixel_A
 
 
-def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> Poses:
-    """Find every particle's pose against its own half's reference."""
+def assign_poses(
+    inputs: Inputs, state: State, sampling: Sampling, events: EventLog
+) -> tuple[Poses, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Find every particle's pose against its own half's reference.
+
+    Returns
+    -------
+    poses, group_scale
+        And the amplitudes of the optics groups by half, measured at these poses.
+    """
     n = len(inputs.table)
+    power = torch.zeros(n, dtype=torch.float64)
+    group_scale = []
     rotations = torch.zeros(n, 3, 3, dtype=torch.float64)
     shift_A = torch.zeros(n, 2, dtype=torch.float64)
     quality: dict[str, Tensor] = {}
-    views = _views(inputs, sampling.align_resolution_A)
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = 0
     for half in (1, 2):
+        views = _views(inputs, state, half, sampling.align_resolution_A)
         grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
         sigma_A = _shift_sigma_A(inputs, state, half)
         for g, view in enumerate(views):
@@ -216,14 +249,29 @@ def assign_poses(inputs: Inputs, state: State, sampling: Sampling, events: Event
                 index = torch.from_numpy(batch.rows)
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
+                power[index] = found.model_power
                 _store(quality, index, n, found, view.group.pixel_A)
                 done += len(batch.rows)
                 events.emit("progress", stage=stage, done=done, total=n)
-    for half in (1, 2):
+        group_scale.append(_updated_scale(inputs, state, half, quality["scale"], power))
         # References are damped where they are unsure: only ratios of amplitudes mean anything.
         mine = torch.from_numpy(inputs.half == half)
         quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
-    return Poses(rotations, shift_A, quality)
+    return Poses(rotations, shift_A, quality), (group_scale[0], group_scale[1])
+
+
+def _updated_scale(
+    inputs: Inputs, state: State, half: int, scale: Tensor, power: Tensor
+) -> tuple[float, ...]:
+    """Return the optics groups' amplitudes, from their particles' least-squares amplitudes."""
+    cross_g, power_g, counts = [], [], []
+    for g, old in enumerate(state.group_scale[half - 1]):
+        rows = torch.from_numpy(inputs.rows(half, g))
+        # The measured amplitude is relative to a model that had the old one.
+        cross_g.append(old * float((scale[rows] * power[rows]).sum()))
+        power_g.append(float(power[rows].sum()))
+        counts.append(len(rows))
+    return _common_factor(np.array(cross_g), np.array(power_g), np.array(counts))[1]
 
 
 def _store(
@@ -273,11 +321,11 @@ def reconstruct_halves(
     sums, noise
         Per half; the noise spectra keep their old values beyond ``resolution_A``.
     """
-    views = _views(inputs, resolution_A)
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
     copies = min(_COPIES, torch.get_num_threads())
     for half in (1, 2):
+        views = _views(inputs, state, half, resolution_A)
         grid = None
         if model_resolution_A is not None:
             grid = reference_grid(inputs, state.references[half - 1], model_resolution_A)

@@ -327,6 +327,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
         poses=poses,
         references=start,
         is_scaled=False,
+        group_scale=((1.0,) * len(inputs.optics), (1.0,) * len(inputs.optics)),
         noise=(noise[0], noise[1]),
         halves=None,
         mask=None,

@@ -125,6 +125,9 @@ class State:
         Whether the references are on the images' grey scale.
     noise
         Noise variance per coefficient, by half, optics group and shell of the group's images.
+    group_scale
+        Amplitude of each optics group's images relative to the others of the half, by half and
+        group; the mean over particles is 1.
     halves
         Raw half maps; None before the first reconstruction.
     mask
@@ -140,6 +143,7 @@ class State:
     references: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]
     is_scaled: bool
     noise: tuple[tuple[Float[Tensor, "_"], ...], tuple[Float[Tensor, "_"], ...]]
+    group_scale: tuple[tuple[float, ...], tuple[float, ...]]
     halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None
     mask: Float[Tensor, "z y x"] | None
     evaluation: Evaluation | None

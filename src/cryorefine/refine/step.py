@@ -25,7 +25,8 @@ _SHELLS_BEYOND = 3
 def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
     state = scale_references(inputs, state, sampling, events)
-    poses = assign_poses(inputs, state, sampling, events)
+    poses, group_scale = assign_poses(inputs, state, sampling, events)
+    state = dataclasses.replace(state, group_scale=group_scale)
     sums, noise = reconstruct_halves(
         inputs,
         state,
@@ -48,6 +49,7 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
         references=references,
         is_scaled=True,
         noise=noise,
+        group_scale=group_scale,
         halves=halves,
         mask=mask,
         evaluation=evaluation,
@@ -93,7 +95,8 @@ def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: E
     """Bring references of unknown grey scale to that of the images, each half by its own."""
     if state.is_scaled:
         return state
-    factors = [find_grey_scale(inputs, state, sampling, half) for half in (1, 2)]
+    found = [find_grey_scale(inputs, state, sampling, half) for half in (1, 2)]
+    factors = [factor for factor, _ in found]
     events.emit("grey_scale", half1=factors[0], half2=factors[1])
     for half, factor in enumerate(factors, 1):
         if factor == 0:
@@ -104,7 +107,8 @@ def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: E
     references = tuple(
         volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
     )
-    return dataclasses.replace(state, references=references, is_scaled=True)
+    scales = (found[0][1], found[1][1])
+    return dataclasses.replace(state, references=references, group_scale=scales, is_scaled=True)
 
 
 def evaluate_halves(
