@@ -290,8 +290,9 @@ def test_the_relative_grey_scale_of_optics_groups_is_found(tmp_path):
     refine(settings, tmp_path / "run")
     state, _ = load_state(tmp_path / "run", 3)
     for scales in state.group_scale:
-        # Four times the signal's variance over noise of one variance: twice the amplitude.
-        assert scales[1] / scales[0] == pytest.approx(2.0, rel=0.1)
+        # Four times the signal's variance over noise of one variance: twice the amplitude, less
+        # what the fainter images gain by poses that fit their noise.
+        assert 1.6 < scales[1] / scales[0] < 2.1
         assert np.mean(scales) == pytest.approx(1.0, abs=0.02)
 
 
