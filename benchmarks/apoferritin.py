@@ -2,10 +2,10 @@
 
     python benchmarks/apoferritin.py DATA/apoferritin_10146 DATA/models/6z6u.pdb.gz --output RUN
 
-The number that counts is the mean FSC of the averaged raw half maps against the model over the shells
-from 16 to 6 Å, within a soft mask made from the model (blurred by 4 px, 12 % of the maximum, grown by
-2 px, 6 px cosine edge). ``--coarse-operations`` and ``--settled-fraction`` change what
-``refine/schedule.py`` fixes, to show why it fixes it so.
+The number that counts is the mean FSC of the averaged raw half maps against the model over the
+shells from 16 to 6 Å, within a soft mask made from the model (blurred by 4 px, 12 % of the
+maximum, grown by 2 px, 6 px cosine edge). ``--coarse-operations`` and ``--settled-fraction`` change
+what ``refine/schedule.py`` fixes, to show why it fixes it so.
 """
 
 import argparse
@@ -78,9 +78,8 @@ def main() -> None:
         print(f"{1 / frequency[s]:6.2f} {curve[s]:10.2f} {halves[s]:14.2f}")
     print(f"mean FSC against the model, 16 to 6 Å: {float(curve[chosen].mean()):.3f}")
     print(f"half maps within the model's mask: {resolution(halves, frequency):.2f} Å")
-    print(
-        f"reported: {summary['resolution_A']:.2f} Å, unmasked {summary['resolution_unmasked_A']:.2f} Å"
-    )
+    print(f"reported: {summary['resolution_A']:.2f} Å, "
+          f"unmasked {summary['resolution_unmasked_A']:.2f} Å")  # fmt: skip
     print(f"cost: {summary['cpu_s']:.0f} s CPU, {summary['peak_rss_bytes'] / 1e9:.2f} GB, "
           f"{summary['iterations']} iterations")  # fmt: skip
 

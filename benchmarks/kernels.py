@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py [--box 128] [--threads 1]
 
-Prints nanoseconds per sample (CPU time, the best of several runs) and the relative error against a
-non-uniform FFT. The trilinear kernel on a doubled grid, the field's usual choice, is here to compare
-with and nowhere in the program.
+Prints nanoseconds per sample (CPU time, the best of several runs) and the relative error against
+a non-uniform FFT. The trilinear kernel on a doubled grid, the field's usual choice, is here to
+compare with and nowhere in the program.
 """
 
 import argparse
@@ -111,14 +111,16 @@ def main() -> None:
     value = error(dispatch.extract_slices(grid, rotations, points).numpy())
     megabytes = grid.values.numel() * 8 / 1e6
     print(
-        f"slices, Kaiser-Bessel 3 at 1.5x  {spent / samples * 1e9:7.1f} ns  error {value:.2e}  {megabytes:.0f} MB"
+        f"slices, Kaiser-Bessel 3 at 1.5x  {spent / samples * 1e9:7.1f} ns"
+        f"  error {value:.2e}  {megabytes:.0f} MB"
     )
     doubled, centre = trilinear_grid(volume)
     out = np.empty((options.images, len(band)), np.complex64)
     arrays = (rotations.numpy().astype(np.float32), points.numpy())
     spent = best_cpu_s(lambda: trilinear(doubled, centre, *arrays, out))
     print(
-        f"slices, trilinear at 2x          {spent / samples * 1e9:7.1f} ns  error {error(out):.2e}  {doubled.nbytes / 1e6:.0f} MB"
+        f"slices, trilinear at 2x          {spent / samples * 1e9:7.1f} ns"
+        f"  error {error(out):.2e}  {doubled.nbytes / 1e6:.0f} MB"
     )
     values = torch.from_numpy(out)
     weights = values.real.abs()
@@ -143,9 +145,8 @@ def main() -> None:
     print(f"preparing a reference            {spent * 1e3:7.0f} ms")
     a, b = torch.randn(2000, 400), torch.randn(400, 6000)
     spent = best_cpu_s(lambda: a @ b, 5)
-    print(
-        f"matrix product                   {2 * 2000 * 400 * 6000 / spent / 1e9:7.1f} GFLOP/s of CPU time"
-    )
+    rate = 2 * 2000 * 400 * 6000 / spent / 1e9
+    print(f"matrix product                   {rate:7.1f} GFLOP/s of CPU time")
     images = torch.randn(256, n, n)
     spent = best_cpu_s(lambda: torch.fft.rfft2(images), 5)
     print(f"FFT of an image                  {spent / 256 * 1e6:7.0f} µs")

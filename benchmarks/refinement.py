@@ -99,13 +99,15 @@ def main() -> None:
     ours = truth_resolution_A(found, data / "truth_map.mrc")
     limit = truth_resolution_A(best, data / "truth_map.mrc")
     print(f"pose error, median      {np.median(angle):.2f}°  {np.median(shift):.2f} Å "
-          f"({np.median(shift) / pixel:.2f} px), beyond 10°: {100 * np.mean(angle > 10):.1f} %")  # fmt: skip
+          f"({np.median(shift) / pixel:.2f} px), "
+          f"beyond 10°: {100 * np.mean(angle > 10):.1f} %")  # fmt: skip
     print(f"FSC 0.5 against truth   {ours:.2f} Å, with the true poses {limit:.2f} Å "
           f"({100 * (ours / limit - 1):+.1f} %)")  # fmt: skip
     print(f"resolution reported     {summary['resolution_A']:.2f} Å "
           f"(unmasked {summary['resolution_unmasked_A']:.2f} Å)")  # fmt: skip
     print(f"cost                    {summary['cpu_s']:.0f} s CPU, {summary['wall_s']:.0f} s wall, "
-          f"{summary['peak_rss_bytes'] / 1e9:.2f} GB, {summary['iterations']} iterations")  # fmt: skip
+          f"{summary['peak_rss_bytes'] / 1e9:.2f} GB, "
+          f"{summary['iterations']} iterations")  # fmt: skip
     if options.keep is None:
         shutil.rmtree(work)
 
