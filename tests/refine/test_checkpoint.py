@@ -178,3 +178,13 @@ def test_a_damaged_map_of_a_checkpoint_is_refused_by_name(tmp_path, name, how):
     damage(path, how)
     with refused(str(path)):
         load_state(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["history", "group_scale", "noise_2_0", "curve_masked"])
+def test_a_checkpoint_of_another_version_is_refused_with_what_it_lacks(tmp_path, name):
+    path = save(tmp_path, make_state(1)) / "state.npz"
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files if key != name}
+    np.savez(path, **arrays)
+    with refused(f"lacks '{name}'", "the one before"):
+        load_state(tmp_path, 1)

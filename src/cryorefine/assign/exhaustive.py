@@ -16,7 +16,7 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = ["CoarseSearch", "make_coarse_search", "search_coarse", "shift_grid"]
 
-_BLOCK_BYTES = 128 << 20
+_BLOCK_BYTES = 48 << 20
 
 
 @dataclass(frozen=True, eq=False)

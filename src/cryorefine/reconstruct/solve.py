@@ -1,5 +1,6 @@
 """Turn sums of weighted slices into a volume."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from cryorefine.reconstruct.symmetrise import symmetrise_grid
 
 __all__ = ["FoldedSums", "fold", "solve"]
 
+_SLAB = 16
 _FLOOR = 1e-3
 """Least regularisation, relative to a shell's mean weight: where nothing fell the map is zero."""
 
@@ -45,23 +47,28 @@ class FoldedSums:
     max_radius: float
     passes: int
 
-    def radius(self) -> Float[Tensor, "z y x"]:
-        """Return |k| of every grid point in cycles per box."""
+    def slabs(self) -> Iterator[tuple[slice, Float[Tensor, "a y x"]]]:
+        """Yield slabs of sections and |k| of their grid points in cycles per box.
+
+        What is computed from |k| would take several times the memory of the sums themselves.
+        """
         axis = torch.arange(-self.centre, self.centre + 1, dtype=torch.float32)
-        x = axis[self.centre :]
-        r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + x[None, None, :] ** 2
-        return r2.sqrt() / self.step
+        in_plane = axis[:, None] ** 2 + axis[None, self.centre :] ** 2
+        for start in range(0, len(axis), _SLAB):
+            z = axis[start : start + _SLAB, None, None]
+            yield slice(start, start + _SLAB), (in_plane + z**2).sqrt() / self.step
 
     def mean_weight(self) -> Float[Tensor, "s"]:
         """Return the mean weight over each shell: data per grid point, inverse noise variance."""
-        shell = self.radius().round().long().flatten()
         n = int(self.max_radius) + 2
-        inside = shell < n
-        total = torch.zeros(n, dtype=torch.float64)
-        count = torch.zeros(n, dtype=torch.float64)
-        total.index_add_(0, shell[inside], self.weights.flatten()[inside].double())
-        count.index_add_(0, shell[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
-        return total / count.clamp_min(1)
+        total = torch.zeros(n + 1, dtype=torch.float64)
+        count = torch.zeros(n + 1, dtype=torch.float64)
+        for slab, radius in self.slabs():
+            shell = radius.round().long().clamp_max(n).flatten()
+            weights = self.weights[slab].flatten().double()
+            total += torch.bincount(shell, weights, minlength=n + 1)
+            count += torch.bincount(shell, minlength=n + 1)
+        return total[:n] / count[:n].clamp_min(1)
 
 
 def fold(acc: Accumulator, group: SymmetryGroup) -> FoldedSums:
@@ -98,16 +105,16 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     .. [1] Scheres (2012) J. Struct. Biol. 180, 519.
     """
     padded, _, _ = grid_layout(sums.size_px, sums.max_radius)
-    radius = sums.radius()
     mean = sums.mean_weight().clamp_min(1e-30)
-    floor = interpolate_shells(mean * _FLOOR, radius)
-    if ssnr is None:
-        prior = floor
-    else:
-        curve = ssnr.double().clamp(1e-6, 1 / _FLOOR)
-        prior = interpolate_shells(mean, radius) / interpolate_shells(curve, radius).clamp_min(1e-6)
-        prior = torch.maximum(prior, floor)
-    edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
-    spectrum = sums.values / (sums.weights + prior).clamp_min(1e-30) * edge
+    curve = None if ssnr is None else ssnr.double().clamp(1e-6, 1 / _FLOOR)
+    spectrum = torch.empty_like(sums.values)
+    for slab, radius in sums.slabs():
+        expected = interpolate_shells(mean, radius)
+        prior = expected * _FLOOR
+        if curve is not None:
+            signal = interpolate_shells(curve, radius).clamp_min(1e-6)
+            prior = torch.maximum(expected / signal, prior)
+        edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
+        spectrum[slab] = sums.values[slab] * (edge / (sums.weights[slab] + prior).clamp_min(1e-30))
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)
     return volume / apodisation(sums.size_px, padded) ** sums.passes

@@ -124,13 +124,18 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
     try:
         with open(folder / "state.npz", "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
+        return _state(folder, arrays), arrays
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"the checkpoint cannot be read ({error})",
+            f"the checkpoint cannot be read ({reason})",
             where=str(folder / "state.npz"),
             do="remove this iteration's folder to resume from the one before",
         ) from None
+
+
+def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
+    history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
     references = tuple(read_volume(folder / f"reference{n}.mrc").data for n in (1, 2))
     halves = mask = evaluation = None
     if "evaluation" in arrays:
@@ -159,7 +164,7 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
         tuple(torch.from_numpy(arrays[f"noise_{half}_{g}"]) for g in range(n_groups))
         for half in (1, 2)
     )
-    state = State(
+    return State(
         iteration=int(arrays["iteration"]),
         poses=poses,
         references=references,  # type: ignore[arg-type]
@@ -174,4 +179,3 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
         evaluation=evaluation,
         history=history,
     )
-    return state, arrays

@@ -30,7 +30,7 @@ from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["assign_poses", "find_grey_scale", "reconstruct_halves", "reference_grid"]
 
-_BATCH_BYTES = 48 << 20
+_BATCH_BYTES = 32 << 20
 _LARGEST_BATCH = 128
 _SCALE_SAMPLE = 256
 _COPIES = 4

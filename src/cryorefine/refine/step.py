@@ -11,10 +11,12 @@ from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc
 from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import solve
+from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.passes import assign_poses, find_grey_scale, reconstruct_halves
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State
+from cryorefine.refine.threads import release_memory
 
 __all__ = ["evaluate_halves", "iterate", "reconstruct_start", "reference_ssnr"]
 
@@ -27,6 +29,7 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
     state = scale_references(inputs, state, sampling, events)
     poses, group_scale = assign_poses(inputs, state, sampling, events)
     state = dataclasses.replace(state, group_scale=group_scale)
+    release_memory()
     sums, noise = reconstruct_halves(
         inputs,
         state,
@@ -36,17 +39,22 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
         weights=torch.ones(len(inputs.table)),
         events=events,
     )
+    release_memory()
     halves = (solve(sums[0]), solve(sums[1]))
     mask, evaluation = evaluate_halves(
         inputs, halves, poses, limit_A=sampling.reconstruct_resolution_A, seed=sampling.iteration
     )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    references = (solve(sums[0], ssnr=ssnr), solve(sums[1], ssnr=ssnr))
+    references = tuple(
+        _reference(inputs, half, solve(total, ssnr=ssnr), evaluation)
+        for half, total in zip(halves, sums, strict=True)
+    )
+    release_memory()
     record = _record(inputs, state, poses, sampling, evaluation)
     return State(
         iteration=sampling.iteration,
         poses=poses,
-        references=references,
+        references=references,  # type: ignore[arg-type]
         is_scaled=True,
         noise=noise,
         group_scale=group_scale,
@@ -131,14 +139,7 @@ def evaluate_halves(
     average = torch.add(*halves) / 2
     mask = inputs.mask
     if mask is None:
-        mask = solvent_mask(
-            average,
-            voxel_A=inputs.voxel_A,
-            radius_px=inputs.radius_px,
-            resolution_A=max(_MASK_RESOLUTION_A, limit_A),
-        )
-        if not bool((mask > 0).any()):
-            mask = torch.ones_like(average)
+        mask = _found_mask(inputs, average, limit_A)
     curves = half_map_fsc(halves[0], halves[1], voxel_A=inputs.voxel_A, mask=mask, seed=seed)
     curves = _cut(curves, limit_A)
     criterion = inputs.settings.fsc_criterion
@@ -154,6 +155,36 @@ def evaluate_halves(
     )
 
 
+def _found_mask(
+    inputs: Inputs, volume: Float[Tensor, "z y x"], limit_A: float
+) -> Float[Tensor, "z y x"]:
+    mask = solvent_mask(
+        volume,
+        voxel_A=inputs.voxel_A,
+        radius_px=inputs.radius_px,
+        resolution_A=max(_MASK_RESOLUTION_A, limit_A),
+    )
+    return mask if bool((mask > 0).any()) else torch.ones_like(volume)
+
+
+def _reference(
+    inputs: Inputs,
+    half: Float[Tensor, "z y x"],
+    regularised: Float[Tensor, "z y x"],
+    evaluation: Evaluation,
+) -> Float[Tensor, "z y x"]:
+    """Return a half's next reference; the mask is found in the half itself."""
+    if inputs.mask is not None:
+        return regularised
+    curves = evaluation.curves
+    return quieten_solvent(
+        regularised,
+        _found_mask(inputs, half, evaluation.resolution_A),
+        inside_ssnr=reference_ssnr(curves, evaluation.resolution_A),
+        outside_ssnr=reference_ssnr(curves, evaluation.resolution_unmasked_A, curve="unmasked"),
+    )
+
+
 def _cut(curves: FscCurves, limit_A: float) -> FscCurves:
     """Zero the curves where the half maps hold nothing, but for what their masks leaked there."""
     beyond = curves.frequency_per_A > (1 / limit_A - 0.5 * curves.frequency_per_A[1])
@@ -164,13 +195,15 @@ def _cut(curves: FscCurves, limit_A: float) -> FscCurves:
     return dataclasses.replace(curves, **values)
 
 
-def reference_ssnr(curves: FscCurves, resolution_A: float) -> Float[Tensor, "s"]:
+def reference_ssnr(
+    curves: FscCurves, resolution_A: float, *, curve: str = "corrected"
+) -> Float[Tensor, "s"]:
     """Return the signal-to-noise ratio of one half map per shell, ``FSC / (1 - FSC)``.
 
     Zero from three shells beyond the resolution on: there the curve is noise about zero, and its
     accidental peaks would let noise into the reference.
     """
-    value = curves.corrected.clamp(0, 0.999)
+    value = getattr(curves, curve).clamp(0, 0.999)
     end = 1 / resolution_A + _SHELLS_BEYOND * float(curves.frequency_per_A[1])
     value = torch.where(curves.frequency_per_A <= end, value, torch.zeros_like(value))
     return value / (1 - value)
