@@ -36,12 +36,12 @@ def phantom_and_images(symmetry: str, size_px: int, n: int):
     return group, truth, project_atoms(atoms, basis, rotations, view.band, PIXEL_A), rotations
 
 
-def sums_of(images, rotations, group, size_px: int, *, c=None, weights=None):
+def sums_of(images, rotations, group, size_px: int, *, c=None, weights=None, balance=None):
     view = view_of(size_px)
     acc = make_accumulator(size_px, size_px / 2)
     c = torch.ones(images.shape) if c is None else c
     weights = torch.ones(len(images)) if weights is None else weights
-    accumulate(acc, view, images, c, torch.ones(len(view.band)), rotations, weights)
+    accumulate(acc, view, images, c, torch.ones(len(view.band)), rotations, weights, balance)
     return fold(acc, group)
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.fourier.band import phase_ramp
+from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.kernels.dispatch import extract_slices, insert_slices
 from cryorefine.kernels.grid import Accumulator, SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -22,6 +23,7 @@ def accumulate(
     inverse_variance: Float[Tensor, "p"],
     rotations: Float[Tensor, "b 3 3"],
     weights: Float[Tensor, "b"],
+    balance: Float[Tensor, "s"] | None = None,
 ) -> None:
     """Add ``w c x / σ²`` to the numerator and ``w c² / σ²`` to the denominator, in place.
 
@@ -33,15 +35,20 @@ def accumulate(
         One over the noise variance of each coefficient.
     weights
         One per particle.
+    balance
+        Curve over the volume's shells that levels the denominator; see
+        :func:`~cryorefine.reconstruct.balance.balancing_curve`. The same for all images.
 
     Notes
     -----
     Both sums carry the factor |k|: slices through the origin crowd there as 1/|k|, and a
     denominator that varied over the width of the interpolation kernel would pull every value
-    towards the crowd. The factor cancels in the quotient.
+    towards the crowd. This factor and the balance cancel in the quotient.
     """
-    ramp = view.band.radius.clamp_min(_ORIGIN_RADIUS)
-    factor = (inverse_variance * ramp)[None] * weights[:, None].float()
+    factor = inverse_variance * view.band.radius.clamp_min(_ORIGIN_RADIUS)
+    if balance is not None:
+        factor = factor * interpolate_shells(balance, view.points.norm(dim=1))
+    factor = factor[None] * weights[:, None].float()
     insert_slices(acc, rotations, view.points, x * (c * factor), c.square() * factor)
 
 

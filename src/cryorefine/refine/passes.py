@@ -21,7 +21,9 @@ from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
+from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
+from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.schedule import Sampling
@@ -34,6 +36,7 @@ _BATCH_BYTES = 32 << 20
 _LARGEST_BATCH = 128
 _SCALE_SAMPLE = 256
 _COPIES = 4
+_BALANCE_SAMPLE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +297,19 @@ def _store(
         quality[name][index] = values.double()
 
 
+def _balance(inputs: Inputs, state: State, half: int, views: list[GroupBand]) -> Float[Tensor, "s"]:
+    data = DataPerShell(inputs.size_px // 2 + 2)
+    for g, view in enumerate(views):
+        rows = inputs.rows(half, g)
+        if len(rows) == 0:
+            continue
+        sample = rows[:: max(1, len(rows) // _BALANCE_SAMPLE)]
+        c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
+        inverse_variance = (1 / state.noise[half - 1][g]).float()[view.band.shell]
+        data.add(view, c * view.amplitude, inverse_variance, len(rows))
+    return balancing_curve(data.mean())
+
+
 def reconstruct_halves(
     inputs: Inputs,
     state: State,
@@ -329,6 +345,7 @@ def reconstruct_halves(
         grid = None
         if model_resolution_A is not None:
             grid = reference_grid(inputs, state.references[half - 1], model_resolution_A)
+        balance = _balance(inputs, state, half, views)
         acc = make_accumulator(inputs.size_px, inputs.geometry.box_A / resolution_A, copies=copies)
         noise = []
         for g, view in enumerate(views):
@@ -356,6 +373,7 @@ def reconstruct_halves(
                     inverse_variance,
                     rotations,
                     weights[torch.from_numpy(batch.rows)],
+                    balance,
                 )
                 done += len(batch.rows)
                 events.emit("progress", stage="reconstructing", done=done, total=n)
