@@ -13,7 +13,8 @@ install_import_hook(
     [
         f"cryorefine.{name}"
         for name in (
-            "geometry", "fourier", "optics", "masks", "kernels.grid", "kernels.poses",
+            "geometry", "fourier.band", "fourier.crop", "fourier.fft", "fourier.filter",
+            "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
             "kernels.reference", "kernels.dispatch", "io", "particles", "model", "assign",
             "reconstruct", "evaluate", "postprocess", "refine",
         )

@@ -167,10 +167,27 @@ def test_coset_representatives_times_exact_rotations_make_the_group(name):
     group = parse_symmetry(name)
     representatives, exact = coset_representatives(group)
     assert len(representatives) * len(exact) == group.order
-    products = (exact[None] @ representatives[:, None]).flatten(0, 1)
+    products = (representatives[:, None] @ exact[None]).flatten(0, 1)
     for matrix in group.matrices:
         assert int(((products - matrix).abs().amax((-1, -2)) < 1e-9).sum()) == 1
     assert float((exact - exact.round()).abs().max()) == 0
+
+
+@pytest.mark.parametrize("name", ["c3", "d2", "d3", "d7", "t", "o", "i1", "i3"])
+def test_every_symmetric_copy_of_an_image_counts_once(name):
+    size_px, n = 24, 40
+    group, generator = parse_symmetry(name), torch.Generator().manual_seed(3)
+    view = view_of(size_px)
+    # Noise has no symmetry: a copy left out, or counted twice, changes the map.
+    noise = torch.randn(n, len(view.band), 2, generator=generator)
+    images = torch.view_as_complex(noise)
+    rotations = random_rotations(n, generator)
+    copies = (rotations[:, None] @ group.matrices[None]).flatten(0, 1)
+    repeated = images.repeat_interleave(group.order, 0)
+    short = solve(sums_of(images, rotations, group, size_px))
+    long = solve(sums_of(repeated, copies, parse_symmetry("c1"), size_px))
+    mask = sphere_mask(size_px, 0.35 * size_px)
+    assert float(fsc(short * mask, long * mask)[1 : size_px // 2 - 2].min()) > 0.97
 
 
 @pytest.mark.parametrize("size_px", [32, 33])

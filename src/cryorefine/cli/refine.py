@@ -32,7 +32,8 @@ def command(
     """Refine PARTICLES (a RELION 3.1 to 5 STAR file) against an initial map.
 
     Two half sets are refined apart from each other. The run folder gets the map, raw half maps,
-    FSC, poses with quality columns and report.html, after every iteration.
+    FSC and poses with quality columns after every iteration; report.html is
+    renewed while it runs.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.refine.run import refine

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
-from cryorefine.fourier.shell import shell_correlation, shell_index
+from cryorefine.fourier.radial import random_phases
+from cryorefine.fourier.shell import shell_correlation
 
 __all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "randomise_phases", "resolution"]
 
@@ -75,18 +76,13 @@ def resolution(
 
 
 def randomise_phases(
-    volume: Float[Tensor, "z y x"], from_shell: int, generator: torch.Generator
+    volume: Float[Tensor, "z y x"], from_shell: int, seed: int
 ) -> Float[Tensor, "z y x"]:
-    """Replace the phases from a shell on by random ones; amplitudes stay.
-
-    The phases are those of white noise, so that the transform stays that of a real map.
-    """
+    """Replace the phases from a shell on by random ones; amplitudes stay."""
     n = volume.shape[-1]
-    half = volume_to_half(volume)
-    noise = volume_to_half(torch.randn(volume.shape, generator=generator))
-    phase = noise / noise.abs().clamp_min(1e-20)
-    outer = shell_index(n, 3) >= from_shell
-    return volume_from_half(torch.where(outer, half.abs() * phase, half), n)
+    return volume_from_half(
+        random_phases(volume_to_half(volume), n, from_shell=from_shell, seed=seed), n
+    )
 
 
 def corrected_fsc(
@@ -120,7 +116,8 @@ def half_map_fsc(
         falls below 0.8.
     """
     n = half1.shape[-1]
-    unmasked = fsc(half1, half2)
+    first, second = volume_to_half(half1), volume_to_half(half2)
+    unmasked = shell_correlation(first, second, n)
     frequency = torch.arange(len(unmasked), dtype=torch.float64) / (n * voxel_A)
     if mask is None:
         zero = torch.zeros_like(unmasked)
@@ -128,9 +125,10 @@ def half_map_fsc(
     masked = fsc(half1 * mask, half2 * mask)
     below = torch.nonzero(unmasked[1:] < _RANDOMISE_BELOW)
     start = int(below[0]) + 1 if len(below) else n // 2
-    generator = torch.Generator().manual_seed(seed)
-    random1 = randomise_phases(half1, start, generator) * mask
-    random2 = randomise_phases(half2, start, generator) * mask
+    random1, random2 = (
+        volume_from_half(random_phases(half, n, from_shell=start, seed=2 * seed + i), n) * mask
+        for i, half in enumerate((first, second))
+    )
     randomised = fsc(random1, random2)
     corrected = corrected_fsc(masked, randomised, start)
     return FscCurves(frequency, unmasked, masked, randomised, corrected, n * voxel_A / start)

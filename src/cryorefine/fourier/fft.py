@@ -41,6 +41,8 @@ def volume_to_half(volume: Float[Tensor, "*b z y x"]) -> Complex[Tensor, "*b z y
     if volume.numel() == 0:
         return _empty_half(volume)
     dim = (-3, -2, -1)
+    if _shifts_by_sign(volume.shape[-3:]):
+        return _change_signs(torch.fft.rfftn(volume, dim=dim))
     return torch.fft.rfftn(torch.fft.ifftshift(volume, dim=dim), dim=dim)
 
 
@@ -48,9 +50,23 @@ def volume_from_half(half: Complex[Tensor, "*b z y xh"], size_px: int) -> Float[
     """Return real volumes of ``size_px`` columns; inverse of :func:`volume_to_half`."""
     if half.numel() == 0:
         return half.real.new_empty((*half.shape[:-1], size_px))
-    dim = (-3, -2, -1)
-    real = torch.fft.irfftn(half, s=(half.shape[-3], half.shape[-2], size_px), dim=dim)
-    return torch.fft.fftshift(real, dim=dim)
+    dim, shape = (-3, -2, -1), (half.shape[-3], half.shape[-2], size_px)
+    if _shifts_by_sign(shape):
+        return torch.fft.irfftn(_change_signs(half.clone()), s=shape, dim=dim)
+    return torch.fft.fftshift(torch.fft.irfftn(half, s=shape, dim=dim), dim=dim)
+
+
+def _shifts_by_sign(shape: tuple[int, ...]) -> bool:
+    """Tell whether half a box along each axis is a change of signs; it needs no second array."""
+    return all(n % 2 == 0 for n in shape)
+
+
+def _change_signs(half: Tensor) -> Tensor:
+    """Shift the origin between index 0 and ``n // 2`` of even axes, in place."""
+    half[..., 1::2].neg_()
+    half[..., 1::2, :].neg_()
+    half[..., 1::2, :, :].neg_()
+    return half
 
 
 def _empty_half(real: Tensor) -> Tensor:

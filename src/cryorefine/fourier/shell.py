@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorefine.fourier.radial import shell_products
+
 __all__ = [
     "frequency_radius",
     "hermitian_weight",
@@ -61,6 +63,9 @@ def shell_mean(
 
 def shell_power(half: Complex[Tensor, "*h"], size_px: int) -> Float[Tensor, "s"]:
     """Return the mean squared modulus over each shell up to Nyquist, float64."""
+    if _is_fast(half):
+        ones = torch.ones((), dtype=half.dtype).expand(half.shape)
+        return shell_products(half, half, size_px)[1] / shell_products(ones, ones, size_px)[1]
     return shell_mean(half.real.square() + half.imag.square(), size_px)
 
 
@@ -72,8 +77,19 @@ def shell_correlation(
     Sums run over every coefficient of the full transform; shells without energy give 0. float64.
     """
     n, ndim = size_px // 2 + 1, a.ndim
+    if _is_fast(a) and _is_fast(b):
+        cross, power_a, power_b = shell_products(a, b, size_px)
+        return _quotient(cross, power_a, power_b)
     cross = _shell_sum(a.real * b.real + a.imag * b.imag, size_px, n, ndim)
     power_a = _shell_sum(a.real.square() + a.imag.square(), size_px, n, ndim)
     power_b = _shell_sum(b.real.square() + b.imag.square(), size_px, n, ndim)
+    return _quotient(cross, power_a, power_b)
+
+
+def _is_fast(half: Tensor) -> bool:
+    return half.ndim == 3 and half.device.type == "cpu" and half.dtype == torch.complex64
+
+
+def _quotient(cross: Tensor, power_a: Tensor, power_b: Tensor) -> Tensor:
     norm = (power_a * power_b).sqrt()
     return torch.where(norm > 0, cross / norm.clamp_min(1e-300), torch.zeros_like(cross))

@@ -170,8 +170,10 @@ def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceG
     del scaled
     transform = volume_to_half(box)
     del box
-    axis = torch.arange(-half, half + 1, device=volume.device) % padded
-    core = transform[axis[:, None], axis[None, :], : half + 1]
+    core = transform[:, :, : half + 1]
+    for axis in (0, 1):
+        upper, lower = core.narrow(axis, 0, half + 1), core.narrow(axis, padded - half, half)
+        core = torch.cat([lower, upper], axis)
     halo = core[:, :, 1 : HALO + 1].flip(0, 1, 2).conj()
     return SliceGrid(torch.cat([halo, core], -1).contiguous(), half, step, n, max_radius)
 
@@ -215,11 +217,28 @@ def volume_from_grid(
 ) -> Float[Tensor, "w u v"]:
     """Transform a grid without halo back and crop to the box; apodisation is *not* undone."""
     full = core.new_zeros((padded_px, padded_px, padded_px // 2 + 1))
+    if 2 * centre < padded_px:
+        for z_to, z_from in _wrapped(centre, padded_px):
+            for y_to, y_from in _wrapped(centre, padded_px):
+                full[z_to, y_to, : centre + 1] = core[z_from, y_from]
+        return _cropped(full, size_px, padded_px)
     axis = torch.arange(-centre, centre + 1, device=core.device) % padded_px
     index = (axis[:, None, None], axis[None, :, None], torch.arange(centre + 1)[None, None, :])
     full.index_put_(index, core, accumulate=True)  # both sides of the plane padded / 2 add up
     if 2 * centre == padded_px:
         full[:, :, -1] *= 2  # the mates from the other side; the inverse counts this column once
+    return _cropped(full, size_px, padded_px)
+
+
+def _wrapped(centre: int, padded_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where non-negative and negative frequencies go in, and come from, along an axis."""
+    return (
+        (slice(0, centre + 1), slice(centre, None)),
+        (slice(padded_px - centre, padded_px), slice(0, centre)),
+    )
+
+
+def _cropped(full: Tensor, size_px: int, padded_px: int) -> Tensor:
     box = volume_from_half(full, padded_px)
     low = padded_px // 2 - size_px // 2
     return box[low : low + size_px, low : low + size_px, low : low + size_px].contiguous()

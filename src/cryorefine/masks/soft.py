@@ -8,9 +8,13 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
+from cryorefine.fourier.crop import resize_volume
+from cryorefine.fourier.fft import fast_even_length
 from cryorefine.fourier.filter import low_pass
 
 __all__ = ["disc_mask", "soft_edge", "solvent_mask", "sphere_mask"]
+
+_WORTH_SHRINKING, _FEWEST_PX = 0.8, 16
 
 
 def _radius(size_px: int, ndim: int) -> Tensor:
@@ -75,8 +79,17 @@ def solvent_mask(
     ----------
     .. [1] Otsu (1979) IEEE Trans. Syst. Man Cybern. 9, 62.
     """
-    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=max(resolution_A, 3 * voxel_A))
-    sphere = _radius(volume.shape[-1], 3) <= radius_px
+    resolution_A = max(resolution_A, 3 * voxel_A)
+    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=resolution_A)
+    n = volume.shape[-1]
+    # A third of the resolution is as fine as the surface of the smooth copy is known.
+    coarse = fast_even_length(max(3 * n * voxel_A / resolution_A, _FEWEST_PX))
+    if coarse > _WORTH_SHRINKING * n:
+        coarse = n
+    else:
+        smooth = resize_volume(smooth, coarse)
+    step = n / coarse
+    sphere = _radius(coarse, 3) * step <= radius_px
     threshold = _otsu(smooth[sphere])
     binary = (smooth > threshold) & sphere
     labels = np.zeros(binary.shape, np.int32)
@@ -85,7 +98,28 @@ def solvent_mask(
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         binary = torch.from_numpy((sizes >= 0.01 * sizes.max())[labels] & (labels > 0))
-    return soft_edge(binary.float(), grow_px=grow_px, edge_px=edge_px)
+    if coarse == n or not bool(binary.any()):
+        mask = soft_edge(binary.float(), grow_px=grow_px, edge_px=edge_px)
+        return mask if coarse == n else torch.zeros_like(volume)
+    distance = torch.from_numpy(np.asarray(ndimage.distance_transform_edt(~binary), np.float32))
+    # The surface lies half a voxel outside the centres of the outermost voxels.
+    distance = (_enlarge(distance, n) - 0.5) * step + 0.5
+    return _cosine_fall(distance - grow_px, edge_px)
+
+
+def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u v"]:
+    """Interpolate a volume linearly on a finer grid with the same origin and extent."""
+    m = volume.shape[-1]
+    place = (torch.arange(size_px) - size_px // 2) * (m / size_px) + m // 2
+    low = place.floor().clamp(0, m - 2).long()
+    t = (place - low).clamp(0, 1).float()
+    rows = torch.arange(size_px)
+    matrix = torch.zeros(size_px, m)
+    matrix[rows, low], matrix[rows, low + 1] = 1 - t, t
+    for axis in range(3):
+        front = volume.movedim(axis, 0)
+        volume = (matrix @ front.flatten(1)).view(size_px, *front.shape[1:]).movedim(0, axis)
+    return volume.contiguous()
 
 
 def _otsu(values: Tensor) -> float:

@@ -1,13 +1,14 @@
 """Turn sums of weighted slices into a volume."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.fourier.filter import interpolate_shells, raised_cosine
+from cryorefine.fourier.radial import centred_axis, divide_radially, radii, shell_totals
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import (
     Accumulator,
@@ -20,7 +21,6 @@ from cryorefine.reconstruct.symmetrise import symmetrise_grid
 
 __all__ = ["FoldedSums", "fold", "solve"]
 
-_SLAB = 16
 _FLOOR = 1e-3
 """Least regularisation, relative to a shell's mean weight: where nothing fell the map is zero."""
 
@@ -47,28 +47,20 @@ class FoldedSums:
     max_radius: float
     passes: int
 
-    def slabs(self) -> Iterator[tuple[slice, Float[Tensor, "a y x"]]]:
-        """Yield slabs of sections and |k| of their grid points in cycles per box.
+    def axis(self) -> np.ndarray:
+        """Return the positions along z and y in grid points from frequency zero."""
+        return centred_axis(self.centre)
 
-        What is computed from |k| would take several times the memory of the sums themselves.
-        """
-        axis = torch.arange(-self.centre, self.centre + 1, dtype=torch.float32)
-        in_plane = axis[:, None] ** 2 + axis[None, self.centre :] ** 2
-        for start in range(0, len(axis), _SLAB):
-            z = axis[start : start + _SLAB, None, None]
-            yield slice(start, start + _SLAB), (in_plane + z**2).sqrt() / self.step
+    def radii(self) -> Float[Tensor, "m"]:
+        """Return |k| in cycles per box for every squared distance in grid points."""
+        return radii(self.axis(), self.axis(), self.axis()) / self.step
 
     def mean_weight(self) -> Float[Tensor, "s"]:
         """Return the mean weight over each shell: data per grid point, inverse noise variance."""
-        n = int(self.max_radius) + 2
-        total = torch.zeros(n + 1, dtype=torch.float64)
-        count = torch.zeros(n + 1, dtype=torch.float64)
-        for slab, radius in self.slabs():
-            shell = radius.round().long().clamp_max(n).flatten()
-            weights = self.weights[slab].flatten().double()
-            total += torch.bincount(shell, weights, minlength=n + 1)
-            count += torch.bincount(shell, minlength=n + 1)
-        return total[:n] / count[:n].clamp_min(1)
+        shell_of = self.radii().round().to(torch.int32).numpy()
+        n_shells = int(self.max_radius) + 2
+        total, count = shell_totals(self.weights, self.axis(), shell_of, n_shells)
+        return total / count.clamp_min(1)
 
 
 def fold(acc: Accumulator, group: SymmetryGroup) -> FoldedSums:
@@ -106,15 +98,14 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     """
     padded, _, _ = grid_layout(sums.size_px, sums.max_radius)
     mean = sums.mean_weight().clamp_min(1e-30)
-    curve = None if ssnr is None else ssnr.double().clamp(1e-6, 1 / _FLOOR)
-    spectrum = torch.empty_like(sums.values)
-    for slab, radius in sums.slabs():
-        expected = interpolate_shells(mean, radius)
-        prior = expected * _FLOOR
-        if curve is not None:
-            signal = interpolate_shells(curve, radius).clamp_min(1e-6)
-            prior = torch.maximum(expected / signal, prior)
-        edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
-        spectrum[slab] = sums.values[slab] * (edge / (sums.weights[slab] + prior).clamp_min(1e-30))
+    radius = sums.radii()
+    expected = interpolate_shells(mean, radius)
+    prior = expected * _FLOOR
+    if ssnr is not None:
+        curve = ssnr.double().clamp(1e-6, 1 / _FLOOR)
+        signal = interpolate_shells(curve, radius).clamp_min(1e-6)
+        prior = torch.maximum(expected / signal, prior)
+    edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
+    spectrum = divide_radially(sums.values, sums.weights, sums.axis(), gain=edge, floor=prior)
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)
     return volume / apodisation(sums.size_px, padded) ** sums.passes

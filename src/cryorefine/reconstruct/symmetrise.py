@@ -21,8 +21,10 @@ def coset_representatives(
     Returns
     -------
     representatives, exact
-        Every group element is ``exact[j] @ representatives[i]`` for one pair (i, j). The
-        ``exact`` ones permute grid points; only the others need interpolation.
+        Every group element is ``representatives[i] @ exact[j]`` for one pair (i, j): a grid
+        read at all representatives of k, then that one at all exact images of k, is read at all
+        group images of k. The ``exact`` ones permute grid points; only the others need
+        interpolation.
     """
     matrices = group.matrices
     is_exact = (matrices - matrices.round()).abs().amax((-1, -2)) < 1e-9
@@ -32,7 +34,7 @@ def coset_representatives(
     while left:
         element = matrices[left[0]]
         chosen.append(element)
-        coset = exact @ element
+        coset = element @ exact
         left = [i for i in left if float((coset - matrices[i]).abs().amax((-1, -2)).min()) > 1e-6]
     return torch.stack(chosen), exact
 

@@ -1,5 +1,6 @@
 """The two passes over all particles that an iteration makes: assign poses, rebuild half maps."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,7 @@ __all__ = ["assign_poses", "find_grey_scale", "reconstruct_halves", "reference_g
 
 _BATCH_BYTES = 32 << 20
 _LARGEST_BATCH = 128
-_SCALE_SAMPLE = 256
+_SCALE_SAMPLE = 64
 _COPIES = 4
 _BALANCE_SAMPLE = 64
 
@@ -124,7 +125,7 @@ def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
 
 
 def find_grey_scale(
-    inputs: Inputs, state: State, sampling: Sampling, half: int
+    inputs: Inputs, state: State, grid: SliceGrid, sampling: Sampling, half: int
 ) -> tuple[float, tuple[float, ...]]:
     """Return what a half's reference must be multiplied with to be on its images' grey scale.
 
@@ -139,10 +140,10 @@ def find_grey_scale(
         amplitude relative to it.
     """
     views = _views(inputs, state, half, sampling.align_resolution_A)
-    grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
     cross, power = np.zeros(len(views)), np.zeros(len(views))
     for g, view in enumerate(views):
-        rows = inputs.rows(half, g)[:_SCALE_SAMPLE]
+        rows = inputs.rows(half, g)
+        rows = rows[:: max(1, len(rows) // _SCALE_SAMPLE)]
         if len(rows) == 0:
             continue
         white = _whitening(state, half, g, view)
@@ -195,7 +196,11 @@ def _previous(state: State, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, 
 
 
 def assign_poses(
-    inputs: Inputs, state: State, sampling: Sampling, events: EventLog
+    inputs: Inputs,
+    state: State,
+    grids: tuple[SliceGrid, SliceGrid],
+    sampling: Sampling,
+    events: EventLog,
 ) -> tuple[Poses, tuple[tuple[float, ...], tuple[float, ...]]]:
     """Find every particle's pose against its own half's reference.
 
@@ -214,7 +219,7 @@ def assign_poses(
     done = 0
     for half in (1, 2):
         views = _views(inputs, state, half, sampling.align_resolution_A)
-        grid = reference_grid(inputs, state.references[half - 1], sampling.align_resolution_A)
+        grid = grids[half - 1]
         sigma_A = _shift_sigma_A(inputs, state, half)
         for g, view in enumerate(views):
             rows = inputs.rows(half, g)
@@ -314,8 +319,9 @@ def reconstruct_halves(
     inputs: Inputs,
     state: State,
     poses: Poses,
+    grids: tuple[SliceGrid, SliceGrid] | None = None,
     *,
-    model_resolution_A: float | None,
+    model_resolution_A: float = math.inf,
     resolution_A: float,
     weights: Float[Tensor, "n"],
     events: EventLog,
@@ -324,7 +330,7 @@ def reconstruct_halves(
 
     Parameters
     ----------
-    model_resolution_A
+    grids, model_resolution_A
         Residuals are taken against the half's reference down to this resolution, and against
         nothing beyond; None: against nothing at all, which measures the images' power.
     resolution_A
@@ -342,9 +348,7 @@ def reconstruct_halves(
     copies = min(_COPIES, torch.get_num_threads())
     for half in (1, 2):
         views = _views(inputs, state, half, resolution_A)
-        grid = None
-        if model_resolution_A is not None:
-            grid = reference_grid(inputs, state.references[half - 1], model_resolution_A)
+        grid = None if grids is None else grids[half - 1]
         balance = _balance(inputs, state, half, views)
         acc = make_accumulator(inputs.size_px, inputs.geometry.box_A / resolution_A, copies=copies)
         noise = []
@@ -356,7 +360,7 @@ def reconstruct_halves(
                 continue
             n_shells = view.band.n_shells
             inverse_variance = (1 / old).float()[view.band.shell]
-            shell = _model_shell(view, model_resolution_A) if model_resolution_A else 0
+            shell = 0 if grid is None else _model_shell(view, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64)
             for batch in _batches(inputs, view, rows):
                 rotations, shifts_px = (

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,9 @@ __all__ = ["Reporter", "refine", "resume"]
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 
 Reporter = Callable[[Path], None]
-"""Rewrites the report of a run folder; called after every iteration."""
+"""Rewrites the report of a run folder; called now and then, and at the end."""
+
+_REPORT_SHARE = 20
 
 
 def refine(
@@ -227,6 +230,7 @@ def _loop(
     reporter: Reporter | None,
 ) -> dict[str, Any]:
     settings, geometry = inputs.settings, inputs.geometry
+    report = _Report(output, reporter)
     summary = summarise(inputs, state, clock, finished=True)
     sampling = next_sampling(settings, geometry, state.history)
     while sampling is not None:
@@ -239,18 +243,36 @@ def _loop(
                 finished = sampling is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)
                 _tell_iteration(events, state, summary)
-                if reporter is not None:
-                    reporter(output)
+                if not finished:
+                    report.write_if_cheap()
         except StoppedEarly as stop:
             with suppress(OSError):  # the disk may be what stopped it
                 events.emit("stopped", message=str(stop))
-                if reporter is not None:
-                    reporter(output)
+                report.write()
             raise
     events.emit("end", **summary)
-    if reporter is not None:
-        reporter(output)
+    report.write()
     return summary
+
+
+class _Report:
+    """Renews a run's report as often as costs little."""
+
+    def __init__(self, output: Path, reporter: Reporter | None) -> None:
+        self._output, self._reporter = output, reporter
+        self._cost_s, self._written_s = 0.0, -math.inf
+
+    def write(self) -> None:
+        if self._reporter is not None:
+            start = time.monotonic()
+            self._reporter(self._output)
+            self._written_s = time.monotonic()
+            self._cost_s = self._written_s - start
+
+    def write_if_cheap(self) -> None:
+        """Write unless that would take more than a twentieth of the time since the last."""
+        if time.monotonic() - self._written_s > _REPORT_SHARE * self._cost_s:
+            self.write()
 
 
 def _tell_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:

@@ -9,11 +9,17 @@ from torch import Tensor
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc
 from cryorefine.fourier.filter import low_pass
+from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.events import EventLog
-from cryorefine.refine.passes import assign_poses, find_grey_scale, reconstruct_halves
+from cryorefine.refine.passes import (
+    assign_poses,
+    find_grey_scale,
+    reconstruct_halves,
+    reference_grid,
+)
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.refine.threads import release_memory
@@ -26,14 +32,20 @@ _SHELLS_BEYOND = 3
 
 def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
-    state = scale_references(inputs, state, sampling, events)
-    poses, group_scale = assign_poses(inputs, state, sampling, events)
+    grids = (
+        reference_grid(inputs, state.references[0], sampling.align_resolution_A),
+        reference_grid(inputs, state.references[1], sampling.align_resolution_A),
+    )
+    if not state.is_scaled:
+        state, grids = scale_references(inputs, state, grids, sampling, events)
+    poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
     sums, noise = reconstruct_halves(
         inputs,
         state,
         poses,
+        grids,
         model_resolution_A=sampling.align_resolution_A,
         resolution_A=sampling.reconstruct_resolution_A,
         weights=torch.ones(len(inputs.table)),
@@ -78,7 +90,6 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
         inputs,
         state,
         state.poses,
-        model_resolution_A=None,
         resolution_A=nyquist_A,
         weights=torch.ones(len(inputs.table)),
         events=events,
@@ -99,11 +110,15 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
     return dataclasses.replace(state, references=references, noise=noise, is_scaled=True)
 
 
-def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
+def scale_references(
+    inputs: Inputs,
+    state: State,
+    grids: tuple[SliceGrid, SliceGrid],
+    sampling: Sampling,
+    events: EventLog,
+) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
-    if state.is_scaled:
-        return state
-    found = [find_grey_scale(inputs, state, sampling, half) for half in (1, 2)]
+    found = [find_grey_scale(inputs, state, grids[half - 1], sampling, half) for half in (1, 2)]
     factors = [factor for factor, _ in found]
     events.emit("grey_scale", half1=factors[0], half2=factors[1])
     for half, factor in enumerate(factors, 1):
@@ -115,8 +130,13 @@ def scale_references(inputs: Inputs, state: State, sampling: Sampling, events: E
     references = tuple(
         volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
     )
+    first, second = (
+        dataclasses.replace(grid, values=grid.values * (factor or 1.0))
+        for grid, factor in zip(grids, factors, strict=True)
+    )
     scales = (found[0][1], found[1][1])
-    return dataclasses.replace(state, references=references, group_scale=scales, is_scaled=True)
+    state = dataclasses.replace(state, references=references, group_scale=scales, is_scaled=True)
+    return state, (first, second)
 
 
 def evaluate_halves(

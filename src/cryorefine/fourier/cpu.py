@@ -1,0 +1,97 @@
+"""The loops of ``radial``, in numba. Sections are dealt to threads; each has its own sums."""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+__all__ = ["divide", "multiply", "products", "random_phases", "totals"]
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def multiply(values, kz, ky, n_x, table, out):
+    """Multiply by a table over |k|²."""
+    for z in prange(values.shape[0]):
+        for y in range(values.shape[1]):
+            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            for x in range(n_x):
+                out[z, y, x] = values[z, y, x] * table[r2 + x * x]
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def divide(values, weights, kz, ky, gain, floor, out):
+    """Write ``values * gain / (weights + floor)``."""
+    for z in prange(values.shape[0]):
+        for y in range(values.shape[1]):
+            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            for x in range(values.shape[2]):
+                i = r2 + x * x
+                out[z, y, x] = values[z, y, x] * (gain[i] / (weights[z, y, x] + floor[i]))
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def products(a, b, kz, ky, last_is_own_mate, shell_of, n_shells, out):
+    """Sum Re(a b*), |a|² and |b|² by shell; one row of ``out`` a section."""
+    n_x = a.shape[2]
+    for z in prange(a.shape[0]):
+        part = out[z]
+        for y in range(a.shape[1]):
+            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            for x in range(n_x):
+                shell = shell_of[r2 + x * x]
+                if shell >= n_shells:
+                    continue
+                weight = 1.0 if x == 0 or (last_is_own_mate and x == n_x - 1) else 2.0
+                p, q = a[z, y, x], b[z, y, x]
+                part[0, shell] += weight * (p.real * q.real + p.imag * q.imag)
+                part[1, shell] += weight * (p.real * p.real + p.imag * p.imag)
+                part[2, shell] += weight * (q.real * q.real + q.imag * q.imag)
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def totals(values, kz, ky, shell_of, n_shells, total, count):
+    """Sum values and count points by shell; one row a section."""
+    for z in prange(values.shape[0]):
+        for y in range(values.shape[1]):
+            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            for x in range(values.shape[2]):
+                shell = shell_of[r2 + x * x]
+                if shell < n_shells:
+                    total[z, shell] += values[z, y, x]
+                    count[z, shell] += 1.0
+
+
+@njit(cache=True, error_model="numpy")
+def _uniform(seed, index):
+    # Steele, Lea & Flood (2014) OOPSLA, SplitMix64: a counter in, 64 well-mixed bits out.
+    u = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
+    u = (u ^ (u >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    u = (u ^ (u >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    u = u ^ (u >> np.uint64(31))
+    return np.float64(u >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def random_phases(half, k, from_r2, seed, last_is_own_mate, out):
+    """Replace phases beyond a radius; see ``radial.random_phases``."""
+    n, n_x = half.shape[0], half.shape[2]
+    for z in prange(n):
+        for y in range(n):
+            r2 = k[z] * k[z] + k[y] * k[y]
+            mate = ((n - z) % n) * n + (n - y) % n
+            for x in range(n_x):
+                value = half[z, y, x]
+                if r2 + x * x < from_r2:
+                    out[z, y, x] = value
+                    continue
+                modulus = math.hypot(value.real, value.imag)
+                place, sign = z * n + y, 1.0
+                if x == 0 or (last_is_own_mate and x == n_x - 1):
+                    # These planes hold both mates of each pair.
+                    if place == mate:
+                        out[z, y, x] = value
+                        continue
+                    if mate < place:
+                        place, sign = mate, -1.0
+                angle = 2.0 * math.pi * _uniform(seed, place * n_x + x)
+                out[z, y, x] = complex(modulus * math.cos(angle), sign * modulus * math.sin(angle))
