@@ -62,7 +62,13 @@ def main() -> None:
             }
         )
         with ProgressDisplay() as display:
-            refine(settings, options.output, listeners=(display,), reporter=write_report)
+            refine(
+                settings,
+                options.output,
+                overwrite=True,
+                listeners=(display,),
+                reporter=write_report,
+            )
     first, second = (read_volume(options.output / f"half{n}.mrc") for n in (1, 2))
     n, voxel_A = first.size_px, first.voxel_A
     truth = model_map(options.model, n, voxel_A)
