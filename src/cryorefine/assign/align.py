@@ -15,6 +15,7 @@ from cryorefine.geometry.rotation import (
     matrix_from_rotvec,
 )
 from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.kernels.cpu import pick_separated
 from cryorefine.kernels.dispatch import extract_slices, refine_poses
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
@@ -22,7 +23,8 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally", "score_poses"]
 
-_CLIMB_COARSE, _CLIMB_FINE = 3, 10
+_CLIMB_FIRST, _CLIMB_COARSE, _CLIMB_FINE = 1, 3, 10
+_GUARD_BAND = 3
 _SAME_POSE_SIGMAS = 4.0
 
 
@@ -41,11 +43,12 @@ class AlignmentOptions:
         spaces the guards of a local search.
     tilt_range_rad
         Viewing tilts allowed.
-    max_candidates, max_finalists
-        Poses per image that leave the coarse search, and that are climbed at full resolution.
+    max_candidates, max_survivors, max_finalists
+        Poses per image that leave the coarse search, that have taken one step uphill, and that
+        are climbed at full resolution.
     candidate_window
         Candidates this much log-likelihood below the best are dropped, after the coarse search
-        and after the first climb. By Bayes' rule a pose that is e^12 times less likely than
+        and after the climbs (twice as much after their first step). By Bayes' rule a pose that is e^12 times less likely than
         another on part of the data is the right one once in 160,000; on simulated and real
         particles the start that led to the best pose was never more than 9 below the best start.
     """
@@ -55,6 +58,7 @@ class AlignmentOptions:
     resolution_turn_rad: float
     tilt_range_rad: tuple[float, float] = (0.0, math.pi)
     max_candidates: int = 16
+    max_survivors: int = 6
     max_finalists: int = 2
     candidate_window: float = 12.0
 
@@ -150,9 +154,9 @@ def align_globally(
 ) -> BatchPoses:
     """Find poses without trusting any earlier ones.
 
-    Every orientation and shift is scored at low resolution; the best maxima that stand apart are
-    climbed at half as fine a resolution again; the finalists, and the previous pose if there is
-    one, are climbed at the full band.
+    Every orientation and shift is scored at low resolution; the best maxima that stand apart, and
+    the previous pose if there is one, are climbed at half as fine a resolution again, in two
+    rounds; those that are left and have not met are climbed at the full band.
 
     Parameters
     ----------
@@ -176,24 +180,31 @@ def align_globally(
     image_of = torch.arange(b)[:, None].expand_as(index)[valid]
     rotations = search.rotations[index[valid]]
     shifts = search.shifts_px[shift_index[valid]]
-    coarse_shell = int(view.band.shell[search.last - 1])
-    middle = min(n_shells, math.ceil(1.5 * coarse_shell))
-    climbed = _climb(
-        grid, view, x, c, image_of, rotations, shifts, options,
-        max_shell=middle, max_evaluations=_CLIMB_COARSE,
-    )  # fmt: skip
-    finalists = _best_of_each(
-        image_of, climbed.score, b, options.max_finalists, options.candidate_window
-    )
-    image_of, rotations, shifts = (
-        image_of[finalists],
-        climbed.rotations[finalists],
-        climbed.shifts_px[finalists],
-    )
     if previous is not None:
         image_of = torch.cat([image_of, torch.arange(b)])
         rotations = torch.cat([rotations, previous[0]])
         shifts = torch.cat([shifts, previous[1]])
+    coarse_shell = int(view.band.shell[search.last - 1])
+    middle = min(n_shells, math.ceil(1.5 * coarse_shell))
+    rounds = (
+        (_CLIMB_FIRST, options.max_survivors, 2.0, 0.0),
+        (_CLIMB_COARSE, options.max_finalists, 1.0, 0.5),
+    )
+    for evaluations, keep, windows, steps_apart in rounds:
+        climbed = _climb(
+            grid, view, x, c, image_of, rotations, shifts, options,
+            max_shell=middle, max_evaluations=evaluations,
+        )  # fmt: skip
+        left = _best_apart(
+            image_of, climbed, b, group,
+            keep=keep, window=windows * options.candidate_window,
+            apart_rad=steps_apart * search.step_rad,
+        )  # fmt: skip
+        image_of, rotations, shifts = (
+            image_of[left],
+            climbed.rotations[left],
+            climbed.shifts_px[left],
+        )
     final = _climb(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
@@ -213,27 +224,34 @@ def align_locally(
 ) -> BatchPoses:
     """Improve known poses.
 
-    The pose itself is climbed at the full band. Beside it six guards, turned about each axis by
-    the resolution at the particle's rim, are climbed too, at half the band first: a pose that
-    sits on a side maximum is led back.
+    The pose itself is climbed at the full band. Before that it and six guards beside it, turned
+    about each axis by the resolution at the particle's rim, are climbed at a third of the band: a
+    pose that sits on a side maximum is led back by the best guard that has not come to the same
+    maximum.
     """
     b = len(x)
     n_shells = view.band.n_shells - 1
     turn = options.resolution_turn_rad
-    offsets = torch.cat([torch.eye(3), -torch.eye(3)]).double() * turn
-    guards = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
-    image_of = torch.arange(b).repeat_interleave(len(offsets))
+    offsets = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).double() * turn
+    k = len(offsets)
+    around = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
     climbed = _climb(
-        grid, view, x, c, image_of, guards.flatten(0, 1),
-        shifts_px.repeat_interleave(len(offsets), 0), options,
-        max_shell=max(1, n_shells // 2), max_evaluations=_CLIMB_COARSE,
+        grid, view, x, c, torch.arange(b).repeat_interleave(k), around.flatten(0, 1),
+        shifts_px.repeat_interleave(k, 0), options,
+        max_shell=max(1, n_shells // _GUARD_BAND), max_evaluations=_CLIMB_COARSE,
     )  # fmt: skip
-    best = _best_of_each(image_of, climbed.score, b, 1)
-    starts = torch.cat([torch.arange(b), image_of[best]])
+    score = climbed.score.view(b, k)
+    found = climbed.rotations.view(b, k, 3, 3)
+    is_elsewhere = group.distance(found[:, 1:], found[:, :1].expand(-1, k - 1, -1, -1)) > turn
+    worth = torch.where(is_elsewhere, score[:, 1:] - score[:, :1], -torch.inf)
+    gain, which = worth.max(1)
+    rows = torch.nonzero(gain > -options.candidate_window)[:, 0]
+    chosen = rows * k + 1 + which[rows]
+    starts = torch.cat([torch.arange(b), rows])
     final = _climb(
         grid, view, x, c, starts,
-        torch.cat([rotations, climbed.rotations[best]]),
-        torch.cat([shifts_px, climbed.shifts_px[best]]), options,
+        torch.cat([rotations, climbed.rotations[chosen]]),
+        torch.cat([shifts_px, climbed.shifts_px[chosen]]), options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
     return _choose(grid, view, x, c, starts, final, group, options)
@@ -270,13 +288,30 @@ def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
     return index
 
 
-def _best_of_each(
-    image_of: Tensor, score: Tensor, b: int, keep: int, window: float = math.inf
+def _best_apart(
+    image_of: Tensor,
+    found: PoseResult,
+    b: int,
+    group: SymmetryGroup,
+    *,
+    keep: int,
+    window: float,
+    apart_rad: float,
 ) -> Tensor:
-    """Return the indices of each image's ``keep`` best candidates within a window of the best."""
-    chosen = _padded(image_of, score, b)[:, :keep]
-    close = score[chosen] >= score[chosen[:, :1]] - window
-    return chosen[(chosen >= 0) & close]
+    """Return the indices of each image's best candidates that are this far from any better one."""
+    index = _padded(image_of, found.score, b)
+    score = torch.where(index >= 0, found.score[index], -torch.inf)
+    picked, _ = pick_separated(
+        index.numpy(),
+        score.float().numpy(),
+        found.rotations.numpy(),
+        group.matrices.numpy(),
+        math.cos(apart_rad) if apart_rad > 0 else 2.0,
+        keep,
+        window,
+    )
+    chosen = torch.from_numpy(picked)
+    return chosen[chosen >= 0]
 
 
 def _choose(

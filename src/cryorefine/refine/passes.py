@@ -72,6 +72,16 @@ def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Bat
         yield _Batch(part, x, c)
 
 
+def _batches_in_turn(
+    inputs: Inputs, view: GroupBand, rows: np.ndarray, sampling: Sampling
+) -> Iterator[tuple[bool, _Batch]]:
+    """Yield batches of the particles to search everywhere, then of the others."""
+    is_searched = sampling.is_searched(len(inputs.table))[rows]
+    for choice in (True, False):
+        for batch in _batches(inputs, view, rows[is_searched == choice]):
+            yield choice, batch
+
+
 def _model_shell(view: GroupBand, resolution_A: float) -> int:
     """Return the last shell of a group's images that the reference has a model for."""
     return min(view.band.n_shells - 1, int(view.group.box_A / resolution_A + 1e-6))
@@ -239,19 +249,19 @@ def assign_poses(
                 ),
             )
             white = _whitening(state, half, g, view)
-            for batch in _batches(inputs, view, rows):
+            for is_searched, batch in _batches_in_turn(inputs, view, rows, sampling):
                 x, c = batch.x * white, batch.c * white
                 known = (
                     _previous(state, batch.rows, view)
                     if state.poses is not None and state.poses.quality
                     else None
                 )
-                if search is not None:
+                if search is not None and is_searched:
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
                 else:
-                    act = align_locally if sampling.mode == "local" else score_poses
+                    act = score_poses if sampling.mode == "none" else align_locally
                     start = _previous(state, batch.rows, view)
                     found = act(grid, view, x, c, *start, inputs.group, options)
                 index = torch.from_numpy(batch.rows)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
@@ -15,6 +17,7 @@ _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
+_FULL_SEARCHES, _SEARCH_EVERY = 2, 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class Sampling:
         Band and grid of the exhaustive search (global iterations).
     reconstruct_resolution_A
         Half maps are filled up to here.
+    search_every
+        A global iteration searches one in so many particles everywhere, in turn; the others are
+        refined from where they are.
     is_last
         Whether the run ends after it.
     """
@@ -90,7 +96,14 @@ class Sampling:
     coarse_step_rad: float
     coarse_shift_step_A: float
     reconstruct_resolution_A: float
+    search_every: int
     is_last: bool
+
+    def is_searched(self, n: int) -> np.ndarray:
+        """Tell which of n particles this iteration searches everywhere."""
+        if self.mode != "global":
+            return np.zeros(n, bool)
+        return (np.arange(n) + self.iteration) % self.search_every == 0
 
 
 def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
@@ -127,7 +140,8 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
-    particles jump, then locally. End: when neither resolution nor poses gain any more, one last
+    particles jump, then locally; from the third iteration on a third of the particles is searched
+    at each, in turn, while the others follow the references as they get better. End: when neither resolution nor poses gain any more, one last
     iteration fills the half maps up to Nyquist.
     """
     done = len(history)
@@ -159,8 +173,13 @@ def next_sampling(
         coarse_shift_step_A=coarse / 3.5,
         reconstruct_resolution_A=geometry.box_A
         / (nyquist_shell if is_last else min(nyquist_shell, reach)),
+        search_every=_SEARCH_EVERY if done >= _FULL_SEARCHES and _automatic(settings) else 1,
         is_last=is_last,
     )
+
+
+def _automatic(settings: RefineSettings) -> bool:
+    return settings.alignment == "automatic"
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:

@@ -236,6 +236,9 @@ def _record(
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
         turn = float(torch.rad2deg(angle.median()))
+        is_searched = torch.from_numpy(sampling.is_searched(len(angle)))
+        if bool(is_searched.any()):  # the others cannot jump
+            angle = angle[is_searched]
         jumped = float((angle > sampling.coarse_step_rad).double().mean())
     return IterationRecord(
         iteration=sampling.iteration,
