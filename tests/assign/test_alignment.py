@@ -123,7 +123,8 @@ def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
     args = (case.grid, case.search(), case.view, case.x, case.c, case.group, OPTIONS)
     alone = align_globally(*args)
     helped = align_globally(*args, previous=(case.rotations, case.shifts))
-    assert bool((helped.score >= alone.score - 1e-6).all())
+    # Both climbs to one maximum stop when a step gains less than 0.05.
+    assert bool((helped.score >= alone.score - 0.1).all())
 
 
 def test_the_result_does_not_depend_on_the_batch():

@@ -162,7 +162,7 @@ def test_a_reference_with_another_box_and_sampling_is_rescaled(small_set, finish
     settings = settings_for(small_set, reference=(tmp_path / "coarse.mrc",), iterations=3)
     summary = refine(settings, tmp_path / "run")
     third = [e for e in finished.events if e["kind"] == "iteration"][2]
-    assert summary["resolution_A"] == pytest.approx(third["resolution_A"], rel=0.05)
+    assert summary["resolution_A"] == pytest.approx(third["resolution_A"], rel=0.1)
 
 
 def test_two_references_start_one_half_each(small_set, tmp_path):

@@ -1,6 +1,8 @@
+import dataclasses
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -260,3 +262,26 @@ def test_small_and_symmetric_particles_search_finer_than_large_asymmetric_ones()
 def test_neighbours_on_the_coarse_grid_differ_by_one_resolution_across_the_particle():
     assert coarse_step(18.0, GEOMETRY) == pytest.approx(18.0 / 180.0)
     assert coarse_step(1e6, GEOMETRY) == pytest.approx(math.radians(30))
+
+
+def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn():
+    many, few = make_record(1, jumped_fraction=0.4), make_record(1, jumped_fraction=0.1)
+    settings = chosen()
+    everything = next_sampling(settings, GEOMETRY, [many])
+    assert everything is not None
+    assert everything.is_searched(10).all()
+    turns = []
+    for iteration in (1, 2, 3):
+        record = dataclasses.replace(few, iteration=iteration)
+        sampling = next_sampling(settings, GEOMETRY, [record] * iteration)
+        assert sampling is not None
+        assert sampling.mode == "global"
+        turns.append(sampling.is_searched(10))
+    assert np.array(turns).sum(0).tolist() == [1] * 10
+
+
+def test_alignment_global_searches_all_particles_whatever_they_do():
+    settings = chosen(alignment="global", iterations=5)
+    sampling = next_sampling(settings, GEOMETRY, [make_record(1, jumped_fraction=0.05)])
+    assert sampling is not None
+    assert sampling.is_searched(7).all()

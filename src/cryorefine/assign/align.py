@@ -25,6 +25,7 @@ __all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally", 
 
 _CLIMB_FIRST, _CLIMB_COARSE, _CLIMB_FINE = 1, 3, 10
 _GUARD_BAND = 3
+_SAME_MAXIMUM_STEPS = 0.5
 _SAME_POSE_SIGMAS = 4.0
 
 
@@ -48,9 +49,10 @@ class AlignmentOptions:
         are climbed at full resolution.
     candidate_window
         Candidates this much log-likelihood below the best are dropped, after the coarse search
-        and after the climbs (twice as much after their first step). By Bayes' rule a pose that is e^12 times less likely than
-        another on part of the data is the right one once in 160,000; on simulated and real
-        particles the start that led to the best pose was never more than 9 below the best start.
+        and after the climbs (twice as much after their first step). By Bayes' rule a pose that is
+        e^12 times less likely than another on part of the data is the right one once in 160,000;
+        on simulated and real particles the start that led to the best pose was never more than 9
+        below the best start.
     """
 
     max_shift_px: float
@@ -154,9 +156,9 @@ def align_globally(
 ) -> BatchPoses:
     """Find poses without trusting any earlier ones.
 
-    Every orientation and shift is scored at low resolution; the best maxima that stand apart, and
-    the previous pose if there is one, are climbed at half as fine a resolution again, in two
-    rounds; those that are left and have not met are climbed at the full band.
+    Every orientation and shift is scored at low resolution; the best maxima that stand apart are
+    climbed at half as fine a resolution again, in two rounds; those that are left and have not
+    met, and the previous pose if there is one, are climbed at the full band.
 
     Parameters
     ----------
@@ -180,15 +182,11 @@ def align_globally(
     image_of = torch.arange(b)[:, None].expand_as(index)[valid]
     rotations = search.rotations[index[valid]]
     shifts = search.shifts_px[shift_index[valid]]
-    if previous is not None:
-        image_of = torch.cat([image_of, torch.arange(b)])
-        rotations = torch.cat([rotations, previous[0]])
-        shifts = torch.cat([shifts, previous[1]])
     coarse_shell = int(view.band.shell[search.last - 1])
     middle = min(n_shells, math.ceil(1.5 * coarse_shell))
     rounds = (
         (_CLIMB_FIRST, options.max_survivors, 2.0, 0.0),
-        (_CLIMB_COARSE, options.max_finalists, 1.0, 0.5),
+        (_CLIMB_COARSE, options.max_finalists, 1.0, _SAME_MAXIMUM_STEPS),
     )
     for evaluations, keep, windows, steps_apart in rounds:
         climbed = _climb(
@@ -205,6 +203,13 @@ def align_globally(
             climbed.rotations[left],
             climbed.shifts_px[left],
         )
+    if previous is not None:
+        # A finalist beside the previous pose would climb to the same maximum.
+        angle = group.distance(rotations, previous[0][image_of])
+        new = angle > _SAME_MAXIMUM_STEPS * search.step_rad
+        image_of = torch.cat([image_of[new], torch.arange(b)])
+        rotations = torch.cat([rotations[new], previous[0]])
+        shifts = torch.cat([shifts[new], previous[1]])
     final = _climb(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,

@@ -17,7 +17,7 @@ _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
-_FULL_SEARCHES, _SEARCH_EVERY = 2, 3
+_FEW_JUMP, _SEARCH_EVERY = 0.2, 3
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,10 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
-    particles jump, then locally; from the third iteration on a third of the particles is searched
-    at each, in turn, while the others follow the references as they get better. End: when neither resolution nor poses gain any more, one last
-    iteration fills the half maps up to Nyquist.
+    particles jump, then locally; once fewer than 20 % jump, a third of the particles is searched
+    at each iteration, in turn, while the others follow the references as they get better. End:
+    when neither resolution nor poses gain any more, one last iteration fills the half maps up to
+    Nyquist.
     """
     done = len(history)
     if done >= settings.max_iterations or (history and _ended(settings, history)):
@@ -173,13 +174,14 @@ def next_sampling(
         coarse_shift_step_A=coarse / 3.5,
         reconstruct_resolution_A=geometry.box_A
         / (nyquist_shell if is_last else min(nyquist_shell, reach)),
-        search_every=_SEARCH_EVERY if done >= _FULL_SEARCHES and _automatic(settings) else 1,
+        search_every=_search_every(settings, history),
         is_last=is_last,
     )
 
 
-def _automatic(settings: RefineSettings) -> bool:
-    return settings.alignment == "automatic"
+def _search_every(settings: RefineSettings, history: list[IterationRecord]) -> int:
+    few_jump = bool(history) and history[-1].jumped_fraction < _FEW_JUMP
+    return _SEARCH_EVERY if settings.alignment == "automatic" and few_jump else 1
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
