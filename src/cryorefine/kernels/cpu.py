@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH
+from cryorefine.kernels.poses import PROMISE
 
 __all__ = [
     "extract_slices",
@@ -456,6 +457,11 @@ def refine_poses(
         damping = initial_damping
         for _ in range(max_evaluations):
             if not _solve(matrix, gradient, damping, work, move):
+                break
+            promised = 0.0
+            for a in range(5):
+                promised += 0.5 * gradient[a] * move[a]
+            if promised < PROMISE * tolerance:
                 break
             turn = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
             if turn > max_turn:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["LevenbergMarquardt", "PoseProblem", "PoseResult"]
+__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult"]
+
+PROMISE = 0.2
+"""Share of the tolerance that a step must promise to be tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,8 @@ class LevenbergMarquardt:
     max_turn_rad, max_move_px
         Limits of one step.
     tolerance
-        Stop when a step gains less log-likelihood than this.
+        Stop when a step gains less log-likelihood than this, or promises less than a fifth of it
+        (then within 0.14 standard deviations of the maximum).
     """
 
     max_evaluations: int

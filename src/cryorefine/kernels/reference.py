@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH, Accumulator, SliceGrid, kernel_table
-from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.kernels.poses import PROMISE, LevenbergMarquardt, PoseProblem, PoseResult
 
 __all__ = [
     "extract_slices",
@@ -199,6 +199,8 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
             damping[:, None] * diagonal + 1e-9 * diagonal.amax(1)[:, None]
         )
         step = torch.linalg.solve(lifted, g)
+        # Half of gradient times step is the gain that the quadratic model promises.
+        active = active & (0.5 * (g * step).sum(1) >= PROMISE * options.tolerance)
         turn = step[:, :3].norm(dim=1, keepdim=True)
         step[:, :3] *= (options.max_turn_rad / turn.clamp_min(1e-30)).clamp(max=1.0)
         new_shifts = shifts + step[:, 3:].clamp(-options.max_move_px, options.max_move_px)
