@@ -30,7 +30,7 @@ def transform(size_px: int, seed: int = 0) -> torch.Tensor:
 @given(size_px=sizes)
 def test_a_table_over_squared_radii_multiplies_as_the_function_itself(size_px):
     half, axis = transform(size_px), wrapped_axis(size_px)
-    found = multiply_radially(half, axis, (-radii(axis, axis, axis) / 3).exp())
+    found = multiply_radially(half, axis, (-radii(axis) / 3).exp())
     expected = half * (-frequency_radius(size_px, 3) / 3).exp()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_shell_products_are_the_plain_sums(size_px):
 def test_shell_totals_count_every_stored_point(half_px):
     axis = centred_axis(half_px)
     values = torch.randn(len(axis), len(axis), half_px + 1)
-    shell_of = radii(axis, axis, axis).round().int().numpy()
+    shell_of = radii(axis).round().int().numpy()
     total, count = shell_totals(values, axis, shell_of, len(shell_of))
     assert float(count.sum()) == values.numel()
     torch.testing.assert_close(total.sum(), values.double().sum(), rtol=1e-6, atol=1e-6)
@@ -66,7 +66,7 @@ def test_division_by_weights_and_a_radial_floor(half_px):
     axis = centred_axis(half_px)
     shape = (len(axis), len(axis), half_px + 1)
     values, weights = torch.randn(*shape, dtype=torch.complex64), torch.rand(*shape)
-    radius = radii(axis, axis, axis)
+    radius = radii(axis)
     found = divide_radially(values, weights, axis, gain=1 / (1 + radius), floor=0.1 + radius)
     k = torch.from_numpy(axis).float()
     r = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[half_px:] ** 2).sqrt()

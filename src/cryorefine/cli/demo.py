@@ -1,5 +1,6 @@
 """``cryorefine demo``."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -57,7 +58,4 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
             "seed": seed,
         }
     )
-    run_and_show(
-        lambda listeners, reporter: refine(settings, run, listeners=listeners, reporter=reporter),
-        run,
-    )
+    run_and_show(partial(refine, settings, run), run)

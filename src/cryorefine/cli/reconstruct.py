@@ -1,5 +1,6 @@
 """``cryorefine reconstruct``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,7 @@ def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> N
     from cryorefine.refine.settings import make_settings
 
     settings = make_settings({**given(options), "particles": particles, "alignment": "none"})
-    run_and_show(
-        lambda listeners, reporter: refine(
-            settings, output, overwrite=overwrite, listeners=listeners, reporter=reporter
-        ),
-        output,
-    )
+    run_and_show(partial(refine, settings, output, overwrite=overwrite), output)
 
 
 settings_options(

@@ -1,5 +1,6 @@
 """``cryorefine refine``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,7 @@ def command(
     if particles is not None:
         values["particles"] = particles
     settings = make_settings(values, where=where)
-    run_and_show(
-        lambda listeners, reporter: refine(
-            settings, output, overwrite=overwrite, listeners=listeners, reporter=reporter
-        ),
-        output,
-    )
+    run_and_show(partial(refine, settings, output, overwrite=overwrite), output)
 
 
 settings_options(

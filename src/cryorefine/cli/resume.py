@@ -1,5 +1,6 @@
 """``cryorefine resume``."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,6 +18,4 @@ def command(run: Path) -> None:
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.refine.run import resume
 
-    run_and_show(
-        lambda listeners, reporter: resume(run, listeners=listeners, reporter=reporter), run
-    )
+    run_and_show(partial(resume, run), run)

@@ -13,9 +13,9 @@ __all__ = ["run_and_show"]
 
 
 def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
-    """Call ``run(listeners, reporter)`` and print the outcome."""
+    """Call ``run(listeners=..., reporter=...)`` and print the outcome."""
     with ProgressDisplay() as display:
-        summary = run((display,), write_report)
+        summary = run(listeners=(display,), reporter=write_report)
     resolution = summary["resolution_A"]
     unmasked = summary["resolution_unmasked_A"]
     if resolution is None:

@@ -11,7 +11,7 @@ from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import random_phases
 from cryorefine.fourier.shell import shell_correlation
 
-__all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "randomise_phases", "resolution"]
+__all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "resolution"]
 
 _RANDOMISE_BELOW = 0.8
 _PERSIST_SHELLS = 3
@@ -73,16 +73,6 @@ def resolution(
             f0, f1 = float(frequency_per_A[s - 1]), float(frequency_per_A[s])
             return 1.0 / (f0 + t * (f1 - f0))
     return 1.0 / float(frequency_per_A[-1])
-
-
-def randomise_phases(
-    volume: Float[Tensor, "z y x"], from_shell: int, seed: int
-) -> Float[Tensor, "z y x"]:
-    """Replace the phases from a shell on by random ones; amplitudes stay."""
-    n = volume.shape[-1]
-    return volume_from_half(
-        random_phases(volume_to_half(volume), n, from_shell=from_shell, seed=seed), n
-    )
 
 
 def corrected_fsc(

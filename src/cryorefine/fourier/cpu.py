@@ -9,34 +9,34 @@ __all__ = ["divide", "multiply", "products", "random_phases", "totals"]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def multiply(values, kz, ky, n_x, table, out):
+def multiply(values, k, table, out):
     """Multiply by a table over |k|²."""
     for z in prange(values.shape[0]):
         for y in range(values.shape[1]):
-            r2 = kz[z] * kz[z] + ky[y] * ky[y]
-            for x in range(n_x):
+            r2 = k[z] * k[z] + k[y] * k[y]
+            for x in range(values.shape[2]):
                 out[z, y, x] = values[z, y, x] * table[r2 + x * x]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def divide(values, weights, kz, ky, gain, floor, out):
+def divide(values, weights, k, gain, floor, out):
     """Write ``values * gain / (weights + floor)``."""
     for z in prange(values.shape[0]):
         for y in range(values.shape[1]):
-            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(values.shape[2]):
                 i = r2 + x * x
                 out[z, y, x] = values[z, y, x] * (gain[i] / (weights[z, y, x] + floor[i]))
 
 
 @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def products(a, b, kz, ky, last_is_own_mate, shell_of, n_shells, out):
+def products(a, b, k, last_is_own_mate, shell_of, n_shells, out):
     """Sum Re(a b*), |a|² and |b|² by shell; one row of ``out`` a section."""
     n_x = a.shape[2]
     for z in prange(a.shape[0]):
         part = out[z]
         for y in range(a.shape[1]):
-            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(n_x):
                 shell = shell_of[r2 + x * x]
                 if shell >= n_shells:
@@ -49,11 +49,11 @@ def products(a, b, kz, ky, last_is_own_mate, shell_of, n_shells, out):
 
 
 @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def totals(values, kz, ky, shell_of, n_shells, total, count):
+def totals(values, k, shell_of, n_shells, total, count):
     """Sum values and count points by shell; one row a section."""
     for z in prange(values.shape[0]):
         for y in range(values.shape[1]):
-            r2 = kz[z] * kz[z] + ky[y] * ky[y]
+            r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(values.shape[2]):
                 shell = shell_of[r2 + x * x]
                 if shell < n_shells:

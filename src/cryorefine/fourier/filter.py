@@ -51,7 +51,7 @@ def filter_volume(
         radius = frequency_radius(n, 3).to(volume.device)
         return volume_from_half(volume_to_half(volume) * weight(radius), n)
     axis = wrapped_axis(n)
-    half = multiply_radially(volume_to_half(volume), axis, weight(radii(axis, axis, axis)))
+    half = multiply_radially(volume_to_half(volume), axis, weight(radii(axis)))
     return volume_from_half(half, n)
 
 

@@ -35,9 +35,9 @@ def centred_axis(half_px: int) -> np.ndarray:
     return np.arange(-half_px, half_px + 1, dtype=np.int32)
 
 
-def radii(*axes: np.ndarray) -> Float[Tensor, "m"]:
-    """Return |k| for every |k|² that axes like these can make, float64."""
-    largest = sum(int(np.abs(a).max(initial=0)) ** 2 for a in axes)
+def radii(axis: np.ndarray) -> Float[Tensor, "m"]:
+    """Return |k| for every |k|² that three axes like this can make, float64."""
+    largest = 3 * int(np.abs(axis).max(initial=0)) ** 2
     return torch.arange(largest + 1, dtype=torch.float64).sqrt()
 
 
@@ -54,9 +54,7 @@ def multiply_radially(
         Frequencies along z and y.
     """
     out = torch.empty_like(values)
-    cpu.multiply(
-        values.numpy(), axis, axis, values.shape[-1], table.to(torch.float32).numpy(), out.numpy()
-    )
+    cpu.multiply(values.numpy(), axis, table.float().numpy(), out.numpy())
     return out
 
 
@@ -71,7 +69,7 @@ def divide_radially(
     """Return ``values * gain / (weights + floor)``, gain and floor > 0 given per |k|²."""
     out = torch.empty_like(values)
     tables = (gain.float().numpy(), floor.float().clamp_min(1e-30).numpy())
-    cpu.divide(values.numpy(), weights.numpy(), axis, axis, *tables, out.numpy())
+    cpu.divide(values.numpy(), weights.numpy(), axis, *tables, out.numpy())
     return out
 
 
@@ -84,9 +82,9 @@ def shell_products(
     """
     axis = wrapped_axis(size_px)
     n_shells = size_px // 2 + 1
-    shell_of = radii(axis, axis, axis).round().to(torch.int32).numpy()
+    shell_of = radii(axis).round().to(torch.int32).numpy()
     parts = np.zeros((size_px, 3, n_shells))
-    cpu.products(a.numpy(), b.numpy(), axis, axis, size_px % 2 == 0, shell_of, n_shells, parts)
+    cpu.products(a.numpy(), b.numpy(), axis, size_px % 2 == 0, shell_of, n_shells, parts)
     return torch.from_numpy(parts.sum(0))
 
 
@@ -101,7 +99,7 @@ def shell_totals(
         Shell per |k|²; shells from ``n_shells`` on are left out.
     """
     total, count = np.zeros((len(axis), n_shells)), np.zeros((len(axis), n_shells))
-    cpu.totals(values.numpy(), axis, axis, shell_of, n_shells, total, count)
+    cpu.totals(values.numpy(), axis, shell_of, n_shells, total, count)
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
 
 

@@ -64,7 +64,7 @@ def shell_mean(
 def shell_power(half: Complex[Tensor, "*h"], size_px: int) -> Float[Tensor, "s"]:
     """Return the mean squared modulus over each shell up to Nyquist, float64."""
     if _is_fast(half):
-        ones = torch.ones((), dtype=half.dtype).expand(half.shape)
+        ones = torch.ones_like(half)
         return shell_products(half, half, size_px)[1] / shell_products(ones, ones, size_px)[1]
     return shell_mean(half.real.square() + half.imag.square(), size_px)
 

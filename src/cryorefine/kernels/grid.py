@@ -217,17 +217,15 @@ def volume_from_grid(
 ) -> Float[Tensor, "w u v"]:
     """Transform a grid without halo back and crop to the box; apodisation is *not* undone."""
     full = core.new_zeros((padded_px, padded_px, padded_px // 2 + 1))
-    if 2 * centre < padded_px:
-        for z_to, z_from in _wrapped(centre, padded_px):
-            for y_to, y_from in _wrapped(centre, padded_px):
-                full[z_to, y_to, : centre + 1] = core[z_from, y_from]
-        return _cropped(full, size_px, padded_px)
-    axis = torch.arange(-centre, centre + 1, device=core.device) % padded_px
-    index = (axis[:, None, None], axis[None, :, None], torch.arange(centre + 1)[None, None, :])
-    full.index_put_(index, core, accumulate=True)  # both sides of the plane padded / 2 add up
+    for z_to, z_from in _wrapped(centre, padded_px):
+        for y_to, y_from in _wrapped(centre, padded_px):
+            # Added, not set: both sides of the plane padded / 2 fall on it.
+            full[z_to, y_to, : centre + 1] += core[z_from, y_from]
     if 2 * centre == padded_px:
         full[:, :, -1] *= 2  # the mates from the other side; the inverse counts this column once
-    return _cropped(full, size_px, padded_px)
+    box = volume_from_half(full, padded_px)
+    low = padded_px // 2 - size_px // 2
+    return box[low : low + size_px, low : low + size_px, low : low + size_px].contiguous()
 
 
 def _wrapped(centre: int, padded_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -236,9 +234,3 @@ def _wrapped(centre: int, padded_px: int) -> tuple[tuple[slice, slice], tuple[sl
         (slice(0, centre + 1), slice(centre, None)),
         (slice(padded_px - centre, padded_px), slice(0, centre)),
     )
-
-
-def _cropped(full: Tensor, size_px: int, padded_px: int) -> Tensor:
-    box = volume_from_half(full, padded_px)
-    low = padded_px // 2 - size_px // 2
-    return box[low : low + size_px, low : low + size_px, low : low + size_px].contiguous()

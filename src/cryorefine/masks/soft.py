@@ -49,8 +49,12 @@ def soft_edge(
     inside = binary.numpy() > 0.5
     if not inside.any():
         return torch.zeros_like(binary)
-    distance = torch.from_numpy(np.asarray(ndimage.distance_transform_edt(~inside), np.float32))
-    return _cosine_fall(distance - grow_px, edge_px)
+    return _cosine_fall(_distance(inside) - grow_px, edge_px)
+
+
+def _distance(inside: np.ndarray) -> Float[Tensor, "z y x"]:
+    """Return how far every voxel is from the nearest one inside."""
+    return torch.from_numpy(np.asarray(ndimage.distance_transform_edt(~inside), np.float32))
 
 
 def solvent_mask(
@@ -98,12 +102,12 @@ def solvent_mask(
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         binary = torch.from_numpy((sizes >= 0.01 * sizes.max())[labels] & (labels > 0))
-    if coarse == n or not bool(binary.any()):
-        mask = soft_edge(binary.float(), grow_px=grow_px, edge_px=edge_px)
-        return mask if coarse == n else torch.zeros_like(volume)
-    distance = torch.from_numpy(np.asarray(ndimage.distance_transform_edt(~binary), np.float32))
-    # The surface lies half a voxel outside the centres of the outermost voxels.
-    distance = (_enlarge(distance, n) - 0.5) * step + 0.5
+    if not bool(binary.any()):
+        return torch.zeros_like(volume)
+    distance = _distance(binary.numpy())
+    if coarse < n:
+        # The surface lies half a voxel outside the centres of the outermost voxels.
+        distance = (_enlarge(distance, n) - 0.5) * step + 0.5
     return _cosine_fall(distance - grow_px, edge_px)
 
 

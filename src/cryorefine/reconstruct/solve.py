@@ -53,7 +53,7 @@ class FoldedSums:
 
     def radii(self) -> Float[Tensor, "m"]:
         """Return |k| in cycles per box for every squared distance in grid points."""
-        return radii(self.axis(), self.axis(), self.axis()) / self.step
+        return radii(self.axis()) / self.step
 
     def mean_weight(self) -> Float[Tensor, "s"]:
         """Return the mean weight over each shell: data per grid point, inverse noise variance."""

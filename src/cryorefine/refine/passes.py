@@ -124,6 +124,10 @@ def _whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor
     return state.noise[half - 1][g].rsqrt().float()[view.band.shell]
 
 
+def _inverse_variance(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+    return (1 / state.noise[half - 1][g]).float()[view.band.shell]
+
+
 def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
     """Return the spread of the half's shifts so far, as the width of their prior."""
     limit = inputs.geometry.max_shift_A
@@ -251,12 +255,9 @@ def assign_poses(
             white = _whitening(state, half, g, view)
             for is_searched, batch in _batches_in_turn(inputs, view, rows, sampling):
                 x, c = batch.x * white, batch.c * white
-                known = (
-                    _previous(state, batch.rows, view)
-                    if state.poses is not None and state.poses.quality
-                    else None
-                )
                 if search is not None and is_searched:
+                    is_known = state.poses is not None and state.poses.quality
+                    known = _previous(state, batch.rows, view) if is_known else None
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
@@ -320,8 +321,8 @@ def _balance(inputs: Inputs, state: State, half: int, views: list[GroupBand]) ->
             continue
         sample = rows[:: max(1, len(rows) // _BALANCE_SAMPLE)]
         c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
-        inverse_variance = (1 / state.noise[half - 1][g]).float()[view.band.shell]
-        data.add(view, c * view.amplitude, inverse_variance, len(rows))
+        known = _inverse_variance(state, half, g, view)
+        data.add(view, c * view.amplitude, known, len(rows))
     return balancing_curve(data.mean())
 
 
@@ -369,7 +370,7 @@ def reconstruct_halves(
                 noise.append(old)
                 continue
             n_shells = view.band.n_shells
-            inverse_variance = (1 / old).float()[view.band.shell]
+            inverse_variance = _inverse_variance(state, half, g, view)
             shell = 0 if grid is None else _model_shell(view, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64)
             for batch in _batches(inputs, view, rows):

@@ -58,7 +58,7 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
     )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = tuple(
-        _reference(inputs, half, solve(total, ssnr=ssnr), evaluation)
+        _reference(inputs, half, solve(total, ssnr=ssnr), ssnr, evaluation)
         for half, total in zip(halves, sums, strict=True)
     )
     release_memory()
@@ -191,6 +191,7 @@ def _reference(
     inputs: Inputs,
     half: Float[Tensor, "z y x"],
     regularised: Float[Tensor, "z y x"],
+    ssnr: Float[Tensor, "s"],
     evaluation: Evaluation,
 ) -> Float[Tensor, "z y x"]:
     """Return a half's next reference; the mask is found in the half itself."""
@@ -200,7 +201,7 @@ def _reference(
     return quieten_solvent(
         regularised,
         _found_mask(inputs, half, evaluation.resolution_A),
-        inside_ssnr=reference_ssnr(curves, evaluation.resolution_A),
+        inside_ssnr=ssnr,
         outside_ssnr=reference_ssnr(curves, evaluation.resolution_unmasked_A, curve="unmasked"),
     )
 
