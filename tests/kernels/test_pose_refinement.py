@@ -77,6 +77,7 @@ def test_the_cpu_kernel_climbs_as_the_reference_does(size_px):
     assert float(torch.rad2deg(geodesic_angle(fast.rotations, slow.rotations)).max()) < 0.1
     assert float((fast.shifts_px - slow.shifts_px).norm(dim=1).max()) < 0.02
     torch.testing.assert_close(fast.score, slow.score, rtol=1e-4, atol=0.05)
+    torch.testing.assert_close(fast.power, slow.power, rtol=1e-3, atol=0.05)
     scale = slow.information.abs().amax((1, 2))[:, None, None]
     torch.testing.assert_close(
         fast.information / scale, slow.information / scale, rtol=0, atol=5e-3
@@ -100,7 +101,7 @@ def test_the_score_never_falls_and_the_analytic_gradient_vanishes_at_the_top():
     before = dispatch.refine_poses(grid, problem, LevenbergMarquardt(0, 6.0, 0.3, 2.0))
     after = dispatch.refine_poses(grid, problem, CLIMB)
     assert bool((after.score >= before.score).all())
-    _, gradient, matrix = reference._normal_equations(
+    _, _, gradient, matrix = reference._normal_equations(
         grid, problem, after.rotations, after.shifts_px
     )
     # What a further Newton step would still gain is far below one unit of log-likelihood.

@@ -8,7 +8,6 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.assign.exhaustive import CoarseSearch, search_coarse
-from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
@@ -16,7 +15,7 @@ from cryorefine.geometry.rotation import (
 )
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.cpu import pick_separated
-from cryorefine.kernels.dispatch import extract_slices, refine_poses
+from cryorefine.kernels.dispatch import refine_poses
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.model.observe import GroupBand
@@ -214,7 +213,7 @@ def align_globally(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
-    return _choose(grid, view, x, c, image_of, final, group, options)
+    return _choose(view, x, image_of, final, group, options)
 
 
 def align_locally(
@@ -259,7 +258,7 @@ def align_locally(
         torch.cat([shifts_px, climbed.shifts_px[chosen]]), options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
-    return _choose(grid, view, x, c, starts, final, group, options)
+    return _choose(view, x, starts, final, group, options)
 
 
 def score_poses(
@@ -278,7 +277,7 @@ def score_poses(
         grid, view, x, c, image_of, rotations, shifts_px, options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
     )  # fmt: skip
-    return _choose(grid, view, x, c, image_of, found, group, options)
+    return _choose(view, x, image_of, found, group, options)
 
 
 def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
@@ -320,10 +319,8 @@ def _best_apart(
 
 
 def _choose(
-    grid: SliceGrid,
     view: GroupBand,
     x: Tensor,
-    c: Tensor,
     image_of: Tensor,
     found: PoseResult,
     group: SymmetryGroup,
@@ -359,7 +356,9 @@ def _choose(
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
     entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
-    correlation, scale, power = _agreement(grid, view, x, c, rotations, shifts)
+    power = found.power[best]
+    first = view.band.prefix(0)
+    correlation, scale = _agreement(x[:, first:], found.score[best], power, shifts, options)
     return BatchPoses(
         rotations=rotations,
         shifts_px=shifts,
@@ -404,14 +403,11 @@ def _into_band(
 
 
 def _agreement(
-    grid: SliceGrid, view: GroupBand, x: Tensor, c: Tensor, rotations: Tensor, shifts_px: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return correlation, amplitude and power of the model at given poses."""
-    first = view.band.prefix(0)
-    model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
-    centred = (x * phase_ramp(view.band, shifts_px.float()))[:, first:]
-    cross = (centred.real * model.real + centred.imag * model.imag).double().sum(1)
-    power = model.abs().square().double().sum(1)
-    energy = centred.abs().square().double().sum(1)
+    x: Tensor, score: Tensor, power: Tensor, shifts_px: Tensor, options: AlignmentOptions
+) -> tuple[Tensor, Tensor]:
+    """Return correlation and amplitude of the model, from the log-likelihood and its power."""
+    prior = 0.5 * options.shift_sigma_px**-2 * shifts_px.square().sum(1)
+    cross = (score + prior + power) / 2
+    energy = (x.real.square() + x.imag.square()).sum(1).double()
     correlation = cross / (power * energy).sqrt().clamp_min(1e-20)
-    return correlation, cross / power.clamp_min(1e-20), power
+    return correlation, cross / power.clamp_min(1e-20)

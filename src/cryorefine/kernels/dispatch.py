@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.kernels import cpu, reference
-from cryorefine.kernels.grid import Accumulator, SliceGrid, kernel_table
+from cryorefine.kernels import cpu, cpu_climb, reference
+from cryorefine.kernels.grid import Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
 __all__ = ["extract_slices", "insert_slices", "refine_poses", "rotate_grid"]
@@ -23,14 +23,13 @@ def extract_slices(
     if grid.values.device.type != "cpu":
         return reference.extract_slices(grid, rotations, points)
     out = np.empty((len(rotations), len(points)), np.complex64)
-    weights, _ = kernel_table(grid.step)
     cpu.extract_slices(
         grid.values.numpy(),
         grid.centre,
         grid.step,
         _array(rotations, torch.float32),
         _array(points, torch.float32),
-        weights,
+        packed_table(grid.step),
         out,
     )
     return torch.from_numpy(out)
@@ -47,7 +46,6 @@ def insert_slices(
     if acc.values.device.type != "cpu":
         reference.insert_slices(acc, rotations, points, values, weights)
         return
-    table, _ = kernel_table(acc.step)
     cpu.insert_slices(
         acc.values.numpy(),
         acc.weights.numpy(),
@@ -57,7 +55,7 @@ def insert_slices(
         _array(points, torch.float32),
         _array(values, torch.complex64),
         _array(weights, torch.float32),
-        table,
+        packed_table(acc.step),
     )
 
 
@@ -65,12 +63,11 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
     """Climb to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
     if grid.values.device.type != "cpu":
         return reference.refine_poses(grid, problem, options)
-    weights, slopes = kernel_table(grid.step)
     m = len(problem.image_of)
     rotations = problem.rotations.double().contiguous().clone().numpy()
     shifts = problem.shifts_px.double().contiguous().clone().numpy()
-    scores, information = np.empty(m), np.empty((m, 5, 5))
-    cpu.refine_poses(
+    scores, powers, information = np.empty(m), np.empty(m), np.empty((m, 5, 5))
+    cpu_climb.refine_poses(
         grid.values.numpy(),
         grid.centre,
         grid.step,
@@ -90,9 +87,9 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         options.max_move_px,
         options.tolerance,
         options.initial_damping,
-        weights,
-        slopes,
+        packed_table(grid.step),
         scores,
+        powers,
         information,
     )
     at_edge = np.linalg.norm(shifts, axis=1) > options.max_shift_px * (1 - 1e-6)
@@ -100,6 +97,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         torch.from_numpy(rotations),
         torch.from_numpy(shifts),
         torch.from_numpy(scores),
+        torch.from_numpy(powers),
         torch.from_numpy(information),
         torch.from_numpy(at_edge),
     )
@@ -117,13 +115,12 @@ def rotate_grid(
         return reference.rotate_grid(values, weights, centre, step, rotations)
     shape = (*values.shape[:2], centre + 1)
     out_values, out_weights = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
-    table, _ = kernel_table(step)
     cpu.rotate_grid(
         values.numpy(),
         weights.numpy(),
         centre,
         rotations.double().numpy(),
-        table,
+        packed_table(step),
         out_values,
         out_weights,
     )

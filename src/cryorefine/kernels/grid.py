@@ -22,6 +22,7 @@ __all__ = [
     "kernel_table",
     "make_accumulator",
     "make_slice_grid",
+    "packed_table",
     "volume_from_grid",
 ]
 
@@ -84,6 +85,14 @@ def kernel_table(oversampling: float) -> tuple[np.ndarray, np.ndarray]:
     weights = _kaiser_bessel(u, beta) / norm
     slopes = _kaiser_bessel_slope(u, beta) / norm
     return weights.astype(np.float32), slopes.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def packed_table(oversampling: float) -> np.ndarray:
+    """Return :func:`kernel_table` as rows of (weights, 0, slopes, 0): one vector load each."""
+    packed = np.zeros((TABLE_SIZE, 8), np.float32)
+    packed[:, :WIDTH], packed[:, 4 : 4 + WIDTH] = kernel_table(oversampling)
+    return packed
 
 
 @lru_cache(maxsize=8)

@@ -82,6 +82,8 @@ class PoseResult:
     ----------
     score
         Log-likelihood there.
+    power
+        ``sum |model|²`` there.
     information
         Gauss-Newton matrix of (rotation vector in the image frame in radians, shift in px): its
         inverse is the covariance of the pose.
@@ -92,5 +94,6 @@ class PoseResult:
     rotations: Float[Tensor, "m 3 3"]
     shifts_px: Float[Tensor, "m 2"]
     score: Float[Tensor, "m"]
+    power: Float[Tensor, "m"]
     information: Float[Tensor, "m 5 5"]
     at_edge: Bool[Tensor, "m"]

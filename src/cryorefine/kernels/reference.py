@@ -155,8 +155,8 @@ def rotate_grid(
 
 def _normal_equations(
     grid: SliceGrid, problem: PoseProblem, rotations: Tensor, shifts_px: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-likelihood (m,), gradient (m, 5) and Gauss-Newton matrix (m, 5, 5)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return log-likelihood and model power (m,), gradient (m, 5) and matrix (m, 5, 5)."""
     value, gradient = extract_slices_with_gradient(grid, rotations, problem.points)
     r = rotations.to(gradient.real.dtype)
     along = torch.einsum("maj,mpj->map", r.to(gradient.dtype), gradient)  # image axes x, y, z
@@ -171,14 +171,15 @@ def _normal_equations(
     residual = x - w
     g = 2 * torch.einsum("map,mp->ma", jacobian.conj(), residual).real.double()
     h = 2 * torch.einsum("map,mbp->mab", jacobian.conj(), jacobian).real.double()
-    score = (2 * (x.conj() * w).real - w.abs().square()).double().sum(1)
+    power = w.abs().square().double().sum(1)
+    score = 2 * (x.conj() * w).real.double().sum(1) - power
     offset = shifts_px.double() - problem.prior_shift_px.double()
     precision = problem.prior_precision
     score = score - 0.5 * precision * offset.square().sum(1)
     g[:, 3:] -= precision * offset
     h[:, 3, 3] += precision
     h[:, 4, 4] += precision
-    return score, g, h
+    return score, power, g, h
 
 
 def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
@@ -188,7 +189,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
     derivatives. See :class:`~cryorefine.kernels.poses.PoseProblem` for the model.
     """
     rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
-    score, g, h = _normal_equations(grid, problem, rotations, shifts)
+    score, power, g, h = _normal_equations(grid, problem, rotations, shifts)
     damping = torch.full_like(score, options.initial_damping)
     active = torch.ones_like(score, dtype=torch.bool)
     for _ in range(options.max_evaluations):
@@ -207,14 +208,15 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         length = new_shifts.norm(dim=1, keepdim=True)
         new_shifts = new_shifts * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
         new_rotations = matrix_from_rotvec(step[:, :3]) @ rotations
-        new_score, new_g, new_h = _normal_equations(grid, problem, new_rotations, new_shifts)
-        gain = new_score - score
+        new = _normal_equations(grid, problem, new_rotations, new_shifts)
+        gain = new[0] - score
         better = active & (gain > 0)
         worse = active & ~better
         active = active & ~(better & (gain < options.tolerance))
         active = active & ~(worse & (damping > 1e3))
         rotations[better], shifts[better] = new_rotations[better], new_shifts[better]
-        score[better], g[better], h[better] = new_score[better], new_g[better], new_h[better]
+        for old, value in zip((score, power, g, h), new, strict=True):
+            old[better] = value[better]
         damping = torch.where(better, damping * 0.2, torch.where(worse, damping * 8, damping))
     at_edge = shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6)
-    return PoseResult(rotations, shifts, score, h, at_edge)
+    return PoseResult(rotations, shifts, score, power, h, at_edge)
