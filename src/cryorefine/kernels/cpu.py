@@ -148,7 +148,8 @@ def rotate_grid(values, weights, centre, rotations, table, out_values, out_weigh
     length = values.shape[2]
     plane = length * values.shape[1]
     steps = np.zeros((centre + 1, 2), np.float32)
-    steps[:, 0] = np.arange(centre + 1)
+    for ix in range(centre + 1):
+        steps[ix, 0] = ix
     for row in prange(side * side):
         iz, iy = row // side - centre, row % side - centre
         left = limit - iy * iy - iz * iz

@@ -193,6 +193,14 @@ def _turn(rotation, x, y, z, out):
 
 
 @njit(cache=True, error_model="numpy")
+def _copy(matrix, out):
+    # A loop: numba takes seconds to compile what an assignment of arrays might raise.
+    for a in range(matrix.shape[0]):
+        for b in range(matrix.shape[1]):
+            out[a, b] = matrix[a, b]
+
+
+@njit(cache=True, error_model="numpy")
 def _limit(move, shift, max_turn, max_move, max_shift):
     """Shorten a step's turn, its moves, and what would take the shift beyond its limit."""
     turn = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
@@ -208,79 +216,77 @@ def _limit(move, shift, max_turn, max_move, max_shift):
         move[3 + a] -= shift[a]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def refine_poses(
-    values,
-    centre,
-    step,
-    points,
-    k_px,
-    angle_step,
-    x,
-    c,
-    image_of,
-    rotations,
-    shifts,
-    priors,
-    precision,
-    max_evaluations,
-    max_shift,
-    max_turn,
-    max_move,
-    tolerance,
-    initial_damping,
-    table,
-    scores,
-    powers,
+@njit(cache=True, error_model="numpy")
+def _climb(
+    values, centre, step, points, k_px, angle_step, x, c, prior, precision, max_evaluations,
+    max_shift, max_turn, max_move, tolerance, initial_damping, table, best_rotation, best_shift,
     information,
-):
-    """Climb from each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
+):  # fmt: skip
+    """Climb from one start, in place; return score and power at the end."""
     reach = 0
     for p in range(k_px.shape[0]):
         reach = max(reach, abs(k_px[p, 0]), abs(k_px[p, 1]))
+    ex, ey = np.empty(2 * reach + 1, np.complex64), np.empty(2 * reach + 1, np.complex64)
+    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
+    taps = np.empty((10, BLOCK), np.float32)
+    gradient, new_gradient = np.empty(5), np.empty(5)
+    matrix, new_matrix = np.empty((5, 5)), np.empty((5, 5))
+    work, move = np.empty((5, 5)), np.empty(5)
+    rotation, new_rotation = np.empty((3, 3)), np.empty((3, 3))
+    shift, new_shift = np.empty(2), np.empty(2)
+    _copy(best_rotation, new_rotation)
+    for a in range(2):
+        new_shift[a] = best_shift[a]
+    score, power, damping = -np.inf, 0.0, initial_damping
+    for evaluation in range(max_evaluations + 1):
+        new_score, new_power = _normal_equations(
+            values, centre, step, points, k_px, angle_step, x, c, new_rotation, new_shift,
+            prior, precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
+        )  # fmt: skip
+        gain = new_score - score
+        if gain > 0 or evaluation == 0:
+            rotation, new_rotation = new_rotation, rotation
+            shift, new_shift = new_shift, shift
+            gradient, new_gradient = new_gradient, gradient
+            matrix, new_matrix = new_matrix, matrix
+            score, power = new_score, new_power
+            if evaluation > 0:
+                damping *= 0.2
+            if gain < tolerance:
+                break
+        elif damping > 1e3:
+            break
+        else:
+            damping *= 8
+        if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
+            break
+        promised = 0.0
+        for a in range(5):
+            promised += 0.5 * gradient[a] * move[a]
+        if promised < PROMISE * tolerance:
+            break
+        _limit(move, shift, max_turn, max_move, max_shift)
+        _turn(rotation, move[0], move[1], move[2], new_rotation)
+        for a in range(2):
+            new_shift[a] = shift[a] + move[3 + a]
+    _copy(rotation, best_rotation)
+    _copy(matrix, information)
+    for a in range(2):
+        best_shift[a] = shift[a]
+    return score, power
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def refine_poses(
+    values, centre, step, points, k_px, angle_step, x, c, image_of, rotations, shifts, priors,
+    precision, max_evaluations, max_shift, max_turn, max_move, tolerance, initial_damping, table,
+    scores, powers, information,
+):  # fmt: skip
+    """Climb from each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     for m in prange(rotations.shape[0]):
         i = image_of[m]
-        ex, ey = np.empty(2 * reach + 1, np.complex64), np.empty(2 * reach + 1, np.complex64)
-        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-        taps = np.empty((10, BLOCK), np.float32)
-        gradient, new_gradient = np.empty(5), np.empty(5)
-        matrix, new_matrix = np.empty((5, 5)), np.empty((5, 5))
-        work, move = np.empty((5, 5)), np.empty(5)
-        rotation, new_rotation = np.empty((3, 3)), rotations[m].copy()
-        shift, new_shift = np.empty(2), shifts[m].copy()
-        score, power, damping = -np.inf, 0.0, initial_damping
-        for evaluation in range(max_evaluations + 1):
-            new_score, new_power = _normal_equations(
-                values, centre, step, points, k_px, angle_step, x[i], c[i], new_rotation, new_shift,
-                priors[m], precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
-            )  # fmt: skip
-            gain = new_score - score
-            if gain > 0 or evaluation == 0:
-                rotation, new_rotation = new_rotation, rotation
-                shift, new_shift = new_shift, shift
-                gradient, new_gradient = new_gradient, gradient
-                matrix, new_matrix = new_matrix, matrix
-                score, power = new_score, new_power
-                if evaluation > 0:
-                    damping *= 0.2
-                if gain < tolerance:
-                    break
-            elif damping > 1e3:
-                break
-            else:
-                damping *= 8
-            if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
-                break
-            promised = 0.0
-            for a in range(5):
-                promised += 0.5 * gradient[a] * move[a]
-            if promised < PROMISE * tolerance:
-                break
-            _limit(move, shift, max_turn, max_move, max_shift)
-            _turn(rotation, move[0], move[1], move[2], new_rotation)
-            for a in range(2):
-                new_shift[a] = shift[a] + move[3 + a]
-        rotations[m] = rotation
-        shifts[m] = shift
-        scores[m], powers[m] = score, power
-        information[m] = matrix
+        scores[m], powers[m] = _climb(
+            values, centre, step, points, k_px, angle_step, x[i], c[i], priors[m], precision,
+            max_evaluations, max_shift, max_turn, max_move, tolerance, initial_damping, table,
+            rotations[m], shifts[m], information[m],
+        )  # fmt: skip
