@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+import cryorefine  # noqa: F401  before torch: it says how threads wait
+
 # Shapes and types in the annotations are checked at run time by every test, from here on. Not in
 # the commands and the report, which have no tensors, nor in numba's functions, which cannot be.
 install_import_hook(

@@ -1,0 +1,7 @@
+"""Refine cryo-EM single-particle images to the highest resolution that they hold."""
+
+import os
+
+# Threads that wait for others sleep. Spinning, the default of OpenMP, doubles the CPU time of a run
+# on a busy machine. Read when torch is first loaded; a value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
