@@ -116,6 +116,24 @@ def test_an_automatic_run_never_turns_back_from_local():
     assert next_sampling(chosen(), GEOMETRY, history).mode == "local"
 
 
+@pytest.mark.parametrize(
+    ("iterations", "n_global"), [(None, 3), (1, 1), (2, 1), (3, 2), (5, 3), (10, 6)]
+)
+@pytest.mark.parametrize("jumped", [0.0, 0.9])
+def test_a_fixed_schedule_turns_local_for_the_last_two_fifths_whatever_happens(
+    iterations, n_global, jumped
+):
+    settings = chosen(automatic_schedule="fixed", iterations=iterations)
+    records = []
+    while (sampling := next_sampling(settings, GEOMETRY, records)) is not None:
+        assert sampling.search_every == 1
+        outcome = {"resolution_A": 5.0, "median_turn_deg": 0.0, "jumped_fraction": jumped}
+        records.append(make_record(sampling.iteration, mode=sampling.mode, **outcome))
+    assert len(records) == (iterations or 5)
+    assert [r.mode for r in records[:n_global]] == ["global"] * n_global
+    assert {r.mode for r in records[n_global:]} <= {"local"}
+
+
 def test_a_settled_run_ends_with_one_last_iteration_up_to_nyquist():
     history = [make_record(1), settled(2), settled(3)]
     sampling = next_sampling(chosen(), GEOMETRY, history)
@@ -193,12 +211,17 @@ outcomes = st.tuples(
     geometry=geometries,
     history=st.lists(outcomes, min_size=30, max_size=30),
     most=st.none() | st.integers(1, 29),
-    alignment=st.sampled_from(["automatic", "global", "local"]),
+    how=st.sampled_from(
+        [
+            {"alignment": "automatic"},
+            {"alignment": "automatic", "automatic_schedule": "fixed"},
+            {"alignment": "global"},
+            {"alignment": "local"},
+        ]
+    ),
 )
-def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(
-    geometry, history, most, alignment
-):
-    settings = chosen(alignment=alignment, iterations=most)
+def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, history, most, how):
+    settings = chosen(**how, iterations=most)
     records, samplings = [], []
     while (sampling := next_sampling(settings, geometry, records)) is not None:
         assert len(records) < settings.max_iterations
@@ -218,7 +241,7 @@ def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(
     assert [s.iteration for s in samplings] == list(range(1, len(samplings) + 1))
     assert [s.is_last for s in samplings] == [False] * (len(samplings) - 1) + [True]
     assert samplings[-1].reconstruct_resolution_A == pytest.approx(geometry.nyquist_A)
-    if alignment != "automatic":
+    if not settings.is_data_driven:
         assert len(samplings) == settings.max_iterations
     modes = [s.mode for s in samplings]
     assert modes == sorted(modes)  # global, then local

@@ -56,6 +56,20 @@ def test_the_number_of_iterations_follows_the_alignment_unless_given(
     assert settings.max_iterations == expected
 
 
+def test_a_fixed_schedule_has_five_iterations_unless_given():
+    fixed = {**LEAST, "automatic_schedule": "fixed"}
+    assert make_settings(fixed).max_iterations == 5
+    assert make_settings({**fixed, "iterations": 8}).max_iterations == 8
+
+
+@pytest.mark.parametrize("alignment", ["global", "local"])
+def test_only_automatic_alignment_takes_a_fixed_schedule(alignment):
+    values = {**LEAST, "alignment": alignment}
+    assert make_settings({**values, "automatic_schedule": "data"}).alignment == alignment
+    with refused("--automatic-schedule", alignment):
+        make_settings({**values, "automatic_schedule": "fixed"})
+
+
 def test_every_setting_is_described():
     assert all(info.description for info in RefineSettings.model_fields.values())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cryorefine.errors import InputError
+from cryorefine.refine.settings import RefineSettings, save_settings
 from cryorefine.report.build import write_report
 from cryorefine.report.header import run_state
 from cryorefine.report.run_folder import RunFolder
@@ -180,6 +181,21 @@ def test_state_tells_running_stopped_and_finished_apart(tmp_path):
     assert run_state(RunFolder(run), now + 1e5 + 60).word == "running"
     (run / "summary.json").write_text(json.dumps(summary(2, finished=True)))
     assert run_state(RunFolder(run), now + 1e6).word == "finished"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"), [("data", "before it converged"), ("fixed", "as asked")]
+)
+def test_only_a_run_that_the_data_steer_is_told_to_go_on_until_it_converges(
+    schedule, words, tmp_path
+):
+    run = tmp_path / "run"
+    begin_run(run, 1e9)
+    settings = RefineSettings(particles=Path("p.star"), automatic_schedule=schedule)
+    save_settings(run / "settings.toml", settings)
+    values = {**summary(5, finished=True), "converged": False}
+    (run / "summary.json").write_text(json.dumps(values))
+    assert words in run_state(RunFolder(run), 1e9).sentence
 
 
 def test_iterations_whose_folders_were_removed_are_known_from_their_events(tmp_path):

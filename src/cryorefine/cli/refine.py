@@ -55,6 +55,7 @@ settings_options(
     "reference",
     "symmetry",
     "alignment",
+    "automatic_schedule",
     "iterations",
     "particle_radius_px",
     "initial_lowpass_angstrom",

@@ -169,7 +169,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "n_half1": int((inputs.half == 1).sum()),
         "n_half2": int((inputs.half == 2).sum()),
         "iterations": state.iteration,
-        "converged": finished and inputs.settings.alignment == "automatic"
+        "converged": finished and inputs.settings.is_data_driven
         and state.iteration < inputs.settings.max_iterations,
         "finished": finished,
         "median_turn_deg": _number(last.median_turn_deg) if last else None,

@@ -18,6 +18,7 @@ _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
 _FEW_JUMP, _SEARCH_EVERY = 0.2, 3
+_FIXED_LOCAL_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def next_sampling(
     particles jump, then locally; once fewer than 20 % jump, a third of the particles is searched
     at each iteration, in turn, while the others follow the references as they get better. End:
     when neither resolution nor poses gain any more, one last iteration fills the half maps up to
-    Nyquist.
+    Nyquist. A fixed schedule keeps the first rule only: the last two fifths of its iterations are
+    local.
     """
     done = len(history)
     if done >= settings.max_iterations or (history and _ended(settings, history)):
@@ -181,12 +183,15 @@ def next_sampling(
 
 def _search_every(settings: RefineSettings, history: list[IterationRecord]) -> int:
     few_jump = bool(history) and history[-1].jumped_fraction < _FEW_JUMP
-    return _SEARCH_EVERY if settings.alignment == "automatic" and few_jump else 1
+    return _SEARCH_EVERY if settings.is_data_driven and few_jump else 1
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     if settings.alignment != "automatic":
         return settings.alignment
+    if not settings.is_data_driven:
+        n_local = round(_FIXED_LOCAL_SHARE * settings.max_iterations)
+        return "local" if len(history) >= settings.max_iterations - n_local else "global"
     if not history:
         return "global"
     if history[-1].mode == "local":
@@ -196,7 +201,7 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
 
 def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool:
     """Tell whether the next iteration can be the last."""
-    if settings.alignment != "automatic" or len(history) < 3:
+    if not settings.is_data_driven or len(history) < 3:
         return False
     last, before = history[-1], min(h.resolution_A for h in history[:-1])
     gained = last.resolution_A < before * (1 - _SMALL_GAIN)

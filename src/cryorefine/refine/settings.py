@@ -32,11 +32,17 @@ class RefineSettings(BaseModel):
         "poses in the particle file; automatic goes from global to local by itself; none keeps "
         "the poses of the file.",
     )
+    automatic_schedule: Literal["data", "fixed"] = Field(
+        "data",
+        description="Schedule of automatic alignment. data: the FSC and the changes of poses tell "
+        "when it turns local and when it ends; fixed: 3 global and 2 local iterations, or of "
+        "--iterations the last two fifths local.",
+    )
     iterations: int | None = Field(
         None,
         ge=1,
         description="Iterations; automatic: at most this many (default 25), else exactly "
-        "(default 3; none: 1).",
+        "(default 3; automatic by a fixed schedule: 5; none: 1).",
     )
     particle_radius_px: float | None = Field(
         None,
@@ -88,14 +94,25 @@ class RefineSettings(BaseModel):
             raise ValueError("--iterations: alignment 'none' has exactly one iteration")
         if self.alignment == "none" and self.reference:
             raise ValueError("--reference: alignment 'none' uses no initial map")
+        if self.automatic_schedule == "fixed" and self.alignment != "automatic":
+            raise ValueError(
+                f"--automatic-schedule: alignment '{self.alignment}' does not follow it"
+            )
         return self
+
+    @property
+    def is_data_driven(self) -> bool:
+        """Whether the data decide what the iterations do and when they end."""
+        return self.alignment == "automatic" and self.automatic_schedule == "data"
 
     @property
     def max_iterations(self) -> int:
         """Number of iterations after which the run ends at the latest."""
         if self.iterations is not None:
             return self.iterations
-        return {"automatic": 25, "none": 1}.get(self.alignment, 3)
+        if self.alignment == "automatic":
+            return 25 if self.is_data_driven else 5
+        return 1 if self.alignment == "none" else 3
 
 
 def _option(name: str) -> str:

@@ -57,13 +57,15 @@ def run_state(run: RunFolder, now: float) -> State:
     if run.summary.get("finished") or "end" in kinds[resumed:]:
         if run.summary.get("converged"):
             return State("finished", f"Finished: converged after {times}.")
-        if run.settings.get("alignment") == "automatic":
+        settings = run.settings
+        is_fixed = settings.get("automatic_schedule") == "fixed"
+        if settings.get("alignment") == "automatic" and not is_fixed:
             return State(
                 "finished",
                 f"Finished after {times}, the most allowed, before it converged: more iterations "
                 "may improve it.",
             )
-        if run.settings.get("alignment") == "none":
+        if settings.get("alignment") == "none":
             return State("finished", "Finished: reconstructed from the poses in the file.")
         return State("finished", f"Finished after {times}, as asked.")
     if "stopped" in kinds[resumed:]:
