@@ -182,6 +182,7 @@ def make_record(iteration: int = 1, **changes) -> IterationRecord:
         "mode": "global",
         "resolution_A": 20.0,
         "align_resolution_A": 25.0,
+        "reconstruct_resolution_A": 15.0,
         "median_turn_deg": 5.0,
         "jumped_fraction": 0.5,
         "median_sigma_rotation_deg": 1.0,

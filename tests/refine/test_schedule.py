@@ -152,7 +152,7 @@ def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
     ("reason", "changes"),
     [
         ("the resolution gains", {"resolution_A": 4.9}),
-        ("the poses turn", {"median_turn_deg": 0.51}),
+        ("the poses turn", {"median_turn_deg": 0.61}),
         ("the search is global", {"mode": "global"}),
         ("nobody knows how far poses turned", {"median_turn_deg": math.nan}),
     ],
@@ -308,3 +308,27 @@ def test_alignment_global_searches_all_particles_whatever_they_do():
     sampling = next_sampling(settings, GEOMETRY, [make_record(1, jumped_fraction=0.05)])
     assert sampling is not None
     assert sampling.is_searched(7).all()
+
+
+def still(iteration, **changes):
+    """Return a global iteration of which many particles jump while most stay where they were."""
+    return make_record(
+        iteration, resolution_A=8.0, median_turn_deg=0.3, jumped_fraction=0.1, **changes
+    )
+
+
+def test_a_search_that_gains_nothing_twice_and_moves_little_goes_local():
+    before = [make_record(1), make_record(2, resolution_A=8.0)]
+    assert next_sampling(chosen(), GEOMETRY, [*before, still(3)]).mode == "global"
+    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), still(4)]).mode == "local"
+    moving = dataclasses.replace(still(4), median_turn_deg=0.7)
+    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), moving]).mode == "global"
+    gaining = dataclasses.replace(still(4), resolution_A=7.8)
+    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), gaining]).mode == "global"
+
+
+def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():
+    history = [make_record(1), settled(2), settled(3)]
+    assert next_sampling(chosen(), GEOMETRY, history) is not None
+    history[-1] = settled(3, reconstruct_resolution_A=GEOMETRY.nyquist_A)
+    assert next_sampling(chosen(), GEOMETRY, history) is None

@@ -51,6 +51,7 @@ Reporter = Callable[[Path], None]
 """Rewrites the report of a run folder; called now and then, and at the end."""
 
 _REPORT_SHARE = 20
+_FIRST_REPORT_S = 2.0  # what the first one is expected to take
 
 
 def refine(
@@ -260,7 +261,7 @@ class _Report:
 
     def __init__(self, output: Path, reporter: Reporter | None) -> None:
         self._output, self._reporter = output, reporter
-        self._cost_s, self._written_s = 0.0, -math.inf
+        self._cost_s, self._written_s = _FIRST_REPORT_S, time.monotonic()
 
     def write(self) -> None:
         if self._reporter is not None:

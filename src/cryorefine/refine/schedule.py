@@ -17,6 +17,7 @@ _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
+_STALLED, _STILL = 2, 0.6
 _FEW_JUMP, _SEARCH_EVERY = 0.2, 3
 _FIXED_LOCAL_SHARE = 0.4
 
@@ -55,6 +56,8 @@ class IterationRecord:
     ----------
     resolution_A
         From the corrected FSC.
+    align_resolution_A, reconstruct_resolution_A
+        What poses were compared at, and down to where half maps were filled.
     median_turn_deg, jumped_fraction
         Change of poses since the iteration before (medians; fraction that turned by more than a
         coarse step); NaN where there was none.
@@ -66,6 +69,7 @@ class IterationRecord:
     mode: Mode
     resolution_A: float
     align_resolution_A: float
+    reconstruct_resolution_A: float
     median_turn_deg: float
     jumped_fraction: float
     median_sigma_rotation_deg: float
@@ -141,14 +145,15 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
-    particles jump, then locally; once fewer than 20 % jump, a third of the particles is searched
-    at each iteration, in turn, while the others follow the references as they get better. End:
-    when neither resolution nor poses gain any more, one last iteration fills the half maps up to
-    Nyquist. A fixed schedule keeps the first rule only: the last two fifths of its iterations are
-    local.
+    particles jump, or two iterations in a row have gained nothing and moved most particles by
+    less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
+    is searched at each iteration, in turn, while the others follow the references as they get
+    better. End: when neither resolution nor poses gain any more and the half maps are filled up
+    to Nyquist, if need be by one more iteration. A fixed schedule keeps the first rule only: the
+    last two fifths of its iterations are local.
     """
     done = len(history)
-    if done >= settings.max_iterations or (history and _ended(settings, history)):
+    if done >= settings.max_iterations or _ended(settings, history, geometry.nyquist_A):
         return None
     if history:
         last = history[-1]
@@ -196,20 +201,35 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
         return "global"
     if history[-1].mode == "local":
         return "local"
-    return "local" if history[-1].jumped_fraction < _SETTLED_FRACTION else "global"
+    is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
+    stalled = len(history) > _STALLED and not any(
+        _gained(history[: len(history) - i]) for i in range(_STALLED)
+    )
+    return "local" if is_settled or (stalled and _is_still(history[-1])) else "global"
+
+
+def _gained(history: list[IterationRecord]) -> bool:
+    """Tell whether the last iteration's resolution beats all before it."""
+    before = min((h.resolution_A for h in history[:-1]), default=math.inf)
+    return history[-1].resolution_A < before * (1 - _SMALL_GAIN)
+
+
+def _is_still(record: IterationRecord) -> bool:
+    """Tell whether poses move by less than they are known to."""
+    return record.median_turn_deg < _STILL * record.median_sigma_rotation_deg
 
 
 def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool:
     """Tell whether the next iteration can be the last."""
     if not settings.is_data_driven or len(history) < 3:
         return False
-    last, before = history[-1], min(h.resolution_A for h in history[:-1])
-    gained = last.resolution_A < before * (1 - _SMALL_GAIN)
-    if gained or last.mode == "global":
+    last = history[-1]
+    return last.mode == "local" and not _gained(history) and _is_still(last)
+
+
+def _ended(settings: RefineSettings, history: list[IterationRecord], nyquist_A: float) -> bool:
+    """Tell whether the last iteration was run as the last one, or did all that one would."""
+    if not history:
         return False
-    return last.median_turn_deg < 0.5 * last.median_sigma_rotation_deg
-
-
-def _ended(settings: RefineSettings, history: list[IterationRecord]) -> bool:
-    """Tell whether the last iteration was run as the last one."""
-    return _converged(settings, history[:-1])
+    filled = history[-1].reconstruct_resolution_A <= nyquist_A * (1 + 1e-6)
+    return _converged(settings, history[:-1]) or (filled and _converged(settings, history))

@@ -246,6 +246,7 @@ def _record(
         mode=sampling.mode,
         resolution_A=evaluation.resolution_A,
         align_resolution_A=sampling.align_resolution_A,
+        reconstruct_resolution_A=sampling.reconstruct_resolution_A,
         median_turn_deg=turn,
         jumped_fraction=jumped,
         median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
