@@ -313,7 +313,7 @@ def test_alignment_global_searches_all_particles_whatever_they_do():
 def still(iteration, **changes):
     """Return a global iteration of which many particles jump while most stay where they were."""
     return make_record(
-        iteration, resolution_A=8.0, median_turn_deg=0.3, jumped_fraction=0.1, **changes
+        iteration, resolution_A=8.0, median_turn_deg=0.2, jumped_fraction=0.1, **changes
     )
 
 
@@ -321,7 +321,7 @@ def test_a_search_that_gains_nothing_twice_and_moves_little_goes_local():
     before = [make_record(1), make_record(2, resolution_A=8.0)]
     assert next_sampling(chosen(), GEOMETRY, [*before, still(3)]).mode == "global"
     assert next_sampling(chosen(), GEOMETRY, [*before, still(3), still(4)]).mode == "local"
-    moving = dataclasses.replace(still(4), median_turn_deg=0.7)
+    moving = dataclasses.replace(still(4), median_turn_deg=0.4)
     assert next_sampling(chosen(), GEOMETRY, [*before, still(3), moving]).mode == "global"
     gaining = dataclasses.replace(still(4), resolution_A=7.8)
     assert next_sampling(chosen(), GEOMETRY, [*before, still(3), gaining]).mode == "global"

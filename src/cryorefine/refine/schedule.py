@@ -17,7 +17,7 @@ _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
-_STALLED, _STILL = 2, 0.6
+_STALLED, _STILL_SEARCH, _STILL = 2, 0.3, 0.6
 _FEW_JUMP, _SEARCH_EVERY = 0.2, 3
 _FIXED_LOCAL_SHARE = 0.4
 
@@ -146,7 +146,7 @@ def next_sampling(
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
     particles jump, or two iterations in a row have gained nothing and moved most particles by
-    less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
+    far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
     is searched at each iteration, in turn, while the others follow the references as they get
     better. End: when neither resolution nor poses gain any more and the half maps are filled up
     to Nyquist, if need be by one more iteration. A fixed schedule keeps the first rule only: the
@@ -205,7 +205,7 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     stalled = len(history) > _STALLED and not any(
         _gained(history[: len(history) - i]) for i in range(_STALLED)
     )
-    return "local" if is_settled or (stalled and _is_still(history[-1])) else "global"
+    return "local" if is_settled or (stalled and _turned(history[-1]) < _STILL_SEARCH) else "global"
 
 
 def _gained(history: list[IterationRecord]) -> bool:
@@ -214,9 +214,9 @@ def _gained(history: list[IterationRecord]) -> bool:
     return history[-1].resolution_A < before * (1 - _SMALL_GAIN)
 
 
-def _is_still(record: IterationRecord) -> bool:
-    """Tell whether poses move by less than they are known to."""
-    return record.median_turn_deg < _STILL * record.median_sigma_rotation_deg
+def _turned(record: IterationRecord) -> float:
+    """Return by how much poses turned, in units of what they are known to."""
+    return record.median_turn_deg / max(record.median_sigma_rotation_deg, 1e-9)
 
 
 def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool:
@@ -224,7 +224,7 @@ def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool
     if not settings.is_data_driven or len(history) < 3:
         return False
     last = history[-1]
-    return last.mode == "local" and not _gained(history) and _is_still(last)
+    return last.mode == "local" and not _gained(history) and _turned(last) < _STILL
 
 
 def _ended(settings: RefineSettings, history: list[IterationRecord], nyquist_A: float) -> bool:
