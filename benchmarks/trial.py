@@ -57,7 +57,11 @@ def arguments_of(options: dict[str, object]) -> list[object]:
 def simulate(model: str, folder: Path, **options: object) -> Path:
     """Simulate a set unless the folder is there already; return the folder."""
     if not folder.exists():
-        run_cryorefine("simulate", model, "--output", folder, *arguments_of(options))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        run_cryorefine(
+            "simulate", model, "--output", folder, *arguments_of(options),
+            log=folder.with_name(f"{folder.name}.log"),
+        )  # fmt: skip
     return folder
 
 
