@@ -87,8 +87,9 @@ def run_relion(
     code, whole = measure(
         [
             "mpirun", "--allow-run-as-root", "--oversubscribe", "-n", 3,
-            "bash", "-c", f'exec {sys.executable} {_MEASURED} "$0.$OMPI_COMM_WORLD_RANK" "$@"',
-            costs, "relion_refine_mpi", "--auto_refine", "--split_random_halves",
+            "bash", "-c", 'exec "$0" "$1" "$2.$OMPI_COMM_WORLD_RANK" "${@:3}"',
+            sys.executable, _MEASURED, costs,
+            "relion_refine_mpi", "--auto_refine", "--split_random_halves",
             "--i", particles, "--ref", start, "--o", output / "run",
             "--sym", symmetry.upper(), "--particle_diameter", f"{diameter:.0f}",
             "--ini_high", lowpass_A, "--firstiter_cc", "--ctf", "--norm", "--scale",

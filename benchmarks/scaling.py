@@ -112,15 +112,14 @@ def main() -> None:
     start_s = start_up_cpu_s(work, options.threads)
     print(f"start-up, a run of 4 images of 32 px: {start_s:.1f} s CPU")
     for kind in options.vary:
-        rows = [[kind, "particles", "box px", "CPU s", "ms a particle", "iterations",
+        rows = [["symmetry", "particles", "box px", "CPU s", "ms a particle", "iterations",
                  "ms a particle and iteration", "peak GB", "FSC 0.5 Å"]]  # fmt: skip
         spent, per_iteration, sizes = [], [], []
         for n, box, group in plans[kind]:
             r = one(work, n, box, group, snr=options.snr, threads=options.threads)
             working_s = r["cpu_s"] - start_s
-            label = {"particles": n, "box": box, "symmetry": group}[kind]
             rows.append(
-                [str(label), str(n), str(box), number(r["cpu_s"], 1),
+                [group, str(n), str(box), number(r["cpu_s"], 1),
                  number(1000 * working_s / n, 1), str(r["iterations"]),
                  number(1000 * working_s / n / r["iterations"], 2),
                  number(r["peak_GB"]), number(r["truth_A"])]
