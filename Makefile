@@ -31,7 +31,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/python benchmarks/compare.py phantom --symmetry d2 --no-relion
 
 clean:
 	rm -rf $(VENV) demo-run .pytest_cache .ruff_cache .import_linter_cache

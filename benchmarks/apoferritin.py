@@ -18,23 +18,13 @@ from scipy import ndimage
 
 from cryorefine.cli.progress import ProgressDisplay
 from cryorefine.evaluate.fsc import fsc, resolution
-from cryorefine.io.model import read_model
 from cryorefine.io.mrc import read_volume
 from cryorefine.masks.soft import soft_edge
-from cryorefine.model.atoms import Atoms, scattering_basis, volume_from_atoms
 from cryorefine.refine import schedule
 from cryorefine.refine.run import refine
 from cryorefine.refine.settings import make_settings
 from cryorefine.report.build import write_report
-
-
-def model_map(path: Path, size_px: int, voxel_A: float) -> torch.Tensor:
-    """Return the model's map, centred on its atoms."""
-    file = read_model(path)
-    types, a, b = file.scattering()
-    atoms = Atoms(file.xyz_A - file.xyz_A.mean(0), a, b, types, file.bfactor_A2, file.occupancy)
-    basis = scattering_basis(atoms, 0.95 / voxel_A)
-    return volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=voxel_A)
+from trial import model_map
 
 
 def main() -> None:
@@ -71,7 +61,7 @@ def main() -> None:
             )
     first, second = (read_volume(options.output / f"half{n}.mrc") for n in (1, 2))
     n, voxel_A = first.size_px, first.voxel_A
-    truth = model_map(options.model, n, voxel_A)
+    truth = model_map(options.model, n, voxel_A).data
     blurred = torch.from_numpy(np.asarray(ndimage.gaussian_filter(truth.numpy(), 4)))
     mask = soft_edge((blurred > 0.12 * blurred.max()).float(), grow_px=2, edge_px=6)
     curve = fsc((first.data + second.data) / 2 * mask, truth * mask)

@@ -11,6 +11,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import finufft
 import numpy as np
@@ -79,6 +80,57 @@ def trilinear_grid(volume: torch.Tensor) -> tuple[np.ndarray, int]:
     return half.contiguous().numpy(), n
 
 
+@dataclass(frozen=True)
+class KernelCase:
+    """A volume and what the kernels are given to work on it, up to Nyquist."""
+
+    volume: torch.Tensor
+    rotations: torch.Tensor
+    points: torch.Tensor
+    k_px: torch.Tensor
+
+    @property
+    def samples(self) -> int:
+        """Samples of all images together."""
+        return len(self.rotations) * len(self.points)
+
+    def problem(self, values: torch.Tensor) -> PoseProblem:
+        """Return a climb of every image from its own pose."""
+        n_images = len(self.rotations)
+        return PoseProblem(
+            x=values,
+            c=torch.ones(values.shape),
+            points=self.points,
+            k_px=self.k_px,
+            image_size_px=self.volume.shape[-1],
+            image_of=torch.arange(n_images),
+            rotations=self.rotations,
+            shifts_px=torch.zeros(n_images, 2).double(),
+            prior_shift_px=torch.zeros(n_images, 2).double(),
+        )
+
+
+SCORE_ONCE = LevenbergMarquardt(0, 5.0, 0.1, 1.0)
+
+
+def kernel_case(n: int, n_images: int) -> KernelCase:
+    """Return a phantom in a box of ``n`` and random poses."""
+    pixel_A = 2.0
+    atoms = make_phantom(parse_symmetry("c1"), diameter_A=0.75 * n * pixel_A, seed=1)
+    basis = scattering_basis(atoms, 0.95 / pixel_A)
+    volume = volume_from_atoms(atoms, basis, size_px=n, voxel_A=pixel_A)
+    rotations = random_rotations(n_images, torch.Generator().manual_seed(0))
+    band = make_band(n, n // 2 - 2)
+    k_px = torch.stack([band.kx, band.ky], -1)
+    return KernelCase(volume, rotations, k_px.float(), k_px)
+
+
+def gemm_rate() -> float:
+    """Return the floating-point operations a CPU second of a matrix product."""
+    a, b = torch.randn(2000, 400), torch.randn(400, 6000)
+    return 2 * 2000 * 400 * 6000 / best_cpu_s(lambda: a @ b, 5)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -87,14 +139,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     use_threads(options.threads)
-    n, pixel_A = options.box, 2.0
-    atoms = make_phantom(parse_symmetry("c1"), diameter_A=0.75 * n * pixel_A, seed=1)
-    basis = scattering_basis(atoms, 0.95 / pixel_A)
-    volume = volume_from_atoms(atoms, basis, size_px=n, voxel_A=pixel_A)
-    rotations = random_rotations(options.images, torch.Generator().manual_seed(0))
-    band = make_band(n, n // 2 - 2)
-    points = torch.stack([band.kx, band.ky], -1).float()
-    samples = options.images * len(band)
+    n = options.box
+    case = kernel_case(n, options.images)
+    volume, rotations, points, samples = case.volume, case.rotations, case.points, case.samples
     k = torch.einsum("pa,nax->npx", points.double(), rotations[:20, :2]).numpy() * (2 * np.pi / n)
     x, y, z = (np.ascontiguousarray(k[..., a].ravel()) for a in range(3))
     exact = finufft.nufft3d2(z, y, x, volume.numpy().astype(complex), eps=1e-9, isign=-1)
@@ -104,7 +151,7 @@ def main() -> None:
         return float(np.linalg.norm(values[:20] - exact) / np.linalg.norm(exact))
 
     print(
-        f"box {n}, {options.images} images, {len(band)} samples each, {options.threads} thread(s)"
+        f"box {n}, {options.images} images, {len(points)} samples each, {options.threads} thread(s)"
     )
     grid = make_slice_grid(volume, n / 2)
     spent = best_cpu_s(lambda: dispatch.extract_slices(grid, rotations, points))
@@ -115,7 +162,7 @@ def main() -> None:
         f"  error {value:.2e}  {megabytes:.0f} MB"
     )
     doubled, centre = trilinear_grid(volume)
-    out = np.empty((options.images, len(band)), np.complex64)
+    out = np.empty((options.images, len(points)), np.complex64)
     arrays = (rotations.numpy().astype(np.float32), points.numpy())
     spent = best_cpu_s(lambda: trilinear(doubled, centre, *arrays, out))
     print(
@@ -127,25 +174,12 @@ def main() -> None:
     acc = make_accumulator(n, n / 2, copies=options.threads)
     spent = best_cpu_s(lambda: dispatch.insert_slices(acc, rotations, points, values, weights))
     print(f"insertion, values and weights    {spent / samples * 1e9:7.1f} ns")
-    problem = PoseProblem(
-        x=values,
-        c=torch.ones(values.shape),
-        points=points,
-        k_px=torch.stack([band.kx, band.ky], -1),
-        image_size_px=n,
-        image_of=torch.arange(options.images),
-        rotations=rotations,
-        shifts_px=torch.zeros(options.images, 2).double(),
-        prior_shift_px=torch.zeros(options.images, 2).double(),
-    )
-    once = LevenbergMarquardt(0, 5.0, 0.1, 1.0)
-    spent = best_cpu_s(lambda: dispatch.refine_poses(grid, problem, once))
+    problem = case.problem(values)
+    spent = best_cpu_s(lambda: dispatch.refine_poses(grid, problem, SCORE_ONCE))
     print(f"likelihood with derivatives      {spent / samples * 1e9:7.1f} ns")
     spent = best_cpu_s(lambda: make_slice_grid(volume, n / 2), 3)
     print(f"preparing a reference            {spent * 1e3:7.0f} ms")
-    a, b = torch.randn(2000, 400), torch.randn(400, 6000)
-    spent = best_cpu_s(lambda: a @ b, 5)
-    rate = 2 * 2000 * 400 * 6000 / spent / 1e9
+    rate = gemm_rate() / 1e9
     print(f"matrix product                   {rate:7.1f} GFLOP/s of CPU time")
     images = torch.randn(256, n, n)
     spent = best_cpu_s(lambda: torch.fft.rfft2(images), 5)

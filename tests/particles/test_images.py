@@ -227,3 +227,20 @@ def test_an_optics_group_without_particles_is_kept_and_has_a_box(tmp_path, size_
     optics = optics_columns(2, rlnImageSize=size_in_file)
     table, _ = open_images(table_of(tmp_path, write_stacks(tmp_path), optics))
     assert [g.box_px for g in table.optics] == [8, box_px]
+
+
+def test_large_sets_give_their_mapped_pages_back_and_read_the_same(tmp_path, monkeypatch):
+    names = write_stacks(tmp_path, box_px=64)
+    table = table_of(tmp_path, names, optics_columns(rlnImageSize=64))
+    given_back = []
+    forget = images_module._forget
+    monkeypatch.setattr(images_module, "_forget", lambda m: (given_back.append(m), forget(m)))
+    _, small = open_images(table)
+    expected = small.read(np.arange(8))
+    assert small.stored_bytes == 3 * 64**2 * 4 + 1 * 64**2 * 2 + 4 * 64**2 * 2
+    assert not given_back
+    monkeypatch.setattr(images_module, "MAPPED_BYTES", small.stored_bytes // 2)
+    _, large = open_images(table)
+    for _ in range(3):
+        torch.testing.assert_close(large.read(np.arange(8)), expected, rtol=0, atol=0)
+    assert given_back

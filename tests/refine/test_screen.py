@@ -62,7 +62,7 @@ def test_the_background_of_an_image_is_what_lies_outside_the_particle(tmp_path, 
 
 @pytest.mark.parametrize("batch", [1, 2, 128])
 def test_images_that_cannot_be_used_are_found_and_told_why(tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(screen_module, "_BATCH", batch)
+    monkeypatch.setattr(screen_module, "_LARGEST_BATCH", batch)
     content = noise_images(7, 16)
     content[1] = 3.25
     content[2, 0, 0] = np.nan

@@ -63,6 +63,11 @@ class ProgressDisplay:
                 f"{event['radius_A']:.0f} Å, halves {event['n_half1']} + {event['n_half2']}, "
                 f"{event['threads']} threads"
             )
+        elif kind == "memory":
+            self._say(
+                f"predicted peak {event['predicted_peak_bytes'] / 1e9:.1f} GB of "
+                f"{event['free_bytes'] / 1e9:.0f} GB free"
+            )
         elif kind == "resume":
             self._say(f"resuming after iteration {event['iteration']}")
         elif kind == "iteration":

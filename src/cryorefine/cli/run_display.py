@@ -23,5 +23,9 @@ def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
     else:
         beside = f"; unmasked {unmasked:.2f} Å" if unmasked is not None else ""
         click.echo(f"resolution  {resolution:.2f} Å ({summary['n_used']} particles{beside})")
+    click.echo(
+        f"memory      peak {summary['peak_rss_bytes'] / 1e9:.2f} GB "
+        f"(predicted {summary['predicted_peak_bytes'] / 1e9:.2f} GB)"
+    )
     click.echo(f"map         {output / 'map.mrc'}")
     click.echo(f"report      {output / 'report.html'}")

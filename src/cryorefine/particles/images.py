@@ -1,5 +1,6 @@
 """Images of particles: checked once, then read lazily from memory-mapped stacks."""
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from cryorefine.errors import InputError
 from cryorefine.io.mrc import StackHeader, read_stack_header
 from cryorefine.particles.table import ParticleTable
 
-__all__ = ["ImageSource", "open_images"]
+__all__ = ["MAPPED_BYTES", "ImageSource", "open_images"]
 
 _MAX_OPEN = 64
+MAPPED_BYTES = 256 << 20
+"""Of larger sets, mapped pages are given back whenever so much has been read."""
 
 
 class ImageSource:
@@ -35,6 +38,7 @@ class ImageSource:
         self._image_index = table.image_index
         self.headers = tuple(headers)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._read_bytes, self._is_large = 0, self.stored_bytes > MAPPED_BYTES
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
         """Return images as float32, as they are in the file. Rows must share one box size."""
@@ -46,7 +50,18 @@ class ImageSource:
             where = np.flatnonzero(stacks == stack)
             images = self._map(int(stack))
             out[where] = images[self._image_index[rows[where]]]
+        self._read_bytes += out.size * first.dtype.itemsize
+        if self._is_large and self._read_bytes > MAPPED_BYTES:
+            for images in self._maps.values():
+                _forget(images)
+            self._read_bytes = 0
         return torch.from_numpy(out)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the images in their files."""
+        each = [h.dtype.itemsize * h.size_yx_px[0] * h.size_yx_px[1] for h in self.headers]
+        return int(np.array(each, np.int64)[self._stack_index].sum())
 
     def batches(
         self, rows: np.ndarray, size: int
@@ -71,6 +86,17 @@ class ImageSource:
             self._maps.popitem(last=False)
         self._maps[stack] = self.headers[stack].open()
         return self._maps[stack]
+
+
+def _forget(images: np.ndarray) -> None:
+    """Take a mapped file's pages out of this process: the system's cache keeps them.
+
+    They would count as the process's memory, a whole stack after one pass over it. Reading them
+    again costs half as much again as reading them where they are: not to be done often.
+    """
+    mapping = images.base
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
+from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.tables import write_fsc_table, write_particle_table, write_rejected_table
@@ -159,7 +159,6 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "resolution_A": _number(e.resolution_A) if e else None,
         "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
@@ -182,7 +181,8 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "particle_radius_px": inputs.radius_px,
         "wall_s": wall_s,
         "cpu_s": cpu_s,
-        "peak_rss_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "predicted_peak_bytes": inputs.memory.peak_bytes,
+        "peak_rss_bytes": peak_bytes(),
     }  # fmt: skip
 
 

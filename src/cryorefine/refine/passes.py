@@ -27,16 +27,14 @@ from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.memory import batch_size
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["assign_poses", "find_grey_scale", "reconstruct_halves", "reference_grid"]
 
-_BATCH_BYTES = 32 << 20
-_LARGEST_BATCH = 128
 _SCALE_SAMPLE = 64
-_COPIES = 4
 _BALANCE_SAMPLE = 64
 
 
@@ -64,7 +62,7 @@ def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list
 
 
 def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Batch]:
-    size = int(max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (32 * len(view.band)))))
+    size = batch_size(inputs.memory, len(view.band))
     for part, images in inputs.images.batches(rows, size):
         x, c = observe(
             images, select_statistics(inputs.statistics, part), view, inputs.table.defocus(part)
@@ -356,12 +354,13 @@ def reconstruct_halves(
     """
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
-    copies = min(_COPIES, torch.get_num_threads())
     for half in (1, 2):
         views = _views(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
         balance = _balance(inputs, state, half, views)
-        acc = make_accumulator(inputs.size_px, inputs.geometry.box_A / resolution_A, copies=copies)
+        acc = make_accumulator(
+            inputs.size_px, inputs.geometry.box_A / resolution_A, copies=inputs.memory.copies
+        )
         noise = []
         for g, view in enumerate(views):
             rows = inputs.rows(half, g)

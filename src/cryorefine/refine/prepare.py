@@ -21,6 +21,7 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.halves import assign_halves
+from cryorefine.refine.memory import free_bytes, held_bytes, plan_memory
 from cryorefine.refine.schedule import Geometry
 from cryorefine.refine.screen import Screening, initial_noise, screen_images
 from cryorefine.refine.settings import RefineSettings
@@ -286,6 +287,16 @@ def screened_inputs(
         geometry=geometry,
         mask=opened.mask,
         comparison=opened.comparison,
+        memory=plan_memory(
+            size_px=opened.size_px,
+            is_symmetric=opened.group.order > 1,
+            searches=settings.alignment in ("automatic", "global"),
+            n_particles=len(table),
+            stored_bytes=opened.images.stored_bytes,
+            threads=torch.get_num_threads(),
+            used_bytes=held_bytes(),
+            free_bytes=free_bytes(),
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from cryorefine.refine.checkpoint import (
     save_state,
 )
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.output import (
     Clock,
     check_output_folder,
@@ -122,6 +123,7 @@ def refine(
         n_half2=int((inputs.half == 2).sum()),
         threads=threads,
     )
+    tell_memory(events, inputs.memory)
     constants = _constants(inputs, screening)
     _commit(output, inputs, state, constants, clock, finished=False)
     return _loop(output, inputs, state, constants, clock, events, reporter)
@@ -170,6 +172,7 @@ def resume(
     for listener in listeners:
         events.subscribe(listener)
     events.emit("resume", iteration=state.iteration)
+    tell_memory(events, inputs.memory)
     constants = _constants(inputs, screening)
     return _loop(output, inputs, state, constants, clock, events, reporter)
 

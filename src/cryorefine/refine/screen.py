@@ -14,13 +14,14 @@ from cryorefine.model.observe import (
     observe,
     select_statistics,
 )
+from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.events import EventLog
 
 __all__ = ["Screening", "initial_noise", "positive_spectrum", "screen_images"]
 
-_BATCH = 128
+_LARGEST_BATCH, _BATCH_BYTES = 128, 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,11 @@ class Screening:
         return np.array([not r for r in self.reasons], dtype=bool)
 
 
+def _batch(group: OpticsGroup) -> int:
+    """Return how many images of a group to hold at a time."""
+    return max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (4 * group.box_px**2)))
+
+
 def screen_images(
     table: ParticleTable, images: ImageSource, radius_px: np.ndarray, events: EventLog
 ) -> Screening:
@@ -60,7 +66,7 @@ def screen_images(
     done = 0
     for g in range(len(table.optics)):
         rows = np.flatnonzero(table.optics_index == g)
-        for part, batch in images.batches(rows, _BATCH):
+        for part, batch in images.batches(rows, _batch(table.optics[g])):
             statistics = image_statistics(batch, float(radius_px[g]))
             index = torch.from_numpy(part)
             mean[index], std[index] = statistics.mean, statistics.std
@@ -92,7 +98,7 @@ def initial_noise(
         count = torch.bincount(view.band.shell, minlength=n_shells).double()
         power = torch.zeros(len(view.band), dtype=torch.float64)
         total = torch.zeros(len(view.band), dtype=torch.complex128)
-        for part, batch in images.batches(rows, _BATCH):
+        for part, batch in images.batches(rows, _batch(view.group)):
             x, _ = observe(batch, select_statistics(statistics, part), view, table.defocus(part))
             power += x.abs().square().double().sum(0)
             total += x.to(torch.complex128).sum(0)

@@ -13,6 +13,7 @@ from cryorefine.model.observe import ImageStatistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
+from cryorefine.refine.memory import MemoryPlan
 from cryorefine.refine.schedule import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 
@@ -39,6 +40,8 @@ class Inputs:
         Radius of the particle in voxels.
     mask, comparison
         The user's mask and known map at that sampling; None where not given.
+    memory
+        What the run may use.
     """
 
     settings: RefineSettings
@@ -55,6 +58,7 @@ class Inputs:
     geometry: Geometry
     mask: Float[Tensor, "z y x"] | None
     comparison: Float[Tensor, "z y x"] | None
+    memory: MemoryPlan
 
     @property
     def optics(self) -> tuple[OpticsGroup, ...]:

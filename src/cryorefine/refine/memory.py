@@ -1,0 +1,199 @@
+"""How much memory a run will need, how much there is, and what to do with less."""
+
+import math
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryorefine.kernels.grid import HALO, grid_layout
+from cryorefine.particles.images import MAPPED_BYTES
+from cryorefine.refine.events import EventLog
+
+__all__ = [
+    "MemoryPlan",
+    "batch_size",
+    "free_bytes",
+    "held_bytes",
+    "peak_bytes",
+    "plan_memory",
+    "tell_memory",
+]
+
+_MOST_COPIES = 4
+_BATCH_BYTES = 32 << 20
+_LEAST_BATCH_BYTES = 2 << 20
+_LARGEST_BATCH, _POINT_BYTES = 128, 32
+# Measured: the peak above what is in use when the images have been screened, in half grids of
+# complex numbers up to Nyquist; what is kept of a batch, in its own size; what a search keeps.
+_GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
+_BATCHES = 4.0
+_ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 200 << 20, 4096
+_SPARE = 0.9
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run may use.
+
+    Attributes
+    ----------
+    copies
+        Private grids that threads insert slices into.
+    batch_bytes
+        Size of a batch of images.
+    peak_bytes
+        The whole process's predicted peak.
+    free_bytes
+        What the process may use at most: what it holds already and what is free.
+    """
+
+    copies: int
+    batch_bytes: int
+    peak_bytes: int
+    free_bytes: int
+
+
+def plan_memory(
+    *,
+    size_px: int,
+    is_symmetric: bool,
+    searches: bool,
+    n_particles: int,
+    stored_bytes: int,
+    threads: int,
+    used_bytes: int,
+    free_bytes: int,
+) -> MemoryPlan:
+    """Predict the peak of a run; take fewer copies, then smaller batches where it would not fit.
+
+    The peak is reached when the second half's sums are folded, symmetrised and solved in the last
+    iteration, which fills them up to Nyquist. Below nine tenths of what is free nothing is cut, so
+    that a run gives the same result whatever else the machine does.
+
+    Parameters
+    ----------
+    size_px
+        Box of the maps.
+    is_symmetric
+        Whether there is a point group to apply: it needs room for turned grids.
+    searches
+        Whether orientations are searched everywhere.
+    stored_bytes
+        Size of the image stacks: pages of them count while they are mapped.
+    used_bytes
+        What the process holds before the first iteration: libraries, inputs.
+    """
+
+    def plan(copies: int, batch_bytes: int) -> MemoryPlan:
+        grids = (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS) + _GRIDS_PER_COPY * copies
+        batch = min(batch_bytes, image_bytes * min(_LARGEST_BATCH, n_particles // 2))
+        peak = fixed_bytes + round(grids * grid_bytes + _BATCHES * batch)
+        return MemoryPlan(copies, batch_bytes, peak, free_bytes)
+
+    _, _, half = grid_layout(size_px, size_px / 2)
+    grid_bytes = 8 * (2 * half + 1) ** 2 * (half + 1 + HALO)
+    image_bytes = _POINT_BYTES * round(math.pi / 8 * size_px**2)
+    fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
+    fixed_bytes += _PARTICLE_BYTES * n_particles + (_SEARCH_BYTES if searches else 0)
+
+    chosen = plan(min(_MOST_COPIES, threads), _BATCH_BYTES)
+    while chosen.peak_bytes > _SPARE * free_bytes:
+        if chosen.copies > 1:
+            chosen = plan(chosen.copies - 1, chosen.batch_bytes)
+        elif chosen.batch_bytes > _LEAST_BATCH_BYTES:
+            chosen = plan(1, chosen.batch_bytes // 2)
+        else:
+            break
+    return chosen
+
+
+def batch_size(plan: MemoryPlan, n_points: int) -> int:
+    """Return how many images with so many coefficients to work on at a time."""
+    return max(1, min(_LARGEST_BATCH, plan.batch_bytes // (_POINT_BYTES * n_points)))
+
+
+def tell_memory(events: EventLog, plan: MemoryPlan) -> None:
+    """Record the plan; warn if it does not fit."""
+    events.emit(
+        "memory",
+        predicted_peak_bytes=plan.peak_bytes,
+        free_bytes=plan.free_bytes,
+        copies=plan.copies,
+        batch_bytes=plan.batch_bytes,
+    )
+    if plan.peak_bytes > plan.free_bytes:
+        events.warn(
+            f"the run may need {plan.peak_bytes / 1e9:.1f} GB of memory and "
+            f"{plan.free_bytes / 1e9:.1f} GB are free: end other programs, raise the job's memory "
+            "limit, or extract the particles in a smaller box or with larger pixels"
+        )
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """Return what this process may hold at most: its share, what is free, and within all limits.
+
+    On Linux the least of what the kernel says is available and what the process's control groups
+    (versions 1 and 2: containers, batch systems) leave; elsewhere the machine's memory.
+    """
+    available = _named_value(root / "proc/meminfo", "MemAvailable:")
+    if available is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left = [available * 1024, *_left_in_groups(root)]
+    return min(left) + (_held_bytes(root) or 0)
+
+
+def held_bytes() -> int:
+    """Return the memory that this process holds now; where that is not known, at most so far."""
+    return _held_bytes(Path("/")) or peak_bytes()
+
+
+def _held_bytes(root: Path) -> int | None:
+    value = _named_value(root / "proc/self/status", "VmRSS:")
+    return None if value is None else value * 1024
+
+
+def _left_in_groups(root: Path) -> list[int]:
+    """Return what each of the process's control groups with a limit still allows."""
+    left = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        # Inside a container the path may be the host's: its own group is then the base.
+        while folder.is_relative_to(base):
+            limit, used = (_text(folder / name).strip() for name in names)
+            if limit.isdigit() and used.isdigit():
+                # File pages not in use count as used, and go when memory is asked for.
+                cached = _named_value(folder / "memory.stat", "inactive_file") or 0
+                left.append(max(0, int(limit) - int(used) + cached))
+            folder = folder.parent
+    return left
+
+
+def _named_value(path: Path, name: str) -> int | None:
+    for line in _text(path).splitlines():
+        words = line.split()
+        if words and words[0] == name:
+            return int(words[1])
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
