@@ -317,14 +317,14 @@ def still(iteration, **changes):
     )
 
 
-def test_a_search_that_gains_nothing_twice_and_moves_little_goes_local():
-    before = [make_record(1), make_record(2, resolution_A=8.0)]
-    assert next_sampling(chosen(), GEOMETRY, [*before, still(3)]).mode == "global"
-    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), still(4)]).mode == "local"
-    moving = dataclasses.replace(still(4), median_turn_deg=0.4)
-    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), moving]).mode == "global"
-    gaining = dataclasses.replace(still(4), resolution_A=7.8)
-    assert next_sampling(chosen(), GEOMETRY, [*before, still(3), gaining]).mode == "global"
+def test_a_search_that_gains_nothing_three_times_and_moves_little_goes_local():
+    before = [make_record(1), make_record(2, resolution_A=8.0), still(3), still(4)]
+    assert next_sampling(chosen(), GEOMETRY, before).mode == "global"
+    assert next_sampling(chosen(), GEOMETRY, [*before, still(5)]).mode == "local"
+    moving = dataclasses.replace(still(5), median_turn_deg=0.4)
+    assert next_sampling(chosen(), GEOMETRY, [*before, moving]).mode == "global"
+    gaining = dataclasses.replace(still(5), resolution_A=7.8)
+    assert next_sampling(chosen(), GEOMETRY, [*before, gaining]).mode == "global"
 
 
 def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():

@@ -8,9 +8,12 @@ Positions are in complex elements from the start of the array. ``table`` is
 :func:`cryorefine.kernels.grid.packed_table`; ``ix, iy, iz`` are rows of it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 
 from cryorefine.kernels.grid import WIDTH
 
@@ -21,6 +24,11 @@ _FAST = ("fast",)
 _LANES = 8
 _PAIRS = [0, 0, 1, 1, 2, 2, 3, 3]
 _SLOPE_PAIRS = [4, 4, 5, 5, 6, 6, 7, 7]
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate as numba does; type checkers do not know that it takes the first argument away."""
+    return numba_intrinsic(function)
 
 
 class _Code:

@@ -17,7 +17,7 @@ _FASTEST_GAIN = 0.5
 _COARSE_OPERATIONS = 4e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
-_STALLED, _STILL_SEARCH, _STILL = 2, 0.3, 0.6
+_STALLED, _STILL_SEARCH, _STILL = 3, 0.3, 0.6
 _FEW_JUMP, _SEARCH_EVERY = 0.2, 3
 _FIXED_LOCAL_SHARE = 0.4
 
@@ -145,7 +145,7 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
-    particles jump, or two iterations in a row have gained nothing and moved most particles by
+    particles jump, or three iterations in a row have gained nothing and moved most particles by
     far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
     is searched at each iteration, in turn, while the others follow the references as they get
     better. End: when neither resolution nor poses gain any more and the half maps are filled up
