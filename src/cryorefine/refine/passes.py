@@ -32,7 +32,13 @@ from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["assign_poses", "find_grey_scale", "reconstruct_halves", "reference_grid"]
+__all__ = [
+    "assign_poses",
+    "find_grey_scale",
+    "is_assigned",
+    "reconstruct_halves",
+    "reference_grid",
+]
 
 _SCALE_SAMPLE = 64
 _BALANCE_SAMPLE = 64
@@ -71,13 +77,22 @@ def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Bat
 
 
 def _batches_in_turn(
-    inputs: Inputs, view: GroupBand, rows: np.ndarray, sampling: Sampling
-) -> Iterator[tuple[bool, _Batch]]:
-    """Yield batches of the particles to search everywhere, then of the others."""
+    inputs: Inputs, state: State, view: GroupBand, rows: np.ndarray, sampling: Sampling
+) -> Iterator[tuple[str, _Batch]]:
+    """Yield batches by what is done with them: find a pose, search for a better one, follow it."""
     is_searched = sampling.is_searched(len(inputs.table))[rows]
-    for choice in (True, False):
-        for batch in _batches(inputs, view, rows[is_searched == choice]):
-            yield choice, batch
+    is_known = is_assigned(state, len(inputs.table))[rows]
+    if sampling.mode == "global":
+        is_searched |= ~is_known
+    kinds = {"find": is_searched & ~is_known, "search": is_searched & is_known}
+    for kind, chosen in {**kinds, "follow": ~is_searched}.items():
+        for batch in _batches(inputs, view, rows[chosen]):
+            yield kind, batch
+
+
+def is_assigned(state: State, n: int) -> np.ndarray:
+    """Tell which of n particles have a pose that this run has found."""
+    return np.zeros(n, bool) if state.poses is None else state.poses.is_assigned.numpy()
 
 
 def _model_shell(view: GroupBand, resolution_A: float) -> int:
@@ -129,9 +144,10 @@ def _inverse_variance(state: State, half: int, g: int, view: GroupBand) -> Float
 def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
     """Return the spread of the half's shifts so far, as the width of their prior."""
     limit = inputs.geometry.max_shift_A
-    if state.poses is None or not state.poses.quality:
+    known = is_assigned(state, len(inputs.table)) & (inputs.half == half)
+    if state.poses is None or not known.any():
         return limit
-    mine = state.poses.shift_A[torch.from_numpy(inputs.half == half)]
+    mine = state.poses.shift_A[torch.from_numpy(known)]
     # At least a pixel: a prior never pulls harder than the data were sampled.
     return float(mine.square().mean().sqrt().clamp(inputs.voxel_A, limit))
 
@@ -251,11 +267,10 @@ def assign_poses(
                 ),
             )
             white = _whitening(state, half, g, view)
-            for is_searched, batch in _batches_in_turn(inputs, view, rows, sampling):
+            for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling):
                 x, c = batch.x * white, batch.c * white
-                if search is not None and is_searched:
-                    is_known = state.poses is not None and state.poses.quality
-                    known = _previous(state, batch.rows, view) if is_known else None
+                if search is not None and kind != "follow":
+                    known = _previous(state, batch.rows, view) if kind == "search" else None
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )

@@ -271,6 +271,7 @@ def screened_inputs(
         max_shift_A=settings.max_shift_percent / 100 * opened.size_px * opened.voxel_A,
         group_order=opened.group.order,
         tilt_fraction=(math.cos(low) - math.cos(high)) / 2,
+        n_particles=len(good),
     )
     return Inputs(
         settings=settings,

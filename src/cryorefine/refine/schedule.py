@@ -19,6 +19,8 @@ _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.3, 0.6
 _FEW_JUMP, _SEARCH_EVERY = 0.2, 3
+_FIRST_PARTICLES, _NEARLY_ALL = 1000, 0.7
+_GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _FIXED_LOCAL_SHARE = 0.4
 
 
@@ -38,6 +40,8 @@ class Geometry:
         Of the point group.
     tilt_fraction
         Share of the sphere within the allowed tilts.
+    n_particles
+        In both halves together.
     """
 
     box_A: float
@@ -46,6 +50,7 @@ class Geometry:
     max_shift_A: float
     group_order: int
     tilt_fraction: float = 1.0
+    n_particles: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class IterationRecord:
         coarse step); NaN where there was none.
     median_sigma_rotation_deg
         Estimated accuracy of the poses.
+    share
+        Of the particles, used so far.
     """
 
     iteration: int
@@ -73,6 +80,7 @@ class IterationRecord:
     median_turn_deg: float
     jumped_fraction: float
     median_sigma_rotation_deg: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,9 @@ class Sampling:
         Half maps are filled up to here.
     search_every
         A global iteration searches one in so many particles everywhere, in turn; the others are
-        refined from where they are.
+        refined from where they are. Those that have no pose yet are searched in any case.
+    share
+        Of the particles, used in this iteration.
     is_last
         Whether the run ends after it.
     """
@@ -102,13 +112,18 @@ class Sampling:
     coarse_shift_step_A: float
     reconstruct_resolution_A: float
     search_every: int
+    share: float
     is_last: bool
 
     def is_searched(self, n: int) -> np.ndarray:
-        """Tell which of n particles this iteration searches everywhere."""
+        """Tell which of n particles it is the turn of to be searched everywhere."""
         if self.mode != "global":
             return np.zeros(n, bool)
         return (np.arange(n) + self.iteration) % self.search_every == 0
+
+    def rows(self, n: int) -> np.ndarray:
+        """Return which of n particles are used: spread over the file, more at a larger share."""
+        return np.flatnonzero(np.arange(n) * _GOLDEN_RATIO % 1.0 < self.share)
 
 
 def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
@@ -148,9 +163,10 @@ def next_sampling(
     particles jump, or three iterations in a row have gained nothing and moved most particles by
     far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
     is searched at each iteration, in turn, while the others follow the references as they get
-    better. End: when neither resolution nor poses gain any more and the half maps are filled up
-    to Nyquist, if need be by one more iteration. A fixed schedule keeps the first rule only: the
-    last two fifths of its iterations are local.
+    better. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
+    many, for coarse references need no more. End: when neither resolution nor poses gain any
+    more and the half maps are filled up to Nyquist, if need be by one more iteration. A fixed
+    schedule keeps the first rule only: the last two fifths of its iterations are local.
     """
     done = len(history)
     if done >= settings.max_iterations or _ended(settings, history, geometry.nyquist_A):
@@ -169,6 +185,7 @@ def next_sampling(
     mode = _mode(settings, history)
     coarse = coarse_resolution(align, geometry)
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
+    share = 1.0 if is_last else _share(settings, geometry, done)
     shells = geometry.box_A / align
     reach = max(1.6 * shells, shells + 10)
     nyquist_shell = geometry.box_A / geometry.nyquist_A
@@ -182,8 +199,17 @@ def next_sampling(
         reconstruct_resolution_A=geometry.box_A
         / (nyquist_shell if is_last else min(nyquist_shell, reach)),
         search_every=_search_every(settings, history),
+        share=share,
         is_last=is_last,
     )
+
+
+def _share(settings: RefineSettings, geometry: Geometry, done: int) -> float:
+    """Return the share of the particles to use: all, or twice as many as the iteration before."""
+    if not settings.is_data_driven:
+        return 1.0
+    share = _FIRST_PARTICLES * 2.0**done / geometry.n_particles
+    return share if share < _NEARLY_ALL else 1.0
 
 
 def _search_every(settings: RefineSettings, history: list[IterationRecord]) -> int:
@@ -201,6 +227,8 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
         return "global"
     if history[-1].mode == "local":
         return "local"
+    if history[-1].share < 1:
+        return "global"
     is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
     stalled = len(history) > _STALLED and not any(
         _gained(history[: len(history) - i]) for i in range(_STALLED)

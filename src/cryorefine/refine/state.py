@@ -1,15 +1,15 @@
 """Everything that one iteration hands to the next."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.symmetry import SymmetryGroup
-from cryorefine.model.observe import ImageStatistics
+from cryorefine.model.observe import ImageStatistics, select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
@@ -17,7 +17,7 @@ from cryorefine.refine.memory import MemoryPlan
 from cryorefine.refine.schedule import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Evaluation", "Inputs", "Poses", "State"]
+__all__ = ["Evaluation", "Inputs", "Poses", "State", "unknown_poses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,17 @@ class Inputs:
         """Return the particles of one half and optics group."""
         return np.flatnonzero((self.half == half) & (self.table.optics_index == group_index))
 
+    def select(self, rows: np.ndarray) -> "Inputs":
+        """Return the same with these particles only."""
+        table = self.table.select(rows)
+        return replace(
+            self,
+            table=table,
+            images=ImageSource(table, self.images.headers),
+            statistics=select_statistics(self.statistics, rows),
+            half=self.half[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Poses:
@@ -82,12 +93,46 @@ class Poses:
         (x, y) that centres the image.
     quality
         Columns by name, as :class:`~cryorefine.assign.align.BatchPoses` defines them; empty
-        before the first assignment.
+        before the first assignment, and NaN for particles that have not been assigned yet.
     """
 
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
     quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+
+    @property
+    def is_assigned(self) -> Bool[Tensor, "n"]:
+        """Which poses this run has found."""
+        if not self.quality:
+            return torch.zeros(len(self.rotations), dtype=torch.bool)
+        return ~self.quality["score"].isnan()
+
+    def select(self, rows: np.ndarray) -> "Poses":
+        """Return those of some particles."""
+        index = torch.from_numpy(rows)
+        quality = {name: column[index] for name, column in self.quality.items()}
+        return Poses(self.rotations[index], self.shift_A[index], quality)
+
+    def updated(self, rows: np.ndarray, part: "Poses") -> "Poses":
+        """Return all poses with those of some particles replaced."""
+        index = torch.from_numpy(rows)
+
+        def put(old: Tensor | None, new: Tensor) -> Tensor:
+            unknown = new.new_full((len(self.rotations),), torch.nan)
+            return (unknown if old is None else old).index_copy(0, index, new)
+
+        return Poses(
+            put(self.rotations, part.rotations),
+            put(self.shift_A, part.shift_A),
+            {name: put(self.quality.get(name), new) for name, new in part.quality.items()},
+        )
+
+
+def unknown_poses(n: int) -> Poses:
+    """Return poses of particles that nothing is known of: unturned, centred."""
+    return Poses(
+        torch.eye(3, dtype=torch.float64).expand(n, 3, 3), torch.zeros(n, 2, dtype=torch.float64)
+    )
 
 
 @dataclass(frozen=True, eq=False)

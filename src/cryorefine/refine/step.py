@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,11 +18,12 @@ from cryorefine.refine.events import EventLog
 from cryorefine.refine.passes import (
     assign_poses,
     find_grey_scale,
+    is_assigned,
     reconstruct_halves,
     reference_grid,
 )
 from cryorefine.refine.schedule import IterationRecord, Sampling
-from cryorefine.refine.state import Evaluation, Inputs, Poses, State
+from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
 __all__ = ["evaluate_halves", "iterate", "reconstruct_start", "reference_ssnr"]
@@ -31,6 +33,22 @@ _SHELLS_BEYOND = 3
 
 
 def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
+    """Make one iteration with the particles that it asks for; the others keep what they have."""
+    if sampling.share == 1:
+        return _iterate(inputs, state, sampling, events)
+    n = len(inputs.table)
+    rows = sampling.rows(n)
+    poses = None if state.poses is None else state.poses.select(rows)
+    part = dataclasses.replace(state, poses=poses)
+    after = _iterate(inputs.select(rows), part, sampling, events)
+    if after.poses is None:
+        raise AssertionError("an iteration always finds poses")
+    return dataclasses.replace(
+        after, poses=(state.poses or unknown_poses(n)).updated(rows, after.poses)
+    )
+
+
+def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
     grids = (
         reference_grid(inputs, state.references[0], sampling.align_resolution_A),
@@ -236,10 +254,13 @@ def _record(
     turn, jumped = float("nan"), float("nan")
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
-        turn = float(torch.rad2deg(angle.median()))
-        is_searched = torch.from_numpy(sampling.is_searched(len(angle)))
-        if bool(is_searched.any()):  # the others cannot jump
-            angle = angle[is_searched]
+        # The first iteration is compared with the file's poses.
+        known = is_assigned(state, len(angle)) if state.history else np.ones(len(angle), bool)
+        turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
+        searched = sampling.is_searched(len(angle)) & known
+        # Those that were not searched could not jump; where nobody was, all are counted.
+        counted = searched if searched.any() else known
+        angle = angle[torch.from_numpy(counted)]
         jumped = float((angle > sampling.coarse_step_rad).double().mean())
     return IterationRecord(
         iteration=sampling.iteration,
@@ -250,4 +271,5 @@ def _record(
         median_turn_deg=turn,
         jumped_fraction=jumped,
         median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+        share=sampling.share,
     )

@@ -40,7 +40,10 @@ _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plai
 
 
 def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
-    """Write all used particles with their poses, halves and quality measures."""
+    """Write all usable particles with their poses, halves and quality measures.
+
+    Measures are 0 for particles that an unfinished run has not come to yet.
+    """
     table = replace(
         inputs.table,
         euler_rad=euler_from_matrix(poses.rotations).numpy(),
@@ -51,7 +54,12 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     quality = {}
     for name, label in QUALITY_COLUMNS.items():
         if name in poses.quality:
-            values = poses.quality[name].clamp(-_NO_COMPETITOR, _NO_COMPETITOR).numpy()
+            values = (
+                poses.quality[name]
+                .nan_to_num(0.0, _NO_COMPETITOR)
+                .clamp(-_NO_COMPETITOR, _NO_COMPETITOR)
+                .numpy()
+            )
             quality[label] = values.astype(np.int64) if name == "at_shift_limit" else values
     write_relion(path, table, quality=quality)
 
