@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import dispatch, reference
 from cryorefine.kernels.grid import (
     WIDTH,
@@ -180,6 +181,17 @@ def test_rotating_a_grid_agrees_with_the_reference(size_px):
     fast = dispatch.rotate_grid(grid.values, weights, grid.centre, grid.step, rotations)
     for a, b in zip(fast, slow, strict=True):
         assert relative_error(a, b) < 1e-4
+
+
+@pytest.mark.parametrize("centre", [1, 7])
+def test_permuting_a_grid_agrees_with_the_reference(centre):
+    shape = (2 * centre + 1, 2 * centre + 1, centre + 1)
+    values, weights = torch.randn(*shape, dtype=torch.complex64), torch.rand(*shape)
+    rotations = parse_symmetry("o").matrices[[0, 5, 11, 17, 23]]
+    slow = reference.permute_grid(values, weights, centre, rotations)
+    fast = dispatch.permute_grid(values, weights, centre, rotations)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("oversampling", [1.5, 1.6, 2.0])

@@ -15,7 +15,11 @@ from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.solve import fold, solve
-from cryorefine.reconstruct.symmetrise import coset_representatives, symmetrise_volume
+from cryorefine.reconstruct.symmetrise import (
+    _chain,
+    coset_representatives,
+    symmetrise_volume,
+)
 
 PIXEL_A = 3.0
 
@@ -230,3 +234,14 @@ def test_the_mean_weight_of_a_shell_counts_its_grid_points():
 def test_a_band_with_few_points_is_left_alone():
     band = make_band(16, 0.0)
     assert len(band) == 1
+
+
+@pytest.mark.parametrize("name", ["c1", "c4", "d2", "d7", "t", "o", "i1"])
+def test_summing_over_each_link_of_the_chain_sums_over_the_group_once(name):
+    matrices = parse_symmetry(name).matrices
+    products = torch.eye(3, dtype=matrices.dtype)[None]
+    for link in _chain(matrices):
+        products = (products[None] @ link[:, None]).flatten(0, 1)
+    assert len(products) == len(matrices)
+    distance = (products[:, None] - matrices[None]).abs().amax((-1, -2))
+    assert bool((distance.min(0).values < 1e-6).all())

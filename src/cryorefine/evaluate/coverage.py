@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.geometry.sphere import direction_grid, directions_from_poses
+from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directions_from_poses
 from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["coverage_efficiency", "direction_histogram"]
@@ -49,6 +49,7 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: SymmetryGroup)
     sampling compensation factor, Baldwin & Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160).
     """
     probes = direction_grid(math.radians(6.0))
+    probes = probes[asymmetric_unit(probes, group)]  # the counts are the same elsewhere
     views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
     counts = torch.zeros(len(probes), dtype=torch.float64)
     for start in range(0, len(views), 4096):

@@ -18,6 +18,7 @@ __all__ = [
     "extract_slices",
     "insert_slices",
     "locate",
+    "permute_grid",
     "pick_separated",
     "rotate_grid",
     "scaled_rows",
@@ -180,6 +181,39 @@ def rotate_grid(values, weights, centre, rotations, table, out_values, out_weigh
                     )  # fmt: skip
                     line[start + q] += complex(re, sign[q] * im)
                     weight_line[start + q] += weight
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def permute_grid(values, weights, centre, rotations, out_values, out_weights):
+    """Sum a half grid over rotations that permute its points.
+
+    See :func:`cryorefine.kernels.reference.permute_grid`; ``rotations`` is (g, 3, 3), integers.
+    """
+    side = 2 * centre + 1
+    for row in prange(side * side):
+        iz, iy = row // side - centre, row % side - centre
+        left = centre * centre - iy * iy - iz * iz
+        if left < 0:
+            continue
+        n_x = int(math.sqrt(left)) + 1
+        line, weight_line = (
+            out_values[iz + centre, iy + centre],
+            out_weights[iz + centre, iy + centre],
+        )
+        for g in range(rotations.shape[0]):
+            r = rotations[g]
+            x0 = r[0, 1] * iy + r[0, 2] * iz
+            y0 = r[1, 1] * iy + r[1, 2] * iz
+            z0 = r[2, 1] * iy + r[2, 2] * iz
+            for ix in range(n_x):
+                x, y, z = x0 + r[0, 0] * ix, y0 + r[1, 0] * ix, z0 + r[2, 0] * ix
+                if x < 0:
+                    value = values[centre - z, centre - y, -x]
+                    line[ix] += complex(value.real, -value.imag)
+                    weight_line[ix] += weights[centre - z, centre - y, -x]
+                else:
+                    line[ix] += values[centre + z, centre + y, x]
+                    weight_line[ix] += weights[centre + z, centre + y, x]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")

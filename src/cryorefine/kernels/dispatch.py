@@ -9,7 +9,7 @@ from cryorefine.kernels import cpu, cpu_climb, reference
 from cryorefine.kernels.grid import Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
-__all__ = ["extract_slices", "insert_slices", "refine_poses", "rotate_grid"]
+__all__ = ["extract_slices", "insert_slices", "permute_grid", "refine_poses", "rotate_grid"]
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -125,3 +125,24 @@ def rotate_grid(
         out_weights,
     )
     return torch.from_numpy(out_values), torch.from_numpy(out_weights)
+
+
+def permute_grid(
+    values: Complex[Tensor, "z y x"],
+    weights: Float[Tensor, "z y x"],
+    centre: int,
+    rotations: Float[Tensor, "g 3 3"],
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
+    if values.device.type != "cpu":
+        return reference.permute_grid(values, weights, centre, rotations)
+    out_values, out_weights = torch.zeros_like(values), torch.zeros_like(weights)
+    cpu.permute_grid(
+        values.contiguous().numpy(),
+        weights.contiguous().numpy(),
+        centre,
+        rotations.round().to(torch.int64).numpy(),
+        out_values.numpy(),
+        out_weights.numpy(),
+    )
+    return out_values, out_weights

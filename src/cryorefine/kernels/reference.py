@@ -13,6 +13,7 @@ __all__ = [
     "extract_slices",
     "extract_slices_with_gradient",
     "insert_slices",
+    "permute_grid",
     "refine_poses",
     "rotate_grid",
 ]
@@ -150,6 +151,33 @@ def rotate_grid(
             total_w += weights[index] * weight
         out_v[inside] += torch.where(sign < 0, total_v.conj(), total_v)
         out_w[inside] += total_w
+    return out_v, out_w
+
+
+def permute_grid(
+    values: Complex[Tensor, "z y x"],
+    weights: Float[Tensor, "z y x"],
+    centre: int,
+    rotations: Float[Tensor, "g 3 3"],
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Return ``sum_g f(R_g k)`` on half grids without halo, for signed permutations R.
+
+    Such rotations take grid points to grid points: nothing is interpolated. Points outside the
+    largest sphere are zero.
+    """
+    axis = torch.arange(-centre, centre + 1, device=values.device)
+    z, y, x = torch.meshgrid(axis, axis, axis[centre:], indexing="ij")
+    k = torch.stack([x, y, z], -1)
+    inside = k.square().sum(-1) <= centre * centre
+    k = k[inside]
+    out_v, out_w = torch.zeros_like(values), torch.zeros_like(weights)
+    for rotation in rotations.to(k):
+        p = (k[..., None, :] * rotation).sum(-1)
+        flip = p[..., 0] < 0
+        px, py, pz = torch.where(flip[..., None], -p, p).unbind(-1)
+        found = values[pz + centre, py + centre, px]
+        out_v[inside] += torch.where(flip, found.conj(), found)
+        out_w[inside] += weights[pz + centre, py + centre, px]
     return out_v, out_w
 
 

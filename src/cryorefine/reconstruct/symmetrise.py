@@ -7,7 +7,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryorefine.geometry.symmetry import SymmetryGroup
-from cryorefine.kernels.dispatch import rotate_grid
+from cryorefine.kernels.dispatch import permute_grid, rotate_grid
 from cryorefine.kernels.grid import HALO
 
 __all__ = ["coset_representatives", "symmetrise_grid", "symmetrise_volume"]
@@ -39,20 +39,37 @@ def coset_representatives(
     return torch.stack(chosen), exact
 
 
-def _permute(core: Tensor, centre: int, rotation: Tensor) -> Tensor:
-    """Return the half grid ``out(k) = full(R k)`` for a signed permutation R."""
-    # Full cube from the half one: x < 0 by Hermitian symmetry (real grids: plain symmetry).
-    mirror = core[:, :, 1:].flip(0, 1, 2)
-    full = torch.cat([mirror.conj() if core.is_complex() else mirror, core], -1)
-    # out[k] = full[R k]: axis a of the result (x, y, z) feeds component p of R k with a sign.
-    order = [int(rotation[:, a].abs().argmax()) for a in range(3)]  # column a: where k_a goes
-    signs = [float(rotation[order[a], a]) for a in range(3)]
-    # Array axes are z, y, x = components 2, 1, 0.
-    permuted = full.permute([2 - order[2], 2 - order[1], 2 - order[0]])
-    flips = [2 - a for a in range(3) if signs[a] < 0]
-    if flips:
-        permuted = permuted.flip(flips)
-    return permuted[:, :, centre:]
+def _chain(matrices: Float[Tensor, "g 3 3"]) -> list[Float[Tensor, "_ 3 3"]]:
+    """Factor a group: summing over each set of rotations in turn sums over the whole group.
+
+    Each set takes the sum over one subgroup to that over the next, the smallest that contains
+    it: 2 + 2 + 3 + 2 rotations instead of 24 for the octahedral group.
+    """
+    known = torch.eye(3).to(matrices)[None]
+    sets = []
+    while len(known) < len(matrices):
+        larger = [_generated(known, g) for g in matrices if not _contains(known, g)]
+        larger = min(larger, key=len)
+        representatives: list[Tensor] = []
+        for element in larger:
+            if not any(_contains(known @ r, element) for r in representatives):
+                representatives.append(element)
+        sets.append(torch.stack(representatives))
+        known = larger
+    return sets
+
+
+def _contains(matrices: Tensor, element: Tensor) -> bool:
+    return bool(((matrices - element).abs().amax((-1, -2)) < 1e-6).any())
+
+
+def _generated(subgroup: Tensor, element: Tensor) -> Tensor:
+    """Return the group that a subgroup and one more element generate, the subgroup first."""
+    out = list(subgroup)
+    for product in (a @ b for a in out for b in (element, *subgroup)):  # grows while it is walked
+        if not _contains(torch.stack(out), product):
+            out.append(product)
+    return torch.stack(out)
 
 
 def symmetrise_grid(
@@ -87,8 +104,8 @@ def symmetrise_grid(
         values, weights = rotate_grid(with_halo_v, with_halo_w, centre, step, representatives)
         passes = 1
     if len(exact) > 1:
-        values = sum((_permute(values, centre, r) for r in exact[1:]), values.clone())
-        weights = sum((_permute(weights, centre, r) for r in exact[1:]), weights.clone())
+        for step_up in _chain(exact):
+            values, weights = permute_grid(values, weights, centre, step_up)
     return values, weights, passes
 
 
