@@ -8,6 +8,8 @@ maximum, grown by 2 px, 6 px cosine edge). ``--coarse-operations`` and ``--settl
 what ``refine/schedule.py`` fixes, to show why it fixes it so.
 """
 
+import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
+
 import argparse
 import json
 from pathlib import Path

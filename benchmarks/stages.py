@@ -18,6 +18,8 @@ operations or bytes that the stage was given over the rate of this machine, meas
 With several threads the wait of the others for one counts; use one to see the work alone.
 """
 
+import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
+
 import argparse
 import functools
 import sys
