@@ -85,9 +85,12 @@ class BatchPoses:
         Least-squares amplitude of the model in the image.
     model_power
         Noise-weighted power of the model: the weight of ``scale`` in a least-squares mean.
+    covariance
+        Of (rotation vector in the image frame in radians, shift in px), from the Gauss-Newton
+        matrix.
     sigma_rotation_rad, sigma_shift_px
-        Standard deviations from the Gauss-Newton matrix: of the angle (root mean square over
-        three axes) and of a shift component.
+        Standard deviations from it: of the angle (root mean square over three axes) and of a
+        shift component.
     at_edge
         Whether the shift lies on its limit.
     """
@@ -100,6 +103,7 @@ class BatchPoses:
     correlation: Float[Tensor, "b"]
     scale: Float[Tensor, "b"]
     model_power: Float[Tensor, "b"]
+    covariance: Float[Tensor, "b 5 5"]
     sigma_rotation_rad: Float[Tensor, "b"]
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
@@ -368,6 +372,7 @@ def _choose(
         correlation=correlation,
         scale=scale,
         model_power=power,
+        covariance=covariance,
         sigma_rotation_rad=sigma_rotation,
         sigma_shift_px=sigma_shift,
         at_edge=found.at_edge[best],

@@ -242,6 +242,7 @@ def assign_poses(
     group_scale = []
     rotations = torch.zeros(n, 3, 3, dtype=torch.float64)
     shift_A = torch.zeros(n, 2, dtype=torch.float64)
+    covariance = torch.zeros(n, 5, 5, dtype=torch.float64)
     quality: dict[str, Tensor] = {}
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = 0
@@ -281,6 +282,8 @@ def assign_poses(
                 index = torch.from_numpy(batch.rows)
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
+                unit = torch.tensor([1.0] * 3 + [view.group.pixel_A] * 2, dtype=torch.float64)
+                covariance[index] = found.covariance * unit * unit[:, None]
                 power[index] = found.model_power
                 _store(quality, index, n, found, view.group.pixel_A)
                 done += len(batch.rows)
@@ -289,7 +292,7 @@ def assign_poses(
         # References are damped where they are unsure: only ratios of amplitudes mean anything.
         mine = torch.from_numpy(inputs.half == half)
         quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
-    return Poses(rotations, shift_A, quality), (group_scale[0], group_scale[1])
+    return Poses(rotations, shift_A, quality, covariance), (group_scale[0], group_scale[1])
 
 
 def _updated_scale(

@@ -94,11 +94,15 @@ class Poses:
     quality
         Columns by name, as :class:`~cryorefine.assign.align.BatchPoses` defines them; empty
         before the first assignment, and NaN for particles that have not been assigned yet.
+    covariance
+        Of (rotation vector in the image frame in radians, shift in ångströms); None before the
+        first assignment.
     """
 
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
     quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+    covariance: Float[Tensor, "n 5 5"] | None = None
 
     @property
     def is_assigned(self) -> Bool[Tensor, "n"]:
@@ -111,20 +115,22 @@ class Poses:
         """Return those of some particles."""
         index = torch.from_numpy(rows)
         quality = {name: column[index] for name, column in self.quality.items()}
-        return Poses(self.rotations[index], self.shift_A[index], quality)
+        covariance = None if self.covariance is None else self.covariance[index]
+        return Poses(self.rotations[index], self.shift_A[index], quality, covariance)
 
     def updated(self, rows: np.ndarray, part: "Poses") -> "Poses":
         """Return all poses with those of some particles replaced."""
         index = torch.from_numpy(rows)
 
         def put(old: Tensor | None, new: Tensor) -> Tensor:
-            unknown = new.new_full((len(self.rotations),), torch.nan)
+            unknown = new.new_full((len(self.rotations), *new.shape[1:]), torch.nan)
             return (unknown if old is None else old).index_copy(0, index, new)
 
         return Poses(
             put(self.rotations, part.rotations),
             put(self.shift_A, part.shift_A),
             {name: put(self.quality.get(name), new) for name, new in part.quality.items()},
+            None if part.covariance is None else put(self.covariance, part.covariance),
         )
 
 

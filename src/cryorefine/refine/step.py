@@ -14,6 +14,7 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import solve
 from cryorefine.reconstruct.solvent import quieten_solvent
+from cryorefine.refine.calibrate import calibrate_covariance
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.passes import (
     assign_poses,
@@ -57,6 +58,8 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, sampling, events)
     poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
+    if sampling.is_last and sampling.mode != "none":
+        poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
     sums, noise = reconstruct_halves(

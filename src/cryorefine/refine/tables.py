@@ -110,6 +110,8 @@ def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
     """Return poses as named arrays for a checkpoint."""
     out = {"rotations": poses.rotations.numpy(), "shift_A": poses.shift_A.numpy()}
     out.update({f"quality_{k}": v.numpy() for k, v in poses.quality.items()})
+    if poses.covariance is not None:
+        out["covariance"] = poses.covariance.numpy()
     return out
 
 
@@ -120,6 +122,10 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
         for k, v in arrays.items()
         if k.startswith("quality_")
     }
+    covariance = arrays.get("covariance")
     return Poses(
-        torch.from_numpy(arrays["rotations"]), torch.from_numpy(arrays["shift_A"]), quality
+        torch.from_numpy(arrays["rotations"]),
+        torch.from_numpy(arrays["shift_A"]),
+        quality,
+        None if covariance is None else torch.from_numpy(covariance),
     )

@@ -1,0 +1,100 @@
+"""How much less certain poses are than the Gauss-Newton matrix says, measured on the images."""
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from cryorefine.geometry.rotation import rotvec_from_matrix
+from cryorefine.kernels.dispatch import refine_poses
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.model.observe import GroupBand
+
+__all__ = ["split_disagreement", "variance_factor"]
+
+_BLOCK_SHELLS = 4
+_LEAST_BLOCKS = 6
+_EVALUATIONS = 12
+_OUTLIER_MEDIANS = 6.0
+_DEGREES_OF_FREEDOM = 5
+
+
+def split_disagreement(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    rotations: Float[Tensor, "b 3 3"],
+    shifts_px: Float[Tensor, "b 2"],
+    *,
+    max_turn_rad: float,
+) -> Float[Tensor, "b"]:
+    """Return how far apart the poses are that two disjoint parts of each image's band lead to.
+
+    Shells go to the two parts in blocks of four, so that the noise of the parts is independent,
+    and the errors of the reference nearly so: they are correlated over the box divided by the
+    particle's diameter. With C₁ and C₂ the covariances from the Gauss-Newton matrices, the result
+    is ``dᵀ (C₁ + C₂)⁻¹ d`` of the difference d. Its mean over particles is 5 if the matrices tell
+    the truth, and 5 f if variances are f times as large.
+
+    Parameters
+    ----------
+    grid
+        A reference that the images had no part in: in their own, both parts of an image find the
+        pose at which its noise was added.
+    rotations, shifts_px
+        Where the climbs start: poses within the right maximum.
+    max_turn_rad
+        Limit of a single step.
+    """
+
+    def climb(part: Bool[Tensor, "p"], start: tuple[Tensor, Tensor]) -> PoseResult:
+        index = torch.nonzero(part)[:, 0]
+        problem = PoseProblem(
+            x=x[:, index],
+            c=c[:, index],
+            points=view.points[index],
+            k_px=view.k_px()[index],
+            image_size_px=view.band.size_px,
+            image_of=torch.arange(len(x)),
+            rotations=start[0],
+            shifts_px=start[1],
+            prior_shift_px=torch.zeros(len(x), 2, dtype=torch.float64),
+        )
+        options = LevenbergMarquardt(
+            max_evaluations=_EVALUATIONS,
+            max_shift_px=view.band.size_px,
+            max_turn_rad=max_turn_rad,
+            max_move_px=1.0,
+            tolerance=0.01,
+        )
+        return refine_poses(grid, problem, options)
+
+    shell = view.band.shell
+    width = max(1, min(_BLOCK_SHELLS, view.band.n_shells // _LEAST_BLOCKS))
+    is_used, is_even = shell >= 1, (shell // width) % 2 == 0
+    whole = climb(is_used, (rotations, shifts_px))
+    start = (whole.rotations, whole.shifts_px)
+    first, second = climb(is_used & is_even, start), climb(is_used & ~is_even, start)
+    turn = rotvec_from_matrix(first.rotations @ second.rotations.transpose(1, 2))
+    apart = torch.cat([turn, first.shifts_px - second.shifts_px], 1)
+    covariance = _inverse(first.information) + _inverse(second.information)
+    return (apart * torch.linalg.solve(covariance, apart)).sum(1)
+
+
+def _inverse(information: Float[Tensor, "b 5 5"]) -> Float[Tensor, "b 5 5"]:
+    diagonal = torch.diagonal(information, dim1=1, dim2=2)
+    return torch.linalg.inv(information + torch.diag_embed(1e-9 * diagonal + 1e-12))
+
+
+def variance_factor(disagreement: Float[Tensor, "n"]) -> float:
+    """Return by how much variances exceed those of the Gauss-Newton matrix, at least 1.
+
+    The mean of :func:`split_disagreement` over 5, without the particles beyond six times the
+    median: those that have climbed to another maximum. No estimate is better than its information
+    allows, so that anything below 1 is chance.
+    """
+    if len(disagreement) == 0:
+        return 1.0
+    usual = disagreement[disagreement <= _OUTLIER_MEDIANS * disagreement.median()]
+    return max(1.0, float(usual.mean()) / _DEGREES_OF_FREEDOM)

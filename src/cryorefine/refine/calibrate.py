@@ -1,0 +1,61 @@
+"""Covariances of the poses, corrected by what the images themselves show."""
+
+from dataclasses import replace
+
+import torch
+
+from cryorefine.assign.calibrate import split_disagreement, variance_factor
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.passes import _batches, _views, _whitening
+from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.state import Inputs, Poses, State
+
+__all__ = ["calibrate_covariance"]
+
+_SAMPLE = 128
+"""Particles of each half that the factor is measured on: it is then known to 4 %."""
+
+
+def calibrate_covariance(
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    grids: tuple[SliceGrid, SliceGrid],
+    sampling: Sampling,
+    events: EventLog,
+) -> Poses:
+    """Multiply covariances with a factor measured on the particles.
+
+    The Gauss-Newton matrix knows neither the noise of the reference nor how far the likelihood is
+    from a parabola. Both show in how far poses from two parts of each image's band lie apart. The
+    other half's reference is used, which the image had no part in; nothing but the reported
+    uncertainties comes from this, so that the halves stay independent.
+    """
+    resolution_A = sampling.align_resolution_A
+    apart = []
+    for half in (1, 2):
+        for g, view in enumerate(_views(inputs, state, half, resolution_A)):
+            rows = inputs.rows(half, g)
+            every = max(1, len(inputs.table) // (2 * _SAMPLE))
+            white = _whitening(state, half, g, view)
+            for batch in _batches(inputs, view, rows[::every]):
+                index = torch.from_numpy(batch.rows)
+                apart.append(
+                    split_disagreement(
+                        grids[2 - half],
+                        view,
+                        batch.x * white,
+                        batch.c * white,
+                        poses.rotations[index],
+                        poses.shift_A[index] / view.group.pixel_A,
+                        max_turn_rad=resolution_A / inputs.geometry.radius_A,
+                    )
+                )
+    factor = variance_factor(torch.cat(apart))
+    events.emit("calibration", variance_factor=factor)
+    covariance = None if poses.covariance is None else poses.covariance * factor
+    quality = dict(poses.quality)
+    for name in ("sigma_rotation_deg", "sigma_shift_A"):
+        quality[name] = quality[name] * factor**0.5
+    return replace(poses, covariance=covariance, quality=quality)
