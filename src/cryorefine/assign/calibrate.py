@@ -15,8 +15,7 @@ __all__ = ["split_disagreement", "variance_factor"]
 _BLOCK_SHELLS = 4
 _LEAST_BLOCKS = 6
 _EVALUATIONS = 12
-_OUTLIER_MEDIANS = 6.0
-_DEGREES_OF_FREEDOM = 5
+_QUANTILE_90 = 9.236  # of χ² with 5 degrees of freedom
 
 
 def split_disagreement(
@@ -34,8 +33,8 @@ def split_disagreement(
     Shells go to the two parts in blocks of four, so that the noise of the parts is independent,
     and the errors of the reference nearly so: they are correlated over the box divided by the
     particle's diameter. With C₁ and C₂ the covariances from the Gauss-Newton matrices, the result
-    is ``dᵀ (C₁ + C₂)⁻¹ d`` of the difference d. Its mean over particles is 5 if the matrices tell
-    the truth, and 5 f if variances are f times as large.
+    is ``dᵀ (C₁ + C₂)⁻¹ d`` of the difference d: χ² with 5 degrees of freedom if the matrices tell
+    the truth, f times that if variances are f times as large.
 
     Parameters
     ----------
@@ -90,11 +89,10 @@ def _inverse(information: Float[Tensor, "b 5 5"]) -> Float[Tensor, "b 5 5"]:
 def variance_factor(disagreement: Float[Tensor, "n"]) -> float:
     """Return by how much variances exceed those of the Gauss-Newton matrix, at least 1.
 
-    The mean of :func:`split_disagreement` over 5, without the particles beyond six times the
-    median: those that have climbed to another maximum. No estimate is better than its information
-    allows, so that anything below 1 is chance.
+    The 90 % quantile of :func:`split_disagreement` over that of χ² with 5 degrees of freedom: far
+    enough out to see tails, not so far that a few particles on another maximum count. No estimate
+    is better than its information allows, so that anything below 1 is chance.
     """
     if len(disagreement) == 0:
         return 1.0
-    usual = disagreement[disagreement <= _OUTLIER_MEDIANS * disagreement.median()]
-    return max(1.0, float(usual.mean()) / _DEGREES_OF_FREEDOM)
+    return max(1.0, float(disagreement.quantile(0.9)) / _QUANTILE_90)

@@ -13,8 +13,8 @@ from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["calibrate_covariance"]
 
-_SAMPLE = 128
-"""Particles of each half that the factor is measured on: it is then known to 4 %."""
+_SAMPLE = 200
+"""Particles of each half that the factor is measured on: it is then known to 5 %."""
 
 
 def calibrate_covariance(

@@ -1,0 +1,54 @@
+"""Whether the reported uncertainties of poses are right, on particles whose truth is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from cryorefine.evaluate.calibration import chi_squared, pose_errors
+from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.io.star import read_star
+from cryorefine.particles.relion import read_relion
+from cryorefine.refine.checkpoint import load_state
+
+CHI2_95 = 11.07  # 5 degrees of freedom
+
+
+@pytest.mark.slow
+def test_the_truth_lies_within_the_95_percent_region_for_90_to_98_percent(finished):
+    state, arrays = load_state(finished.folder, finished.summary["iterations"])
+    poses, group = state.poses, parse_symmetry("d2")
+    truth = read_relion(finished.data / "truth_particles.star")
+    errors = pose_errors(
+        poses.rotations,
+        poses.shift_A,
+        matrix_from_euler(torch.from_numpy(truth.euler_rad)),
+        torch.from_numpy(truth.shift_A),
+        group,
+    )
+    inside = []
+    for half in (1, 2):
+        mine = torch.from_numpy(arrays["half"] == half)
+        chi2 = chi_squared(errors[mine], poses.covariance[mine], poses.rotations[mine], group)
+        inside.append((chi2 < CHI2_95).double().mean())
+    assert 0.90 <= float(sum(inside)) / 2 <= 0.98
+
+
+def test_the_columns_of_the_particle_file_come_from_the_covariance(finished):
+    state, _ = load_state(finished.folder, finished.summary["iterations"])
+    variances = torch.diagonal(state.poses.covariance, dim1=1, dim2=2).numpy()
+    block = read_star(finished.folder / "particles.star")["particles"]
+    np.testing.assert_allclose(
+        block.floats("cryorefineSigmaRotationDeg"),
+        np.rad2deg(np.sqrt(variances[:, :3].mean(1))),
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(
+        block.floats("cryorefineSigmaShiftA"), np.sqrt(variances[:, 3:].mean(1)), rtol=1e-4
+    )
+
+
+def test_the_last_iteration_tells_how_far_the_gauss_newton_matrix_was_trusted(finished):
+    told = [e for e in finished.events if e["kind"] == "calibration"]
+    assert len(told) == 1
+    assert 1.0 <= told[0]["variance_factor"] < 3.0
