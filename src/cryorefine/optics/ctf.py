@@ -11,7 +11,13 @@ from cryorefine.optics.aberration import even_phase
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.units import MM_TO_A, MRAD
 
-__all__ = ["Defocus", "contrast_transfer", "envelope", "image_frequencies"]
+__all__ = [
+    "Defocus",
+    "contrast_transfer",
+    "contrast_transfer_and_slopes",
+    "envelope",
+    "image_frequencies",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +85,33 @@ def contrast_transfer(
     ----------
     .. [1] Wade (1992) Ultramicroscopy 46, 145.
     """
-    batch = defocus.u_A.shape
     if not group.has_ctf:
-        return torch.ones((*batch, len(s)), dtype=s.dtype, device=s.device)
+        return torch.ones((*defocus.u_A.shape, len(s)), dtype=s.dtype, device=s.device)
+    chi, damping = _phase_and_damping(group, defocus, s)
+    return chi.sin() * damping
+
+
+def contrast_transfer_and_slopes(
+    group: OpticsGroup, defocus: Defocus, s: Float[Tensor, "p 2"]
+) -> tuple[Float[Tensor, "*b p"], Float[Tensor, "*b p 3"]]:
+    """Return the CTF, and its derivatives by mean defocus and the two parts of the astigmatism.
+
+    The parts are ``(U - V)/2`` times the cosine and the sine of twice the astigmatism's angle.
+    The derivatives are per Å; the convergence envelope is taken as constant. Zero without a CTF.
+    """
+    if not group.has_ctf:
+        c = contrast_transfer(group, defocus, s)
+        return c, c.new_zeros((*c.shape, 3))
+    chi, damping = _phase_and_damping(group, defocus, s)
+    x, y = s.unbind(1)
+    directions = torch.stack([x * x + y * y, x * x - y * y, 2 * x * y], 1)
+    slopes = (chi.cos() * damping)[..., None] * (math.pi * group.wavelength_A * directions)
+    return chi.sin() * damping, slopes
+
+
+def _phase_and_damping(
+    group: OpticsGroup, defocus: Defocus, s: Float[Tensor, "p 2"]
+) -> tuple[Float[Tensor, "*b p"], Float[Tensor, "*b p"]]:
     wavelength = group.wavelength_A
     x2, y2, xy = s[:, 0] ** 2, s[:, 1] ** 2, s[:, 0] * s[:, 1]
     s2 = x2 + y2
@@ -103,7 +133,7 @@ def contrast_transfer(
         math.pi * wavelength * z_s2 + constant + (column(defocus.phase_shift_rad) + amplitude_phase)
     )
     damping = column(defocus.scale) * (column(defocus.bfactor_A2) * (-0.25 * s2)).exp()
-    return chi.sin() * damping * envelope(group, z_s2, s2)
+    return chi, damping * envelope(group, z_s2, s2)
 
 
 def envelope(
