@@ -33,7 +33,9 @@ def test_an_underestimated_noise_shows_in_full():
 def test_a_noisy_reference_shows_as_excess_variance():
     case = Case("c1", 300, noise=1.0)
     values = case.grid.values
-    noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(3), dtype=values.dtype)
+    noise = torch.randn(
+        values.shape, generator=torch.Generator().manual_seed(3), dtype=values.dtype
+    )
     clean = factor(case)
     values += 0.5 * values.abs().square().mean().sqrt() * noise
     assert factor(case) > 1.2 * clean

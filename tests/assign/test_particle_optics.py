@@ -21,8 +21,7 @@ from cryorefine.model.observe import make_group_band
 from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.ctf import Defocus, contrast_transfer, contrast_transfer_and_slopes
 from cryorefine.optics.group import OpticsGroup
-
-from ..kernels.problems import exact_slices
+from tests.kernels.problems import exact_slices
 
 SIZE_PX, PIXEL_A = 48, 2.5
 ALL = OpticsPrior(True, True, True, True, 0.9, 9.0, 0.1, 3000.0)

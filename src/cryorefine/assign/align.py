@@ -20,7 +20,15 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["AlignmentOptions", "BatchPoses", "align_globally", "align_locally", "score_poses"]
+__all__ = [
+    "AlignmentOptions",
+    "BatchPoses",
+    "align_globally",
+    "align_locally",
+    "is_tilt_allowed",
+    "score_poses",
+    "spread",
+]
 
 _CLIMB_FIRST, _CLIMB_COARSE, _CLIMB_FINE = 1, 3, 10
 _GUARD_BAND = 3
@@ -343,9 +351,7 @@ def _choose(
         + 1e-9 * torch.diag_embed(torch.diagonal(found.information[best], dim1=1, dim2=2))
         + 1e-12 * torch.eye(5, dtype=torch.float64)
     )
-    spread = torch.diagonal(covariance, dim1=1, dim2=2).clamp_min(0)
-    sigma_rotation = (spread[:, :3].mean(1)).sqrt().clamp(max=math.pi)
-    sigma_shift = (spread[:, 3:].mean(1)).sqrt().clamp(max=options.max_shift_px)
+    sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
     apart = torch.zeros(b, index.shape[1], dtype=torch.bool)
     difference = torch.full((b, index.shape[1]), -torch.inf, dtype=torch.float64)
@@ -377,6 +383,26 @@ def _choose(
         sigma_shift_px=sigma_shift,
         at_edge=found.at_edge[best],
     )
+
+
+def spread(
+    covariance: Float[Tensor, "b 5 5"], options: AlignmentOptions
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """Return root mean square standard deviations: of rotations in rad, of shifts in px."""
+    variance = torch.diagonal(covariance, dim1=1, dim2=2).clamp_min(0)
+    return (
+        variance[:, :3].mean(1).sqrt().clamp(max=math.pi),
+        variance[:, 3:].mean(1).sqrt().clamp(max=options.max_shift_px),
+    )
+
+
+def is_tilt_allowed(
+    rotations: Float[Tensor, "b 3 3"], tilt_range_rad: tuple[float, float]
+) -> Bool[Tensor, "b"]:
+    """Tell which poses themselves lie within the band of tilts."""
+    low, high = tilt_range_rad
+    tilt = torch.acos(rotations[:, 2, 2].clamp(-1, 1))
+    return (tilt >= low) & (tilt <= high)
 
 
 def _into_band(

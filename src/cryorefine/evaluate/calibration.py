@@ -53,9 +53,9 @@ def chi_squared(
     for _ in range(4):
         weighted = design[use].transpose(1, 2) @ precision[use]
         normal = (weighted @ design[use]).sum(0)
-        drift = torch.linalg.pinv(normal, hermitian=True) @ (
-            weighted @ errors[use][..., None]
-        ).sum(0)
+        drift = torch.linalg.pinv(normal, hermitian=True) @ (weighted @ errors[use][..., None]).sum(
+            0
+        )
         left = errors - (design @ drift)[..., 0]
         chi2 = torch.einsum("na,nab,nb->n", left, precision, left)
         use = chi2 < _PLAUSIBLE

@@ -102,11 +102,11 @@ class ParticleTable:
             extra={label: column[rows] for label, column in self.extra.items()},
         )
 
-    def defocus(self, rows: np.ndarray) -> Defocus:
-        """Return the CTF values of some particles as float32 tensors."""
+    def defocus(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Defocus:
+        """Return the CTF values of some particles as tensors."""
 
         def column(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values[rows], dtype=np.float32))
+            return torch.from_numpy(np.ascontiguousarray(values[rows])).to(dtype)
 
         return Defocus(
             u_A=column(self.defocus_u_A),

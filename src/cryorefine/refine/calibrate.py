@@ -39,7 +39,7 @@ def calibrate_covariance(
             rows = inputs.rows(half, g)
             every = max(1, len(inputs.table) // (2 * _SAMPLE))
             white = _whitening(state, half, g, view)
-            for batch in _batches(inputs, view, rows[::every]):
+            for batch in _batches(inputs, view, rows[::every], poses.optics):
                 index = torch.from_numpy(batch.rows)
                 apart.append(
                     split_disagreement(

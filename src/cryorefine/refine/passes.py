@@ -17,6 +17,12 @@ from cryorefine.assign.align import (
     score_poses,
 )
 from cryorefine.assign.exhaustive import CoarseSearch, make_coarse_search, search_coarse
+from cryorefine.assign.particle_optics import (
+    N_VALUES,
+    magnified,
+    with_defocus_change,
+    without_offset,
+)
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
@@ -28,6 +34,7 @@ from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.memory import batch_size
+from cryorefine.refine.particle_optics import optics_prior, refine_batch, without_common_part
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.state import Inputs, Poses, State
@@ -55,6 +62,8 @@ class _Batch:
 
 def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
     """Return each optics group's band, its amplitude times the group's scale in that half."""
+    # Slices of magnified particles must not leave the grids.
+    resolution_A = resolution_A * inputs.settings.largest_magnification
     views = []
     for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
         view = make_group_band(
@@ -67,17 +76,31 @@ def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list
     return views
 
 
-def _batches(inputs: Inputs, view: GroupBand, rows: np.ndarray) -> Iterator[_Batch]:
+def _batches(
+    inputs: Inputs,
+    view: GroupBand,
+    rows: np.ndarray,
+    optics: Float[Tensor, "n v"] | None = None,
+) -> Iterator[_Batch]:
     size = batch_size(inputs.memory, len(view.band))
     for part, images in inputs.images.batches(rows, size):
-        x, c = observe(
-            images, select_statistics(inputs.statistics, part), view, inputs.table.defocus(part)
-        )
+        defocus = inputs.table.defocus(part)
+        own = None if optics is None else optics[torch.from_numpy(part)]
+        if own is not None:
+            defocus = with_defocus_change(defocus, own)
+        x, c = observe(images, select_statistics(inputs.statistics, part), view, defocus)
+        if own is not None:
+            x, c = without_offset(view, x, own[:, 1]), c * (1 + own[:, :1]).float()
         yield _Batch(part, x, c)
 
 
 def _batches_in_turn(
-    inputs: Inputs, state: State, view: GroupBand, rows: np.ndarray, sampling: Sampling
+    inputs: Inputs,
+    state: State,
+    view: GroupBand,
+    rows: np.ndarray,
+    sampling: Sampling,
+    optics: Float[Tensor, "n v"] | None,
 ) -> Iterator[tuple[str, _Batch]]:
     """Yield batches by what is done with them: find a pose, search for a better one, follow it."""
     is_searched = sampling.is_searched(len(inputs.table))[rows]
@@ -86,7 +109,7 @@ def _batches_in_turn(
         is_searched |= ~is_known
     kinds = {"find": is_searched & ~is_known, "search": is_searched & is_known}
     for kind, chosen in {**kinds, "follow": ~is_searched}.items():
-        for batch in _batches(inputs, view, rows[chosen]):
+        for batch in _batches(inputs, view, rows[chosen], optics):
             yield kind, batch
 
 
@@ -243,6 +266,11 @@ def assign_poses(
     rotations = torch.zeros(n, 3, 3, dtype=torch.float64)
     shift_A = torch.zeros(n, 2, dtype=torch.float64)
     covariance = torch.zeros(n, 5, 5, dtype=torch.float64)
+    prior = optics_prior(inputs.settings) if sampling.mode == "local" else None
+    optics = None if state.poses is None else state.poses.optics
+    if prior is not None and optics is None:
+        optics = torch.zeros(n, N_VALUES, dtype=torch.float64)
+    optics = None if optics is None else optics.clone()
     quality: dict[str, Tensor] = {}
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = 0
@@ -268,7 +296,7 @@ def assign_poses(
                 ),
             )
             white = _whitening(state, half, g, view)
-            for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling):
+            for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
                 x, c = batch.x * white, batch.c * white
                 if search is not None and kind != "follow":
                     known = _previous(state, batch.rows, view) if kind == "search" else None
@@ -280,6 +308,10 @@ def assign_poses(
                     start = _previous(state, batch.rows, view)
                     found = act(grid, view, x, c, *start, inputs.group, options)
                 index = torch.from_numpy(batch.rows)
+                if prior is not None and optics is not None:
+                    found, optics[index] = refine_batch(
+                        inputs, grid, view, batch, white, found, optics[index], prior, options
+                    )
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
                 unit = torch.tensor([1.0] * 3 + [view.group.pixel_A] * 2, dtype=torch.float64)
@@ -292,7 +324,9 @@ def assign_poses(
         # References are damped where they are unsure: only ratios of amplitudes mean anything.
         mine = torch.from_numpy(inputs.half == half)
         quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
-    return Poses(rotations, shift_A, quality, covariance), (group_scale[0], group_scale[1])
+        if optics is not None:
+            optics[mine] = without_common_part(optics[mine])
+    return Poses(rotations, shift_A, quality, covariance, optics), (group_scale[0], group_scale[1])
 
 
 def _updated_scale(
@@ -390,11 +424,13 @@ def reconstruct_halves(
             inverse_variance = _inverse_variance(state, half, g, view)
             shell = 0 if grid is None else _model_shell(view, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64)
-            for batch in _batches(inputs, view, rows):
+            for batch in _batches(inputs, view, rows, poses.optics):
                 rotations, shifts_px = (
                     poses.rotations[torch.from_numpy(batch.rows)],
                     poses.shift_A[torch.from_numpy(batch.rows)] / view.group.pixel_A,
                 )
+                if poses.optics is not None:
+                    rotations = magnified(rotations, poses.optics[torch.from_numpy(batch.rows)])
                 x = centre(view, batch.x, shifts_px)
                 total += residual_power(grid, view, x, batch.c, rotations, max_shell=shell)
                 accumulate(

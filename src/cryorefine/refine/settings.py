@@ -72,6 +72,35 @@ class RefineSettings(BaseModel):
         0.143, gt=0, lt=1, description="Value of the FSC that defines the resolution."
     )
     ctf: bool = Field(True, description="Whether the images have contrast transfer.")
+    refine_grey: bool = Field(
+        False, description="Refine grey scale and offset of every particle (local iterations)."
+    )
+    refine_scale: bool = Field(
+        False, description="Refine the magnification of every particle (local iterations)."
+    )
+    refine_magnification: bool = Field(
+        False,
+        description="Refine the magnification of every particle along each axis, and their "
+        "directions (local iterations).",
+    )
+    refine_defocus: bool = Field(
+        False,
+        description="Refine defocus and astigmatism of every particle (local iterations).",
+    )
+    max_grey_scale_change_percent: float = Field(
+        50.0, gt=0, lt=100, description="Largest change of a particle's grey scale."
+    )
+    max_grey_offset: float = Field(
+        3.0,
+        gt=0,
+        description="Largest grey offset of a particle, in standard deviations of its background.",
+    )
+    max_magnification_change_percent: float = Field(
+        2.0, gt=0, le=10, description="Largest change of a particle's magnification on any axis."
+    )
+    max_defocus_change_angstrom: float = Field(
+        1000.0, gt=0, description="Largest change of a particle's defocus on any axis."
+    )
     compare_to: Path | None = Field(
         None,
         description="A known map, in place, to show the FSC against; never used to refine.",
@@ -99,6 +128,32 @@ class RefineSettings(BaseModel):
                 f"--automatic-schedule: alignment '{self.alignment}' does not follow it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_refined_optics(self) -> "RefineSettings":
+        if self.refines_optics and self.alignment not in ("automatic", "local"):
+            raise ValueError(
+                "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus act in "
+                f"local iterations; alignment {self.alignment!r} has none"
+            )
+        if self.refine_defocus and not self.ctf:
+            raise ValueError("--refine-defocus: images without contrast transfer have no defocus")
+        return self
+
+    @property
+    def refines_optics(self) -> bool:
+        """Whether single particles have values of their own beside the pose."""
+        flags = (
+            self.refine_grey, self.refine_scale, self.refine_magnification, self.refine_defocus
+        )  # fmt: skip
+        return any(flags)
+
+    @property
+    def largest_magnification(self) -> float:
+        """Factor by which a particle's frequencies may lie beyond those of its image."""
+        if not (self.refine_scale or self.refine_magnification):
+            return 1.0
+        return 1.0 + self.max_magnification_change_percent / 100
 
     @property
     def is_data_driven(self) -> bool:

@@ -97,12 +97,16 @@ class Poses:
     covariance
         Of (rotation vector in the image frame in radians, shift in ångströms); None before the
         first assignment.
+    optics
+        What the particles have of their own beside the pose; see
+        :mod:`cryorefine.assign.particle_optics`. None where nothing was refined.
     """
 
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
     quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
     covariance: Float[Tensor, "n 5 5"] | None = None
+    optics: Float[Tensor, "n v"] | None = None
 
     @property
     def is_assigned(self) -> Bool[Tensor, "n"]:
@@ -116,14 +120,15 @@ class Poses:
         index = torch.from_numpy(rows)
         quality = {name: column[index] for name, column in self.quality.items()}
         covariance = None if self.covariance is None else self.covariance[index]
-        return Poses(self.rotations[index], self.shift_A[index], quality, covariance)
+        optics = None if self.optics is None else self.optics[index]
+        return Poses(self.rotations[index], self.shift_A[index], quality, covariance, optics)
 
     def updated(self, rows: np.ndarray, part: "Poses") -> "Poses":
         """Return all poses with those of some particles replaced."""
         index = torch.from_numpy(rows)
 
-        def put(old: Tensor | None, new: Tensor) -> Tensor:
-            unknown = new.new_full((len(self.rotations), *new.shape[1:]), torch.nan)
+        def put(old: Tensor | None, new: Tensor, default: float = torch.nan) -> Tensor:
+            unknown = new.new_full((len(self.rotations), *new.shape[1:]), default)
             return (unknown if old is None else old).index_copy(0, index, new)
 
         return Poses(
@@ -131,6 +136,7 @@ class Poses:
             put(self.shift_A, part.shift_A),
             {name: put(self.quality.get(name), new) for name, new in part.quality.items()},
             None if part.covariance is None else put(self.covariance, part.covariance),
+            None if part.optics is None else put(self.optics, part.optics, 0.0),
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.assign.particle_optics import magnification_matrix, with_defocus_change
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
@@ -44,8 +45,17 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
 
     Measures are 0 for particles that an unfinished run has not come to yet.
     """
+    table = inputs.table
+    if poses.optics is not None:
+        own = with_defocus_change(table.defocus(np.arange(len(table)), torch.float64), poses.optics)
+        table = replace(
+            table,
+            defocus_u_A=own.u_A.numpy(),
+            defocus_v_A=own.v_A.numpy(),
+            defocus_angle_rad=own.angle_rad.numpy(),
+        )
     table = replace(
-        inputs.table,
+        table,
         euler_rad=euler_from_matrix(poses.rotations).numpy(),
         shift_A=poses.shift_A.numpy(),
         has_pose=True,
@@ -61,7 +71,23 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
                 .numpy()
             )
             quality[label] = values.astype(np.int64) if name == "at_shift_limit" else values
+    if poses.optics is not None:
+        quality.update(_optics_columns(poses.optics))
     write_relion(path, table, quality=quality)
+
+
+def _optics_columns(optics: Float[Tensor, "n v"]) -> dict[str, np.ndarray]:
+    """Return the particles' own values by label; the defocus is in RELION's columns as well."""
+    matrix = magnification_matrix(optics)
+    columns = {
+        "cryorefineGreyScale": 1 + optics[:, 0],
+        "cryorefineGreyOffset": optics[:, 1],
+        "cryorefineMagnificationXX": matrix[:, 0, 0],
+        "cryorefineMagnificationXY": matrix[:, 0, 1],
+        "cryorefineMagnificationYY": matrix[:, 1, 1],
+        "cryorefineDefocusChange": optics[:, 5],
+    }
+    return {label: values.numpy() for label, values in columns.items()}
 
 
 def write_rejected_table(path: Path, inputs: Inputs) -> None:
@@ -112,6 +138,8 @@ def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
     out.update({f"quality_{k}": v.numpy() for k, v in poses.quality.items()})
     if poses.covariance is not None:
         out["covariance"] = poses.covariance.numpy()
+    if poses.optics is not None:
+        out["optics"] = poses.optics.numpy()
     return out
 
 
@@ -122,10 +150,11 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
         for k, v in arrays.items()
         if k.startswith("quality_")
     }
-    covariance = arrays.get("covariance")
+    covariance, optics = arrays.get("covariance"), arrays.get("optics")
     return Poses(
         torch.from_numpy(arrays["rotations"]),
         torch.from_numpy(arrays["shift_A"]),
         quality,
         None if covariance is None else torch.from_numpy(covariance),
+        None if optics is None else torch.from_numpy(optics),
     )
