@@ -178,3 +178,15 @@ def test_a_settings_file_that_is_missing_or_not_toml_is_refused(tmp_path):
         path.write_bytes(content)
         with refused("a.toml: not a TOML file"):
             load_settings(path)
+
+
+@pytest.mark.parametrize("name", ["grey", "scale", "magnification", "defocus"])
+@pytest.mark.parametrize("alignment", ["global", "none"])
+def test_particle_values_are_refused_where_no_local_iteration_refines_them(name, alignment):
+    with refused("--refine-", alignment):
+        make_settings({"particles": "p.star", "alignment": alignment, f"refine_{name}": True})
+
+
+def test_a_defocus_is_not_refined_without_contrast_transfer():
+    with refused("--refine-defocus"):
+        make_settings({"particles": "p.star", "ctf": False, "refine_defocus": True})

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import SliceGrid
+from cryorefine.kernels.poses import PROMISE
 from cryorefine.kernels.reference import extract_slices_with_gradient
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
@@ -179,6 +180,11 @@ class _Problem:
     prior: OpticsPrior
     shift_precision: float
 
+    def of(self, rows: Tensor) -> "_Problem":
+        """Return the problem of some of the images."""
+        defocus = Defocus(**{k: v[rows] for k, v in self.defocus.__dict__.items()})
+        return replace(self, x=self.x[rows], defocus=defocus)
+
     def normal_equations(
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,7 +276,7 @@ def refine_particle_optics(
 
     Notes
     -----
-    A dozen evaluations at most, each about 2.5 µs a coefficient of CPU time.
+    A dozen evaluations at most, three or four on average, in plain torch.
     """
     problem = _make_problem(grid, view, x, white, defocus, prior, shift_precision)
     active = prior.active()
@@ -281,29 +287,35 @@ def refine_particle_optics(
     )
     score, g, h = problem.normal_equations(rotations, shifts_px, values)
     damping = torch.full_like(score, 0.01)
-    is_active = torch.ones_like(score, dtype=torch.bool)
+    rows = torch.arange(len(score))  # those that still climb
     for _ in range(_EVALUATIONS):
-        diagonal = torch.diagonal(h, dim1=1, dim2=2)
+        diagonal = torch.diagonal(h[rows], dim1=1, dim2=2)
         # Relative to the diagonal alone: the values have very different units.
-        lifted = h + torch.diag_embed((damping[:, None] + 1e-9) * diagonal + 1e-30)
-        step = torch.linalg.solve(lifted, g)
-        new_values = values.clone()
+        lifted = h[rows] + torch.diag_embed((damping[rows, None] + 1e-9) * diagonal + 1e-30)
+        step = torch.linalg.solve(lifted, g[rows])
+        promises = 0.5 * (g[rows] * step).sum(1) >= PROMISE * _TOLERANCE
+        rows, step = rows[promises], step[promises]
+        if len(rows) == 0:
+            break
+        new_values = values[rows]
         new_values[:, active] += step[:, 5:]
         new_values = prior.bounded(new_values)
-        new_shifts = shifts_px + step[:, 3:5]
+        new_shifts = shifts_px[rows] + step[:, 3:5]
         length = new_shifts.norm(dim=1, keepdim=True)
         new_shifts = new_shifts * (max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
-        new_rotations = matrix_from_rotvec(step[:, :3]) @ rotations
-        new = problem.normal_equations(new_rotations, new_shifts, new_values)
-        gain = new[0] - score
-        better = is_active & (gain > 0)
-        rotations[better], shifts_px[better] = new_rotations[better], new_shifts[better]
-        values[better] = new_values[better]
-        score[better], g[better], h[better] = new[0][better], new[1][better], new[2][better]
-        is_active &= ~(better & (gain < _TOLERANCE)) & (damping < 1e3)
-        damping = torch.where(better, damping * 0.2, damping * 8)
-        if not is_active.any():
-            break
+        new_rotations = matrix_from_rotvec(step[:, :3]) @ rotations[rows]
+        new = problem.of(rows).normal_equations(new_rotations, new_shifts, new_values)
+        gain = new[0] - score[rows]
+        better = gain > 0
+        at = rows[better]
+        for old, value in zip(
+            (rotations, shifts_px, values, score, g, h),
+            (new_rotations, new_shifts, new_values, *new),
+            strict=True,
+        ):
+            old[at] = value[better]
+        damping[rows] *= torch.where(better, 0.2, 8.0)
+        rows = rows[~(better & (gain < _TOLERANCE)) & (damping[rows] < 1e3)]
     diagonal = torch.diagonal(h, dim1=1, dim2=2)
     covariance = torch.linalg.inv(h + torch.diag_embed(1e-9 * diagonal + 1e-30))[:, :5, :5]
     return RefinedOptics(rotations, shifts_px, values, covariance, score)
