@@ -1,7 +1,6 @@
 """The values that single particles have of their own, as the passes over all particles use them."""
 
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,13 +19,6 @@ from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
-
-
-class _Batch(Protocol):
-    @property
-    def rows(self) -> np.ndarray: ...
-    @property
-    def x(self) -> Complex[Tensor, "b p"]: ...
 
 
 def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
@@ -49,7 +41,8 @@ def refine_batch(
     inputs: Inputs,
     grid: SliceGrid,
     view: GroupBand,
-    batch: _Batch,
+    rows: np.ndarray,
+    x: Complex[Tensor, "b p"],
     white: Float[Tensor, "p"],
     found: BatchPoses,
     values: Float[Tensor, "b v"],
@@ -60,8 +53,10 @@ def refine_batch(
 
     Parameters
     ----------
-    batch
-        Images from which the offsets in ``values`` have been taken.
+    rows
+        The particles.
+    x
+        Their coefficients, not whitened, from which the offsets in ``values`` have been taken.
     values
         As they were in the last iteration.
 
@@ -73,9 +68,9 @@ def refine_batch(
     refined = refine_particle_optics(
         grid,
         view,
-        without_offset(view, batch.x, -values[:, 1]) * white,
+        without_offset(view, x, -values[:, 1]) * white,
         white,
-        inputs.table.defocus(batch.rows),
+        inputs.table.defocus(rows),
         found.rotations,
         found.shifts_px,
         values,

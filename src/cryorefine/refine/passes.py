@@ -310,7 +310,16 @@ def assign_poses(
                 index = torch.from_numpy(batch.rows)
                 if prior is not None and optics is not None:
                     found, optics[index] = refine_batch(
-                        inputs, grid, view, batch, white, found, optics[index], prior, options
+                        inputs,
+                        grid,
+                        view,
+                        batch.rows,
+                        batch.x,
+                        white,
+                        found,
+                        optics[index],
+                        prior,
+                        options,
                     )
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
