@@ -70,7 +70,7 @@ def main() -> None:
         chi2[mine] = chi_squared(errors[mine], poses.covariance[mine], poses.rotations[mine], group)
     is_right = torch.rad2deg(errors[:, :3].norm(dim=1)) < 10
     factor = next(
-        e["variance_factor"] for e in read_events(found / "events.jsonl")
+        e["variance_factor"] for e in reversed(read_events(found / "events.jsonl"))
         if e["kind"] == "calibration"
     )  # fmt: skip
     print(f"within 10° of the truth  {100 * is_right.double().mean():.1f} %")

@@ -13,6 +13,7 @@ from cryorefine.refine.schedule import (
     Geometry,
     coarse_resolution,
     coarse_step,
+    may_end,
     next_sampling,
 )
 from cryorefine.refine.settings import make_settings
@@ -332,3 +333,23 @@ def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():
     assert next_sampling(chosen(), GEOMETRY, history) is not None
     history[-1] = settled(3, reconstruct_resolution_A=GEOMETRY.nyquist_A)
     assert next_sampling(chosen(), GEOMETRY, history) is None
+
+
+@pytest.mark.parametrize("reached_A", [5.0, 2.6])  # fills half maps by one more iteration, or not
+@pytest.mark.parametrize("alignment", ["automatic", "local", "global"])
+def test_every_run_ends_with_an_iteration_that_was_known_to_be_able_to_end_it(alignment, reached_A):
+    settings = chosen(alignment=alignment)
+    history, last = [], None
+    while (sampling := next_sampling(settings, GEOMETRY, history)) is not None:
+        last = sampling
+        history.append(
+            settled(
+                sampling.iteration,
+                mode=sampling.mode,
+                resolution_A=reached_A,
+                align_resolution_A=sampling.align_resolution_A,
+                reconstruct_resolution_A=sampling.reconstruct_resolution_A,
+            )
+        )
+    assert last is not None
+    assert may_end(last, GEOMETRY)

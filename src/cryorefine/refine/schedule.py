@@ -8,7 +8,7 @@ import numpy as np
 
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
+__all__ = ["Geometry", "IterationRecord", "Sampling", "may_end", "next_sampling"]
 
 Mode = Literal["global", "local", "none"]
 
@@ -169,7 +169,7 @@ def next_sampling(
     schedule keeps the first rule only: the last two fifths of its iterations are local.
     """
     done = len(history)
-    if done >= settings.max_iterations or _ended(settings, history, geometry.nyquist_A):
+    if done >= settings.max_iterations or _ended(settings, history, geometry):
         return None
     if history:
         last = history[-1]
@@ -255,9 +255,20 @@ def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool
     return last.mode == "local" and not _gained(history) and _turned(last) < _STILL
 
 
-def _ended(settings: RefineSettings, history: list[IterationRecord], nyquist_A: float) -> bool:
+def may_end(sampling: Sampling, geometry: Geometry) -> bool:
+    """Tell whether the run may end with this iteration, whatever it shows."""
+    return sampling.is_last or (
+        sampling.mode == "local" and _is_filled(sampling.reconstruct_resolution_A, geometry)
+    )
+
+
+def _is_filled(reconstruct_resolution_A: float, geometry: Geometry) -> bool:
+    return reconstruct_resolution_A <= geometry.nyquist_A * (1 + 1e-6)
+
+
+def _ended(settings: RefineSettings, history: list[IterationRecord], geometry: Geometry) -> bool:
     """Tell whether the last iteration was run as the last one, or did all that one would."""
     if not history:
         return False
-    filled = history[-1].reconstruct_resolution_A <= nyquist_A * (1 + 1e-6)
+    filled = _is_filled(history[-1].reconstruct_resolution_A, geometry)
     return _converged(settings, history[:-1]) or (filled and _converged(settings, history))

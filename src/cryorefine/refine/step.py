@@ -23,7 +23,7 @@ from cryorefine.refine.passes import (
     reconstruct_halves,
     reference_grid,
 )
-from cryorefine.refine.schedule import IterationRecord, Sampling
+from cryorefine.refine.schedule import IterationRecord, Sampling, may_end
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
@@ -58,7 +58,7 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, sampling, events)
     poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
-    if sampling.is_last and sampling.mode != "none":
+    if may_end(sampling, inputs.geometry) and sampling.mode != "none":
         poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
