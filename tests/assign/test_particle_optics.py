@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from cryorefine.assign import particle_optics
 from cryorefine.assign.particle_optics import (
     OpticsPrior,
     _make_problem,
@@ -211,3 +212,13 @@ def test_without_contrast_transfer_the_defocus_stays():
     c, slopes = contrast_transfer_and_slopes(group, case.defocus, case.view.s_per_A)
     assert bool((c == 1).all())
     assert bool((slopes == 0).all())
+
+
+def test_the_equations_do_not_depend_on_how_many_images_are_taken_at_once(monkeypatch):
+    case = Case(5, PLANTED)
+    arguments = (case.rotations, case.shifts, 0.5 * case.values)
+    together = case.problem(ALL).normal_equations(*arguments)
+    monkeypatch.setattr(particle_optics, "_COEFFICIENTS_AT_ONCE", 2 * len(case.view.points))
+    apart = case.problem(ALL).normal_equations(*arguments)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))

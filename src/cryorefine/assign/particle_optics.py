@@ -48,6 +48,7 @@ _GREY, _OFFSET, _MAGNIFICATION, _DEFOCUS = (
 _SIGMAS_IN_BOUND = 3.0
 _EVALUATIONS = 12
 _TOLERANCE = 0.05
+_COEFFICIENTS_AT_ONCE = 1 << 16  # about 1 kB each
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,17 @@ class _Problem:
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-posterior (b,), gradient (b, 5 + m) and Gauss-Newton matrix."""
+        size = max(1, _COEFFICIENTS_AT_ONCE // len(self.view.points))
+        parts = [
+            self.of(rows)._equations(rotations[rows], shifts_px[rows], values[rows])
+            for rows in torch.arange(len(values)).split(size)
+        ]
+        score, g, h = (torch.cat(part) for part in zip(*parts, strict=True))
+        return score, g, h
+
+    def _equations(
+        self, rotations: Tensor, shifts_px: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         view = self.view
         own = with_defocus_change(self.defocus, values)
         c, slopes = contrast_transfer_and_slopes(view.group, own, view.s_per_A)
