@@ -68,3 +68,29 @@ def test_poses_of_particles_that_were_left_out_stay_as_they_are():
     again = after.select(rows)
     assert torch.equal(again.rotations, turned)
     assert again.quality["score"].tolist() == [4.0, 5.0]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_covariances_and_particle_values_stay_with_their_particles(known):
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(n):
+        return Poses(
+            torch.randn(n, 3, 3, generator=generator, dtype=torch.float64),
+            torch.randn(n, 2, generator=generator, dtype=torch.float64),
+            {"score": torch.randn(n, generator=generator, dtype=torch.float64)},
+            torch.randn(n, 5, 5, generator=generator, dtype=torch.float64),
+            torch.randn(n, 8, generator=generator, dtype=torch.float64),
+        )
+
+    rows, others = np.array([4, 1]), np.array([0, 2, 3])
+    before, part = (drawn(5) if known else unknown_poses(5)), drawn(2)
+    after = before.updated(rows, part)
+    assert torch.equal(after.select(rows).covariance, part.covariance)
+    assert torch.equal(after.select(rows).optics, part.optics)
+    if known:
+        assert torch.equal(after.select(others).covariance, before.select(others).covariance)
+        assert torch.equal(after.select(others).optics, before.select(others).optics)
+    else:
+        assert bool(after.select(others).covariance.isnan().all())
+        assert bool((after.select(others).optics == 0).all())
