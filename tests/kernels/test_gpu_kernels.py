@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -218,3 +220,35 @@ def test_candidates_apart_are_those_of_the_cpu_kernel(name):
         assert torch.equal(slow[0], fast[0])
         assert torch.equal(slow[1], fast[1])
         assert bool((fast[0][:, :2] >= 0).all())  # a choice was made
+
+
+@pytest.mark.slow
+def test_all_kernels_compile_for_gpus_since_ampere():
+    # The interpreter accepts what the compiler does not; the compiler needs no GPU.
+    program = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cryorefine.kernels import triton_kernels as kernels
+
+kinds = {"k_px": "*i32", "image_of": "*i64", "step": "fp32", "inverse_size": "fp32"}
+kinds |= dict.fromkeys(("centre", "side", "length", "n_points", "n_rotations"), "i32")
+sizes = {"BLOCK": 128, "CHUNK": 1024}
+for name in kernels.__all__[1:]:
+    kernel = getattr(kernels, name)
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in sizes else kinds.get(n, "*fp32") for n in names}
+    constants = {(names.index(n),): sizes[n] for n in names if n in sizes}
+    source = ASTSource(kernel, signature=signature, constexprs=constants)
+    options = {"enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
+    print(name, len(compiled.asm["cubin"]))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert set(sizes) == {"extract_slices", "insert_slices", "normal_equations", "rotate_grid"}
+    assert all(int(size) > 1000 for size in sizes.values())

@@ -69,4 +69,5 @@ settings_options(
     "compare_to",
     "seed",
     "threads",
+    "device",
 )(command)

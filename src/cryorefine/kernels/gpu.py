@@ -1,6 +1,7 @@
 """The kernels for GPUs: the same calls and results as ``reference``, the loops in Triton."""
 
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import triton
@@ -16,7 +17,11 @@ __all__ = ["extract_slices", "insert_slices", "refine_poses", "rotate_grid"]
 
 _BLOCK = 128
 _CHUNK = 1024  # points that one program of the likelihood sums in single precision
-_OPTIONS = {"BLOCK": _BLOCK, "enable_fp_fusion": True}
+
+
+def _launch(kernel: Any, programs: tuple[int, ...], *arguments: Any, **constants: int) -> None:
+    with torch.cuda.device_of(arguments[0]):
+        kernel[programs](*arguments, BLOCK=_BLOCK, enable_fp_fusion=True, **constants)
 
 
 @lru_cache(maxsize=8)
@@ -43,10 +48,10 @@ def extract_slices(
     if out.numel() == 0:
         return out
     _, side, length = grid.values.shape
-    kernels.extract_slices[n, triton.cdiv(p, _BLOCK)](
+    _launch(
+        kernels.extract_slices, (n, triton.cdiv(p, _BLOCK)),
         _reals(grid.values), grid.centre, side, length, grid.step, _floats(rotations),
         _floats(points), _tables(grid.step, out.device)[0], torch.view_as_real(out), p,
-        **_OPTIONS,
     )  # fmt: skip
     return out
 
@@ -66,11 +71,11 @@ def insert_slices(
     if n * p == 0:
         return
     _, side, length = acc.weights.shape[1:]
-    kernels.insert_slices[n, triton.cdiv(p, _BLOCK)](
+    _launch(
+        kernels.insert_slices, (n, triton.cdiv(p, _BLOCK)),
         torch.view_as_real(acc.values), acc.weights, acc.centre, side, length, acc.step,
         _floats(rotations), _floats(points), _reals(values), _floats(weights),
         _tables(acc.step, acc.values.device)[0], p,
-        **_OPTIONS,
     )  # fmt: skip
 
 
@@ -85,11 +90,11 @@ def rotate_grid(
     _, side, length = values.shape
     shape = (side, side, centre + 1)
     out_values, out_weights = values.new_zeros(shape), weights.new_zeros(shape)
-    kernels.rotate_grid[(triton.cdiv(out_weights.numel(), _BLOCK),)](
+    _launch(
+        kernels.rotate_grid, (triton.cdiv(out_weights.numel(), _BLOCK),),
         _reals(values), _floats(weights), centre, side, length,
         _floats(rotations.to(values.device)), len(rotations), _tables(step, values.device)[0],
         torch.view_as_real(out_values), out_weights,
-        **_OPTIONS,
     )  # fmt: skip
     return out_values, out_weights
 
@@ -103,13 +108,14 @@ def _normal_equations(
     chunks = triton.cdiv(p, _CHUNK)
     parts = torch.empty((m, chunks, kernels.N_SUMS), device=device)
     if parts.numel():
-        kernels.normal_equations[m, chunks](
+        _launch(
+            kernels.normal_equations, (m, chunks),
             _reals(grid.values), grid.centre, side, length, grid.step, _floats(problem.points),
             problem.k_px.to(torch.int32).contiguous(), 1 / problem.image_size_px,
             _reals(problem.x), _floats(problem.c), problem.image_of.contiguous(),
             _floats(problem.rotations), _floats(problem.shifts_px), *_tables(grid.step, device),
             parts, p,
-            **_OPTIONS, **{"CHUNK": _CHUNK},
+            CHUNK=_CHUNK,
         )  # fmt: skip
     sums = parts.double().sum(1)
     score, power, g = 2 * sums[:, 0] - sums[:, 1], sums[:, 1], 2 * sums[:, 2:7]
