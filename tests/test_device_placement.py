@@ -69,7 +69,7 @@ def sums(volume: Tensor) -> list[Tensor]:
     view, x, c = view_and_images(volume)
     n = volume.shape[-1]
     x, c = x.repeat(12, 1), c.repeat(12, 1)
-    group = parse_symmetry("d3")
+    group = parse_symmetry("d6")  # turns that permute the grid, and turns that do not
     rotations = random_rotations(len(x), torch.Generator().manual_seed(2)).to(volume.device)
     shifts = rotations[:, 0, :2]
     x = centre(view, x, shifts)

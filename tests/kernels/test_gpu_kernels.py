@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import dispatch, gpu, reference
+from cryorefine.kernels import triton_kernels as kernels
 from cryorefine.kernels.grid import (
     HALO,
     Accumulator,
@@ -119,6 +120,17 @@ def test_a_grid_is_rotated_as_by_the_reference(size_px):
     found = gpu.rotate_grid(grid.values.to(DEVICE), weights.to(DEVICE), *arguments)
     for ours, theirs in zip(found, expected, strict=True):
         assert relative_error(ours.cpu(), theirs) < ONE_ENTRY
+
+
+@pytest.mark.parametrize("size_px", SIZES)
+def test_a_grid_is_permuted_as_by_the_reference(size_px):
+    grid = make_slice_grid(ball_of_noise(size_px), size_px / 2)
+    values = grid.values[:, :, HALO:].contiguous()
+    rotations = parse_symmetry("o").matrices[::5].round()
+    expected = reference.permute_grid(values, values.abs(), grid.centre, rotations)
+    found = gpu.permute_grid(values.to(DEVICE), values.abs().to(DEVICE), grid.centre, rotations)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours.cpu(), theirs) < 1e-6
 
 
 def make_problem(size_px: int, n_images: int, n_starts: int) -> tuple[SliceGrid, PoseProblem]:
@@ -232,12 +244,13 @@ from triton.compiler import ASTSource
 from cryorefine.kernels import triton_kernels as kernels
 
 kinds = {"k_px": "*i32", "image_of": "*i64", "step": "fp32", "inverse_size": "fp32"}
+whole = {"permute_grid": {"rotations": "*i32"}}
 kinds |= dict.fromkeys(("centre", "side", "length", "n_points", "n_rotations"), "i32")
 sizes = {"BLOCK": 128, "CHUNK": 1024}
 for name in kernels.__all__[1:]:
     kernel = getattr(kernels, name)
-    names = kernel.arg_names
-    signature = {n: "constexpr" if n in sizes else kinds.get(n, "*fp32") for n in names}
+    names, kind = kernel.arg_names, kinds | whole.get(name, {})
+    signature = {n: "constexpr" if n in sizes else kind.get(n, "*fp32") for n in names}
     constants = {(names.index(n),): sizes[n] for n in names if n in sizes}
     source = ASTSource(kernel, signature=signature, constexprs=constants)
     options = {"enable_fp_fusion": True}
@@ -249,6 +262,6 @@ for name in kernels.__all__[1:]:
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    sizes = dict(line.split() for line in done.stdout.splitlines())
-    assert set(sizes) == {"extract_slices", "insert_slices", "normal_equations", "rotate_grid"}
-    assert all(int(size) > 1000 for size in sizes.values())
+    compiled = dict(line.split() for line in done.stdout.splitlines())
+    assert set(compiled) == set(kernels.__all__) - {"N_SUMS"}
+    assert all(int(size) > 1000 for size in compiled.values())

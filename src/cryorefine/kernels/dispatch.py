@@ -157,7 +157,7 @@ def permute_grid(
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
     if values.device.type != "cpu":
-        return reference.permute_grid(values, weights, centre, rotations)
+        return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
     out_values, out_weights = torch.zeros_like(values), torch.zeros_like(weights)
     cpu.permute_grid(
         values.contiguous().numpy(),

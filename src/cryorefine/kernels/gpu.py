@@ -13,7 +13,7 @@ from cryorefine.kernels.grid import Accumulator, SliceGrid, kernel_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.kernels.reference import climb
 
-__all__ = ["extract_slices", "insert_slices", "refine_poses", "rotate_grid"]
+__all__ = ["extract_slices", "insert_slices", "permute_grid", "refine_poses", "rotate_grid"]
 
 _BLOCK = 128
 _CHUNK = 1024  # points that one program of the likelihood sums in single precision
@@ -94,6 +94,23 @@ def rotate_grid(
         kernels.rotate_grid, (triton.cdiv(out_weights.numel(), _BLOCK),),
         _reals(values), _floats(weights), centre, side, length,
         _floats(rotations.to(values.device)), len(rotations), _tables(step, values.device)[0],
+        torch.view_as_real(out_values), out_weights,
+    )  # fmt: skip
+    return out_values, out_weights
+
+
+def permute_grid(
+    values: Complex[Tensor, "z y x"],
+    weights: Float[Tensor, "z y x"],
+    centre: int,
+    rotations: Float[Tensor, "g 3 3"],
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
+    out_values, out_weights = values.new_zeros(values.shape), weights.new_zeros(weights.shape)
+    whole = rotations.round().to(values.device, torch.int32).contiguous()
+    _launch(
+        kernels.permute_grid, (triton.cdiv(out_weights.numel(), _BLOCK),),
+        _reals(values), _floats(weights), centre, values.shape[1], whole, len(whole),
         torch.view_as_real(out_values), out_weights,
     )  # fmt: skip
     return out_values, out_weights

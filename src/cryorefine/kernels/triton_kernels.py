@@ -12,7 +12,14 @@ import triton.language as tl
 
 from cryorefine.kernels import grid
 
-__all__ = ["N_SUMS", "extract_slices", "insert_slices", "normal_equations", "rotate_grid"]
+__all__ = [
+    "N_SUMS",
+    "extract_slices",
+    "insert_slices",
+    "normal_equations",
+    "permute_grid",
+    "rotate_grid",
+]
 
 N_SUMS = 22
 """Sums that :func:`normal_equations` writes: Re(x* w), |w|², gradient (5), upper triangle (15)."""
@@ -153,6 +160,36 @@ def rotate_grid(
                     re += k * tl.load(values + 2 * at)
                     im += sign * k * tl.load(values + 2 * at + 1)
                     total += k * tl.load(weights + at)
+    tl.store(out_values + 2 * to, re, mask=live)
+    tl.store(out_values + 2 * to + 1, im, mask=live)
+    tl.store(out_weights + to, total, mask=live)
+
+
+@triton.jit
+def permute_grid(
+    values, weights, centre, side, rotations, n_rotations, out_values, out_weights,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sum a half grid over signed permutations of its axes (int32); grid: blocks of points."""
+    to = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    length = centre + 1
+    line, x = to // length, to % length
+    z, y = line // side - centre, line % side - centre
+    live = (z <= centre) & (x * x + y * y + z * z <= centre * centre)
+    re, im = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for g in range(n_rotations):
+        ax, ay, az = _row(rotations + 9 * g, 0, 1)
+        bx, by, bz = _row(rotations + 9 * g, 1, 1)
+        cx, cy, cz = _row(rotations + 9 * g, 2, 1)
+        px = ax * x + ay * y + az * z
+        sign = tl.where(px < 0, -1, 1)
+        py = sign * (bx * x + by * y + bz * z)
+        pz = sign * (cx * x + cy * y + cz * z)
+        at = ((pz + centre) * side + py + centre) * length + sign * px
+        re += tl.load(values + 2 * at, mask=live, other=0.0)
+        im += sign * tl.load(values + 2 * at + 1, mask=live, other=0.0)
+        total += tl.load(weights + at, mask=live, other=0.0)
     tl.store(out_values + 2 * to, re, mask=live)
     tl.store(out_values + 2 * to + 1, im, mask=live)
     tl.store(out_weights + to, total, mask=live)
