@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -17,12 +18,16 @@ install_import_hook(
         for name in (
             "geometry", "fourier.band", "fourier.crop", "fourier.fft", "fourier.filter",
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
-            "kernels.reference", "kernels.dispatch", "io", "particles", "model", "assign",
-            "reconstruct", "evaluate", "postprocess", "refine",
+            "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
+            "assign", "reconstruct", "evaluate", "postprocess", "refine",
         )
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
+
+# Without a GPU Triton's kernels are interpreted. Triton reads this once, when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=30, database=None

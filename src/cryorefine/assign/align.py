@@ -14,8 +14,7 @@ from cryorefine.geometry.rotation import (
     matrix_from_rotvec,
 )
 from cryorefine.geometry.symmetry import SymmetryGroup
-from cryorefine.kernels.cpu import pick_separated
-from cryorefine.kernels.dispatch import refine_poses
+from cryorefine.kernels.dispatch import pick_separated, refine_poses
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.model.observe import GroupBand
@@ -116,6 +115,10 @@ class BatchPoses:
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
 
+    def cpu(self) -> "BatchPoses":
+        """Return the poses on the CPU."""
+        return BatchPoses(**{name: value.cpu() for name, value in vars(self).items()})
+
 
 def _climb(
     grid: SliceGrid,
@@ -142,7 +145,7 @@ def _climb(
         image_of=image_of,
         rotations=rotations,
         shifts_px=shifts_px,
-        prior_shift_px=torch.zeros(len(image_of), 2, dtype=torch.float64),
+        prior_shift_px=torch.zeros(len(image_of), 2, dtype=torch.float64, device=x.device),
         prior_precision=options.shift_sigma_px**-2,
     )
     climb = LevenbergMarquardt(
@@ -190,7 +193,8 @@ def align_globally(
         any_scale=False,
     )
     valid = index >= 0
-    image_of = torch.arange(b)[:, None].expand_as(index)[valid]
+    every = torch.arange(b, device=x.device)
+    image_of = every[:, None].expand_as(index)[valid]
     rotations = search.rotations[index[valid]]
     shifts = search.shifts_px[shift_index[valid]]
     coarse_shell = int(view.band.shell[search.last - 1])
@@ -218,7 +222,7 @@ def align_globally(
         # A finalist beside the previous pose would climb to the same maximum.
         angle = group.distance(rotations, previous[0][image_of])
         new = angle > _SAME_MAXIMUM_STEPS * search.step_rad
-        image_of = torch.cat([image_of[new], torch.arange(b)])
+        image_of = torch.cat([image_of[new], every])
         rotations = torch.cat([rotations[new], previous[0]])
         shifts = torch.cat([shifts[new], previous[1]])
     final = _climb(
@@ -248,11 +252,13 @@ def align_locally(
     b = len(x)
     n_shells = view.band.n_shells - 1
     turn = options.resolution_turn_rad
-    offsets = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).double() * turn
+    axes = torch.eye(3, dtype=torch.float64, device=x.device)
+    offsets = torch.cat([torch.zeros_like(axes[:1]), axes, -axes]) * turn
     k = len(offsets)
     around = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
+    every = torch.arange(b, device=x.device)
     climbed = _climb(
-        grid, view, x, c, torch.arange(b).repeat_interleave(k), around.flatten(0, 1),
+        grid, view, x, c, every.repeat_interleave(k), around.flatten(0, 1),
         shifts_px.repeat_interleave(k, 0), options,
         max_shell=max(1, n_shells // _GUARD_BAND), max_evaluations=_CLIMB_COARSE,
     )  # fmt: skip
@@ -263,7 +269,7 @@ def align_locally(
     gain, which = worth.max(1)
     rows = torch.nonzero(gain > -options.candidate_window)[:, 0]
     chosen = rows * k + 1 + which[rows]
-    starts = torch.cat([torch.arange(b), rows])
+    starts = torch.cat([every, rows])
     final = _climb(
         grid, view, x, c, starts,
         torch.cat([rotations, climbed.rotations[chosen]]),
@@ -284,7 +290,7 @@ def score_poses(
     options: AlignmentOptions,
 ) -> BatchPoses:
     """Measure known poses without changing them."""
-    image_of = torch.arange(len(x))
+    image_of = torch.arange(len(x), device=x.device)
     found = _climb(
         grid, view, x, c, image_of, rotations, shifts_px, options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
@@ -298,8 +304,10 @@ def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
     order = order[torch.argsort(image_of[order], stable=True)]
     counts = torch.bincount(image_of, minlength=b)
     k = int(counts.max())
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[image_of[order]]
-    index = torch.full((b, k), -1, dtype=torch.int64)
+    rank = (
+        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[image_of[order]]
+    )
+    index = order.new_full((b, k), -1)
     index[image_of[order], rank] = order
     return index
 
@@ -317,16 +325,15 @@ def _best_apart(
     """Return the indices of each image's best candidates that are this far from any better one."""
     index = _padded(image_of, found.score, b)
     score = torch.where(index >= 0, found.score[index], -torch.inf)
-    picked, _ = pick_separated(
-        index.numpy(),
-        score.float().numpy(),
-        found.rotations.numpy(),
-        group.matrices.numpy(),
-        math.cos(apart_rad) if apart_rad > 0 else 2.0,
-        keep,
-        window,
+    chosen, _ = pick_separated(
+        index,
+        score.float(),
+        found.rotations,
+        group.matrices,
+        cos_apart=math.cos(apart_rad) if apart_rad > 0 else 2.0,
+        keep=keep,
+        window=window,
     )
-    chosen = torch.from_numpy(picked)
     return chosen[chosen >= 0]
 
 
@@ -349,12 +356,12 @@ def _choose(
     covariance = torch.linalg.inv(
         found.information[best]
         + 1e-9 * torch.diag_embed(torch.diagonal(found.information[best], dim1=1, dim2=2))
-        + 1e-12 * torch.eye(5, dtype=torch.float64)
+        + 1e-12 * torch.eye(5, dtype=torch.float64, device=x.device)
     )
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
-    apart = torch.zeros(b, index.shape[1], dtype=torch.bool)
-    difference = torch.full((b, index.shape[1]), -torch.inf, dtype=torch.float64)
+    apart = torch.zeros_like(index, dtype=torch.bool)
+    difference = torch.full_like(index, -torch.inf, dtype=torch.float64)
     for k in range(1, index.shape[1]):
         rows = index[:, k] >= 0
         other = index[rows, k]
@@ -362,7 +369,7 @@ def _choose(
         apart[rows, k] = angle > _SAME_POSE_SIGMAS * sigma_rotation[rows].clamp_min(1e-3)
         difference[rows, k] = score[other] - score[best[rows]]
     competing = torch.where(apart, difference, torch.full_like(difference, -torch.inf))
-    gap = -competing.amax(1) if index.shape[1] > 1 else torch.full((b,), torch.inf).double()
+    gap = -competing.amax(1) if index.shape[1] > 1 else score.new_full((b,), torch.inf)
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
     entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
@@ -420,12 +427,12 @@ def _into_band(
     """
     low, high = tilt_range_rad
     if low <= 0 and high >= math.pi:
-        return rotations, torch.ones(len(rotations), dtype=torch.bool)
+        return rotations, torch.ones_like(rotations[:, 0, 0], dtype=torch.bool)
     equivalents = group.equivalents(rotations)
     tilt = torch.acos(equivalents[..., 2, 2].clamp(-1, 1))
     excess = torch.maximum(low - tilt, tilt - high).clamp_min(0)
     nearest = excess.argmin(1)  # the pose itself if it is inside: it comes first
-    rows = torch.arange(len(rotations))
+    rows = torch.arange(len(rotations), device=rotations.device)
     chosen = equivalents[rows, nearest]
     is_inside = excess[rows, nearest] < 1e-9
     euler = euler_from_matrix(chosen)

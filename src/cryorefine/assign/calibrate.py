@@ -55,10 +55,10 @@ def split_disagreement(
             points=view.points[index],
             k_px=view.k_px()[index],
             image_size_px=view.band.size_px,
-            image_of=torch.arange(len(x)),
+            image_of=torch.arange(len(x), device=x.device),
             rotations=start[0],
             shifts_px=start[1],
-            prior_shift_px=torch.zeros(len(x), 2, dtype=torch.float64),
+            prior_shift_px=torch.zeros(len(x), 2, dtype=torch.float64, device=x.device),
         )
         options = LevenbergMarquardt(
             max_evaluations=_EVALUATIONS,

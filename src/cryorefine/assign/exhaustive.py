@@ -3,20 +3,18 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.geometry.symmetry import SymmetryGroup
-from cryorefine.kernels.cpu import pick_separated
-from cryorefine.kernels.dispatch import extract_slices
+from cryorefine.kernels.dispatch import extract_slices, pick_separated
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 
 __all__ = ["CoarseSearch", "make_coarse_search", "search_coarse", "shift_grid"]
 
-_BLOCK_BYTES = 48 << 20
+_BLOCK_BYTES, _DEVICE_BYTES = 48 << 20, 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ def make_coarse_search(
     """Take the reference's slices at all orientations of a grid, for shells 1 to ``max_shell``."""
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
     slices = extract_slices(grid, rotations, view.points[first:last])
-    shifts = shift_grid(max_shift_px, shift_step_px)
+    shifts = shift_grid(max_shift_px, shift_step_px).to(rotations.device)
     k = view.k_px()[first:last].double()
     angle = (shifts @ k.T) * (-2 * math.pi / view.band.size_px)
     return CoarseSearch(
@@ -126,9 +124,9 @@ def search_coarse(
     b, q, t = len(x), search.slices.shape[1], len(search.shifts_px)
     xc = x[:, search.first : search.last] * c[:, search.first : search.last]
     c2 = c[:, search.first : search.last].square()
-    best = torch.empty(b, q)
-    best_shift = torch.empty(b, q, dtype=torch.int64)
-    block = max(1, _BLOCK_BYTES // (4 * t * q))
+    best = torch.empty(b, q, device=x.device)
+    best_shift = torch.empty(b, q, dtype=torch.int64, device=x.device)
+    block = max(1, (_BLOCK_BYTES if x.device.type == "cpu" else _DEVICE_BYTES) // (4 * t * q))
     for start in range(0, b, block):
         stop = min(start + block, b)
         # Moving the content by s multiplies the image by the ramp.
@@ -144,15 +142,14 @@ def search_coarse(
         best[start:stop], best_shift[start:stop] = score, where
     pool = min(q, max(16 * keep, 64))
     top_score, top_index = best.topk(pool, dim=1)
-    rotation, score = pick_separated(
-        top_index.numpy(),
-        top_score.numpy(),
-        search.rotations.numpy(),
-        group.matrices.numpy(),
-        math.cos(0.99 * search.step_rad),
-        keep,
-        window,
+    index, score = pick_separated(
+        top_index,
+        top_score,
+        search.rotations,
+        group.matrices,
+        cos_apart=math.cos(0.99 * search.step_rad),
+        keep=keep,
+        window=window,
     )
-    index = torch.from_numpy(rotation)
     shift = torch.gather(best_shift, 1, index.clamp_min(0))
-    return index, shift, torch.from_numpy(np.asarray(score))
+    return index, shift, score

@@ -61,7 +61,7 @@ class ProgressDisplay:
                 f"{event['n_used']} of {event['n_particles']} particles, box {event['box_px']} px, "
                 f"{event['voxel_A']:.3f} Å/px, symmetry {event['symmetry']}, particle radius "
                 f"{event['radius_A']:.0f} Å, halves {event['n_half1']} + {event['n_half2']}, "
-                f"{event['threads']} threads"
+                f"{event['threads']} threads, device {event['device']}"
             )
         elif kind == "memory":
             self._say(

@@ -39,4 +39,5 @@ settings_options(
     "compare_to",
     "seed",
     "threads",
+    "device",
 )(command)

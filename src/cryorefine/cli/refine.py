@@ -77,4 +77,5 @@ settings_options(
     "compare_to",
     "seed",
     "threads",
+    "device",
 )(command)

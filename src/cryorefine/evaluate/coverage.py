@@ -50,8 +50,9 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: SymmetryGroup)
     """
     probes = direction_grid(math.radians(6.0))
     probes = probes[asymmetric_unit(probes, group)]  # the counts are the same elsewhere
+    probes = probes.to(rotations.device)
     views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
-    counts = torch.zeros(len(probes), dtype=torch.float64)
+    counts = torch.zeros(len(probes), dtype=torch.float64, device=probes.device)
     for start in range(0, len(views), 4096):
         counts += ((probes @ views[start : start + 4096].T).abs() < 0.05).double().sum(1)
     if float(counts.sum()) == 0:

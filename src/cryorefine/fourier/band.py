@@ -7,6 +7,7 @@ arrays, and neighbours in the list are neighbours in the plane, so that slices a
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -43,11 +44,21 @@ class Band:
     @property
     def n_shells(self) -> int:
         """Number of shells, the zero frequency included."""
-        return int(self.shell[-1]) + 1
+        return len(self._ends)
 
     def prefix(self, max_shell: int) -> int:
         """Return how many leading coefficients lie in shells up to ``max_shell``."""
-        return int(torch.searchsorted(self.shell, torch.tensor(max_shell), right=True))
+        return self._ends[min(max_shell, self.n_shells - 1)] if max_shell >= 0 else 0
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Number of leading coefficients up to each shell; read from the device only once."""
+        return torch.bincount(self.shell).cumsum(0).cpu().tolist()
+
+    def to(self, device: torch.device | str) -> "Band":
+        """Return the band with its tensors on a device."""
+        lists = (self.kx, self.ky, self.radius, self.shell)
+        return Band(self.size_px, *(t.to(device) for t in lists))
 
     def take(self, half: Complex[Tensor, "*b y xh"]) -> Complex[Tensor, "*b p"]:
         """Return the band's coefficients of half transforms."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import multiply_radially, radii, wrapped_axis
-from cryorefine.fourier.shell import frequency_radius
 
 __all__ = ["apply_bfactor", "filter_volume", "interpolate_shells", "low_pass", "raised_cosine"]
 
@@ -44,12 +43,9 @@ def filter_volume(
     Parameters
     ----------
     weight
-        Function of |k| in cycles per box, returning the same shape.
+        Function of |k| in cycles per box (on the CPU), returning the same shape.
     """
     n = volume.shape[-1]
-    if volume.device.type != "cpu":
-        radius = frequency_radius(n, 3).to(volume.device)
-        return volume_from_half(volume_to_half(volume) * weight(radius), n)
     axis = wrapped_axis(n)
     half = multiply_radially(volume_to_half(volume), axis, weight(radii(axis)))
     return volume_from_half(half, n)

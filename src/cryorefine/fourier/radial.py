@@ -2,8 +2,11 @@
 
 |k|² is a whole number on every grid point, so any radial function is a table with one entry per
 |k|²: it is evaluated some thousand times instead of millions, and to the last bit the same. The
-plain forms, which the tests compare with, are in ``shell`` and ``filter``.
+plain forms, which the tests compare with, are in ``shell`` and ``filter``. Volumes may be on any
+device; curves over shells and tables over |k|² are short and stay on the CPU.
 """
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ __all__ = [
     "shell_totals",
     "wrapped_axis",
 ]
+
+_SLAB_POINTS = 1 << 22
 
 
 def wrapped_axis(size_px: int) -> np.ndarray:
@@ -54,6 +59,11 @@ def multiply_radially(
         Frequencies along z and y.
     """
     out = torch.empty_like(values)
+    if values.device.type != "cpu":
+        table = table.float().to(values.device)
+        for part, r2 in _slabs(values, axis):
+            out[part] = values[part] * table[r2]
+        return out
     cpu.multiply(values.numpy(), axis, table.float().numpy(), out.numpy())
     return out
 
@@ -68,8 +78,13 @@ def divide_radially(
 ) -> Complex[Tensor, "z y xh"]:
     """Return ``values * gain / (weights + floor)``, gain and floor > 0 given per |k|²."""
     out = torch.empty_like(values)
-    tables = (gain.float().numpy(), floor.float().clamp_min(1e-30).numpy())
-    cpu.divide(values.numpy(), weights.numpy(), axis, *tables, out.numpy())
+    gain, floor = gain.float(), floor.float().clamp_min(1e-30)
+    if values.device.type != "cpu":
+        gain, floor = gain.to(values.device), floor.to(values.device)
+        for part, r2 in _slabs(values, axis):
+            out[part] = values[part] * (gain[r2] / (weights[part] + floor[r2]))
+        return out
+    cpu.divide(values.numpy(), weights.numpy(), axis, gain.numpy(), floor.numpy(), out.numpy())
     return out
 
 
@@ -83,6 +98,18 @@ def shell_products(
     axis = wrapped_axis(size_px)
     n_shells = size_px // 2 + 1
     shell_of = radii(axis).round().to(torch.int32).numpy()
+    if a.device.type != "cpu":
+        counts = torch.full((a.shape[2],), 2.0, dtype=torch.float64, device=a.device)
+        counts[0] = 1.0
+        if size_px % 2 == 0:
+            counts[-1] = 1.0
+
+        def products(part: slice) -> Tensor:
+            p, q = a[part], b[part]
+            cross = p.real * q.real + p.imag * q.imag
+            return torch.stack([cross, p.abs().square(), q.abs().square()]) * counts
+
+        return _sum_by_shell(products, a, axis, shell_of, n_shells)
     parts = np.zeros((size_px, 3, n_shells))
     cpu.products(a.numpy(), b.numpy(), axis, size_px % 2 == 0, shell_of, n_shells, parts)
     return torch.from_numpy(parts.sum(0))
@@ -98,6 +125,13 @@ def shell_totals(
     shell_of
         Shell per |k|²; shells from ``n_shells`` on are left out.
     """
+    if values.device.type != "cpu":
+
+        def terms(part: slice) -> Tensor:
+            return torch.stack([values[part], torch.ones_like(values[part])]).double()
+
+        sums = _sum_by_shell(terms, values, axis, shell_of, n_shells)
+        return sums[0], sums[1]
     total, count = np.zeros((len(axis), n_shells)), np.zeros((len(axis), n_shells))
     cpu.totals(values.numpy(), axis, shell_of, n_shells, total, count)
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
@@ -108,15 +142,46 @@ def random_phases(
 ) -> Complex[Tensor, "z y xh"]:
     """Replace the phases of a real volume's transform from a shell on by random ones.
 
-    Moduli stay, and the result is the transform of a real volume, too.
+    Moduli stay, and the result is the transform of a real volume, too. The CPU does it for every
+    device, so that all draw the same phases.
     """
-    out = torch.empty_like(half)
+    out = torch.empty_like(half, device="cpu")
     cpu.random_phases(
-        half.numpy(),
+        half.cpu().numpy(),
         wrapped_axis(size_px),
         max(0.0, from_shell - 0.5) ** 2,
         np.uint64(seed),
         size_px % 2 == 0,
         out.numpy(),
     )
-    return out
+    return out.to(half.device)
+
+
+def _slabs(values: Tensor, axis: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+    """Yield a few sections (z) at a time and the |k|² of their points."""
+    k2 = torch.from_numpy(axis).to(values.device).square()
+    x2 = torch.arange(values.shape[2], dtype=torch.int32, device=values.device).square()
+    section = k2[:, None] + x2
+    step = max(1, _SLAB_POINTS // section.numel())
+    for z in range(0, len(k2), step):
+        yield slice(z, z + step), k2[z : z + step, None, None] + section
+
+
+def _sum_by_shell(
+    terms: Callable[[slice], Tensor],
+    values: Tensor,
+    axis: np.ndarray,
+    shell_of: np.ndarray,
+    n_shells: int,
+) -> Float[Tensor, "k s"]:
+    """Sum k terms (k, z, y, x) of each slab by shell; those from ``n_shells`` on are left out."""
+    shells = torch.from_numpy(shell_of).long().clamp(max=n_shells).to(values.device)
+    slabs = []
+    for part, r2 in _slabs(values, axis):
+        term = terms(part)
+        # Every line has sums of its own: few points of a line share a shell, so that few
+        # additions wait for each other.
+        lines = term.new_zeros((*term.shape[:-1], n_shells + 1))
+        lines.scatter_add_(-1, shells[r2].expand_as(term), term)
+        slabs.append(lines.sum((1, 2)))
+    return torch.stack(slabs).sum(0)[:, :n_shells].cpu()

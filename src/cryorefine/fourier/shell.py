@@ -39,6 +39,7 @@ def hermitian_weight(size_px: int) -> Float[Tensor, "xh"]:
 
 
 def _shell_sum(values: Tensor, size_px: int, n_shells: int, ndim: int) -> Tensor:
+    values = values.cpu()
     index = shell_index(size_px, ndim).flatten()
     weight = hermitian_weight(size_px).double().expand(values.shape).flatten()
     inside = index < n_shells
@@ -87,7 +88,7 @@ def shell_correlation(
 
 
 def _is_fast(half: Tensor) -> bool:
-    return half.ndim == 3 and half.device.type == "cpu" and half.dtype == torch.complex64
+    return half.ndim == 3 and half.dtype == torch.complex64
 
 
 def _quotient(cross: Tensor, power_a: Tensor, power_b: Tensor) -> Tensor:

@@ -1,15 +1,37 @@
-"""One call for each kernel: the fast twin where there is one, the reference elsewhere."""
+"""One call for each kernel, for tensors of any device: numba, Triton, or the reference."""
+
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.kernels import cpu, cpu_climb, reference
 from cryorefine.kernels.grid import Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
-__all__ = ["extract_slices", "insert_slices", "permute_grid", "refine_poses", "rotate_grid"]
+__all__ = [
+    "extract_slices",
+    "insert_slices",
+    "permute_grid",
+    "pick_separated",
+    "refine_poses",
+    "rotate_grid",
+]
+
+
+@lru_cache(maxsize=4)
+def _twin(device_type: str) -> Any:
+    """Return the module whose functions serve a device that is not the CPU."""
+    if device_type == "cuda":
+        try:
+            from cryorefine.kernels import gpu
+        except ImportError:  # a build of torch that brings no Triton
+            return reference
+        return gpu
+    return reference
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -21,7 +43,7 @@ def extract_slices(
 ) -> Complex[Tensor, "n p"]:
     """Read central slices; see :func:`cryorefine.kernels.reference.extract_slices`."""
     if grid.values.device.type != "cpu":
-        return reference.extract_slices(grid, rotations, points)
+        return _twin(grid.values.device.type).extract_slices(grid, rotations, points)
     out = np.empty((len(rotations), len(points)), np.complex64)
     cpu.extract_slices(
         grid.values.numpy(),
@@ -44,7 +66,7 @@ def insert_slices(
 ) -> None:
     """Add slices to the sums; see :func:`cryorefine.kernels.reference.insert_slices`."""
     if acc.values.device.type != "cpu":
-        reference.insert_slices(acc, rotations, points, values, weights)
+        _twin(acc.values.device.type).insert_slices(acc, rotations, points, values, weights)
         return
     cpu.insert_slices(
         acc.values.numpy(),
@@ -62,7 +84,7 @@ def insert_slices(
 def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
     """Climb to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
     if grid.values.device.type != "cpu":
-        return reference.refine_poses(grid, problem, options)
+        return _twin(grid.values.device.type).refine_poses(grid, problem, options)
     m = len(problem.image_of)
     rotations = problem.rotations.double().contiguous().clone().numpy()
     shifts = problem.shifts_px.double().contiguous().clone().numpy()
@@ -112,7 +134,7 @@ def rotate_grid(
 ) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
     """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`."""
     if values.device.type != "cpu":
-        return reference.rotate_grid(values, weights, centre, step, rotations)
+        return _twin(values.device.type).rotate_grid(values, weights, centre, step, rotations)
     shape = (*values.shape[:2], centre + 1)
     out_values, out_weights = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
     cpu.rotate_grid(
@@ -135,7 +157,7 @@ def permute_grid(
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
     if values.device.type != "cpu":
-        return reference.permute_grid(values, weights, centre, rotations)
+        return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
     out_values, out_weights = torch.zeros_like(values), torch.zeros_like(weights)
     cpu.permute_grid(
         values.contiguous().numpy(),
@@ -146,3 +168,31 @@ def permute_grid(
         out_weights.numpy(),
     )
     return out_values, out_weights
+
+
+def pick_separated(
+    index: Int[Tensor, "b n"],
+    score: Float[Tensor, "b n"],
+    rotations: Float[Tensor, "q 3 3"],
+    symmetry: Float[Tensor, "g 3 3"],
+    *,
+    cos_apart: float,
+    keep: int,
+    window: float,
+) -> tuple[Int[Tensor, "b k"], Float[Tensor, "b k"]]:
+    """Keep candidates that stand apart; see :func:`cryorefine.kernels.reference.pick_separated`."""
+    if index.device.type != "cpu":
+        # A few rounds of small products over all images at once: nothing for a kernel to gain.
+        return reference.pick_separated(
+            index, score, rotations, symmetry, cos_apart=cos_apart, keep=keep, window=window
+        )
+    chosen, chosen_score = cpu.pick_separated(
+        index.numpy(),
+        score.float().numpy(),
+        rotations.numpy(),
+        symmetry.numpy(),
+        cos_apart,
+        keep,
+        window,
+    )
+    return torch.from_numpy(chosen), torch.from_numpy(chosen_score)

@@ -105,9 +105,11 @@ def _apodisation_1d(size_px: int, grid_px: int) -> np.ndarray:
     return value * beta / math.sinh(beta)
 
 
-def apodisation(size_px: int, grid_px: int) -> Float[Tensor, "z y x"]:
+def apodisation(
+    size_px: int, grid_px: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "z y x"]:
     """Return what interpolation multiplies a centred volume with; 1 at the origin."""
-    line = torch.from_numpy(_apodisation_1d(size_px, grid_px)).float()
+    line = torch.from_numpy(_apodisation_1d(size_px, grid_px)).float().to(device)
     return line[:, None, None] * line[None, :, None] * line[None, None, :]
 
 
@@ -172,7 +174,7 @@ def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceG
     n = volume.shape[-1]
     max_radius = min(max_radius, (n - 1) // 2 + 0.0)
     padded, step, half = grid_layout(n, max_radius)
-    scaled = volume.float() / apodisation(n, padded).to(volume.device)
+    scaled = volume.float() / apodisation(n, padded, volume.device)
     box = scaled.new_zeros((padded,) * 3)
     low = padded // 2 - n // 2
     box[low : low + n, low : low + n, low : low + n] = scaled
@@ -188,7 +190,7 @@ def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceG
 
 
 def make_accumulator(
-    size_px: int, max_radius: float, *, copies: int = 1, device: str = "cpu"
+    size_px: int, max_radius: float, *, copies: int = 1, device: torch.device | str = "cpu"
 ) -> Accumulator:
     """Return empty sums for slices with radius up to ``max_radius`` of a box of ``size_px``."""
     max_radius = min(max_radius, (size_px - 1) // 2 + 0.0)

@@ -1,8 +1,12 @@
 """What the kernels compute, in plain torch: slow, obvious, differentiable where it can be."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
@@ -10,13 +14,17 @@ from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH, Accumulator, SliceG
 from cryorefine.kernels.poses import PROMISE, LevenbergMarquardt, PoseProblem, PoseResult
 
 __all__ = [
+    "climb",
     "extract_slices",
     "extract_slices_with_gradient",
     "insert_slices",
     "permute_grid",
+    "pick_separated",
     "refine_poses",
     "rotate_grid",
 ]
+
+NormalEquations = Callable[[PoseProblem], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def _positions(step: float, rotations: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,15 +190,15 @@ def permute_grid(
 
 
 def _normal_equations(
-    grid: SliceGrid, problem: PoseProblem, rotations: Tensor, shifts_px: Tensor
+    grid: SliceGrid, problem: PoseProblem
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return log-likelihood and model power (m,), gradient (m, 5) and matrix (m, 5, 5)."""
-    value, gradient = extract_slices_with_gradient(grid, rotations, problem.points)
-    r = rotations.to(gradient.real.dtype)
+    value, gradient = extract_slices_with_gradient(grid, problem.rotations, problem.points)
+    r = problem.rotations.to(gradient.real.dtype)
     along = torch.einsum("maj,mpj->map", r.to(gradient.dtype), gradient)  # image axes x, y, z
     px, py = problem.points.to(value.real.dtype).T
     kappa = problem.k_px.to(value.real.dtype) * (2 * torch.pi / problem.image_size_px)
-    phase = shifts_px.to(kappa) @ kappa.T
+    phase = problem.shifts_px.to(kappa) @ kappa.T
     x = problem.x[problem.image_of] * torch.polar(torch.ones_like(phase), -phase)
     c = problem.c[problem.image_of]
     w, u = c * value, c * along[:, 2]
@@ -201,12 +209,6 @@ def _normal_equations(
     h = 2 * torch.einsum("map,mbp->mab", jacobian.conj(), jacobian).real.double()
     power = w.abs().square().double().sum(1)
     score = 2 * (x.conj() * w).real.double().sum(1) - power
-    offset = shifts_px.double() - problem.prior_shift_px.double()
-    precision = problem.prior_precision
-    score = score - 0.5 * precision * offset.square().sum(1)
-    g[:, 3:] -= precision * offset
-    h[:, 3, 3] += precision
-    h[:, 4, 4] += precision
     return score, power, g, h
 
 
@@ -216,35 +218,119 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
     Levenberg-Marquardt on a rotation vector in the image frame and the shift, with analytic
     derivatives. See :class:`~cryorefine.kernels.poses.PoseProblem` for the model.
     """
+    return climb(partial(_normal_equations, grid), problem, options)
+
+
+def climb(
+    normal_equations: NormalEquations, problem: PoseProblem, options: LevenbergMarquardt
+) -> PoseResult:
+    """Run the Levenberg-Marquardt iterations of all starts side by side.
+
+    Parameters
+    ----------
+    normal_equations
+        Returns log-likelihood and model power (m,), gradient (m, 5) and Gauss-Newton matrix
+        (m, 5, 5) of a problem at its starts, without the prior.
+    """
     rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
-    score, power, g, h = _normal_equations(grid, problem, rotations, shifts)
+    score, power, g, h = _with_prior(normal_equations, problem)
     damping = torch.full_like(score, options.initial_damping)
-    active = torch.ones_like(score, dtype=torch.bool)
+    rows = torch.arange(len(score), device=score.device)  # the starts that still climb
     for _ in range(options.max_evaluations):
-        if not active.any():
-            break
-        diagonal = torch.diagonal(h, dim1=1, dim2=2)
-        lifted = h + torch.diag_embed(
-            damping[:, None] * diagonal + 1e-9 * diagonal.amax(1)[:, None]
-        )
-        step = torch.linalg.solve(lifted, g)
+        slope, matrix = g[rows], h[rows]
+        diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
+        lift = damping[rows, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True)
+        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(lift))
+        step = torch.cholesky_solve(slope[..., None], factor)[..., 0]
         # Half of gradient times step is the gain that the quadratic model promises.
-        active = active & (0.5 * (g * step).sum(1) >= PROMISE * options.tolerance)
+        promised = 0.5 * (slope * step).sum(1)
+        promising = (failed == 0) & (promised >= PROMISE * options.tolerance)
+        rows, step = rows[promising], step[promising]
+        if len(rows) == 0:
+            break
         turn = step[:, :3].norm(dim=1, keepdim=True)
-        step[:, :3] *= (options.max_turn_rad / turn.clamp_min(1e-30)).clamp(max=1.0)
-        new_shifts = shifts + step[:, 3:].clamp(-options.max_move_px, options.max_move_px)
+        rotvec = step[:, :3] * (options.max_turn_rad / turn.clamp_min(1e-30)).clamp(max=1.0)
+        new_shifts = shifts[rows] + step[:, 3:].clamp(-options.max_move_px, options.max_move_px)
         length = new_shifts.norm(dim=1, keepdim=True)
         new_shifts = new_shifts * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
-        new_rotations = matrix_from_rotvec(step[:, :3]) @ rotations
-        new = _normal_equations(grid, problem, new_rotations, new_shifts)
-        gain = new[0] - score
-        better = active & (gain > 0)
-        worse = active & ~better
-        active = active & ~(better & (gain < options.tolerance))
-        active = active & ~(worse & (damping > 1e3))
-        rotations[better], shifts[better] = new_rotations[better], new_shifts[better]
+        new_rotations = matrix_from_rotvec(rotvec) @ rotations[rows]
+        tried = replace(
+            problem,
+            image_of=problem.image_of[rows],
+            rotations=new_rotations,
+            shifts_px=new_shifts,
+            prior_shift_px=problem.prior_shift_px[rows],
+        )
+        new = _with_prior(normal_equations, tried)
+        gain = new[0] - score[rows]
+        better = gain > 0
+        goes_on = torch.where(better, gain >= options.tolerance, damping[rows] <= 1e3)
+        damping[rows] *= torch.where(better, 0.2, 8.0).to(damping)
+        taken = rows[better]
+        rotations[taken], shifts[taken] = new_rotations[better], new_shifts[better]
         for old, value in zip((score, power, g, h), new, strict=True):
-            old[better] = value[better]
-        damping = torch.where(better, damping * 0.2, torch.where(worse, damping * 8, damping))
+            old[taken] = value[better]
+        rows = rows[goes_on]
     at_edge = shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6)
     return PoseResult(rotations, shifts, score, power, h, at_edge)
+
+
+def _with_prior(
+    normal_equations: NormalEquations, problem: PoseProblem
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    score, power, g, h = normal_equations(problem)
+    offset = problem.shifts_px.double() - problem.prior_shift_px.double()
+    score = score - 0.5 * problem.prior_precision * offset.square().sum(1)
+    g[:, 3:] -= problem.prior_precision * offset
+    h[:, 3, 3] += problem.prior_precision
+    h[:, 4, 4] += problem.prior_precision
+    return score, power, g, h
+
+
+def pick_separated(
+    index: Int[Tensor, "b n"],
+    score: Float[Tensor, "b n"],
+    rotations: Float[Tensor, "q 3 3"],
+    symmetry: Float[Tensor, "g 3 3"],
+    *,
+    cos_apart: float,
+    keep: int,
+    window: float,
+) -> tuple[Int[Tensor, "b k"], Float[Tensor, "b k"]]:
+    """Walk down each image's ranked candidates and keep those apart from all kept before.
+
+    Parameters
+    ----------
+    index, score
+        Candidate rotations, best first, and their log-likelihoods; those more than ``window``
+        below the best are dropped.
+    symmetry
+        Rotations of the object that leave images unchanged.
+    cos_apart
+        Cosine of the least angle between two kept rotations; above 1 all are apart.
+    keep
+        Most candidates per image.
+
+    Returns
+    -------
+    index, score
+        -1 and -inf where fewer were kept.
+    """
+    b, n = index.shape
+    candidate = rotations[index.clamp_min(0)]
+    chosen = index.new_full((b, keep), -1)
+    chosen_score = score.new_full((b, keep), -torch.inf)
+    left = (score >= score[:, :1] - window) & (index >= 0)
+    image = torch.arange(b, device=index.device)
+    rank = torch.arange(n, device=index.device)
+    for k in range(min(keep, n)):
+        # The best that is left is the next to keep; what is not apart from it goes.
+        best = left.int().argmax(1)
+        found = left[image, best]
+        chosen[:, k] = torch.where(found, index[image, best], chosen[:, k])
+        chosen_score[:, k] = torch.where(found, score[image, best], chosen_score[:, k])
+        copies = symmetry.to(candidate) @ candidate[image, best].mT[:, None]
+        trace = torch.einsum("bnij,bgji->bng", candidate, copies)
+        near = (0.5 * (trace - 1) > cos_apart).any(-1) | (rank == best[:, None])
+        left &= ~near
+    return chosen, chosen_score

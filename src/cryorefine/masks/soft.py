@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,8 +17,8 @@ __all__ = ["disc_mask", "soft_edge", "solvent_mask", "sphere_mask"]
 _WORTH_SHRINKING, _FEWEST_PX = 0.8, 16
 
 
-def _radius(size_px: int, ndim: int) -> Tensor:
-    axis = torch.arange(size_px, dtype=torch.float32) - size_px // 2
+def _radius(size_px: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:
+    axis = torch.arange(size_px, dtype=torch.float32, device=device) - size_px // 2
     grids = torch.meshgrid(*[axis] * ndim, indexing="ij")
     return sum(g * g for g in grids).sqrt()  # type: ignore[union-attr]
 
@@ -29,14 +29,18 @@ def _cosine_fall(distance: Tensor, edge_px: float) -> Tensor:
     return 0.5 * (1 + (math.pi * t).cos())
 
 
-def sphere_mask(size_px: int, radius_px: float, edge_px: float = 5.0) -> Float[Tensor, "z y x"]:
+def sphere_mask(
+    size_px: int, radius_px: float, edge_px: float = 5.0, device: torch.device | str = "cpu"
+) -> Float[Tensor, "z y x"]:
     """Return a sphere about the origin: 1 up to the radius, then a cosine edge of ``edge_px``."""
-    return _cosine_fall(_radius(size_px, 3) - radius_px, edge_px)
+    return _cosine_fall(_radius(size_px, 3, device) - radius_px, edge_px)
 
 
-def disc_mask(size_px: int, radius_px: float, edge_px: float = 5.0) -> Float[Tensor, "y x"]:
+def disc_mask(
+    size_px: int, radius_px: float, edge_px: float = 5.0, device: torch.device | str = "cpu"
+) -> Float[Tensor, "y x"]:
     """Return a disc about the origin: 1 up to the radius, then a cosine edge of ``edge_px``."""
-    return _cosine_fall(_radius(size_px, 2) - radius_px, edge_px)
+    return _cosine_fall(_radius(size_px, 2, device) - radius_px, edge_px)
 
 
 def soft_edge(
@@ -46,15 +50,16 @@ def soft_edge(
 
     A mask without any voxel set stays empty.
     """
-    inside = binary.numpy() > 0.5
-    if not inside.any():
+    inside = binary > 0.5
+    if not bool(inside.any()):
         return torch.zeros_like(binary)
     return _cosine_fall(_distance(inside) - grow_px, edge_px)
 
 
-def _distance(inside: np.ndarray) -> Float[Tensor, "z y x"]:
-    """Return how far every voxel is from the nearest one inside."""
-    return torch.from_numpy(np.asarray(ndimage.distance_transform_edt(~inside), np.float32))
+def _distance(inside: Bool[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Return how far every voxel is from the nearest one inside; the CPU does it."""
+    found = ndimage.distance_transform_edt(~inside.cpu().numpy())
+    return torch.from_numpy(np.asarray(found, np.float32)).to(inside.device)
 
 
 def solvent_mask(
@@ -93,18 +98,19 @@ def solvent_mask(
     else:
         smooth = resize_volume(smooth, coarse)
     step = n / coarse
-    sphere = _radius(coarse, 3) * step <= radius_px
+    sphere = _radius(coarse, 3, volume.device) * step <= radius_px
     threshold = _otsu(smooth[sphere])
     binary = (smooth > threshold) & sphere
     labels = np.zeros(binary.shape, np.int32)
-    count = int(ndimage.label(binary.numpy(), output=labels))  # type: ignore[arg-type]
+    count = int(ndimage.label(binary.cpu().numpy(), output=labels))  # type: ignore[arg-type]
     if count > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        binary = torch.from_numpy((sizes >= 0.01 * sizes.max())[labels] & (labels > 0))
+        large = (sizes >= 0.01 * sizes.max())[labels] & (labels > 0)
+        binary = torch.from_numpy(large).to(volume.device)
     if not bool(binary.any()):
         return torch.zeros_like(volume)
-    distance = _distance(binary.numpy())
+    distance = _distance(binary)
     if coarse < n:
         # The surface lies half a voxel outside the centres of the outermost voxels.
         distance = (_enlarge(distance, n) - 0.5) * step + 0.5
@@ -114,11 +120,11 @@ def solvent_mask(
 def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u v"]:
     """Interpolate a volume linearly on a finer grid with the same origin and extent."""
     m = volume.shape[-1]
-    place = (torch.arange(size_px) - size_px // 2) * (m / size_px) + m // 2
+    rows = torch.arange(size_px, device=volume.device)
+    place = (rows - size_px // 2) * (m / size_px) + m // 2
     low = place.floor().clamp(0, m - 2).long()
     t = (place - low).clamp(0, 1).float()
-    rows = torch.arange(size_px)
-    matrix = torch.zeros(size_px, m)
+    matrix = torch.zeros(size_px, m, device=volume.device)
     matrix[rows, low], matrix[rows, low + 1] = 1 - t, t
     for axis in range(3):
         front = volume.movedim(axis, 0)
@@ -131,7 +137,7 @@ def _otsu(values: Tensor) -> float:
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # constant, but for filtering's rounding
         return high
-    counts = torch.histc(values, bins=256, min=low, max=high).double()
+    counts = torch.histc(values, bins=256, min=low, max=high).double().cpu()
     centres = low + (torch.arange(256, dtype=torch.float64) + 0.5) * ((high - low) / 256)
     below = counts.cumsum(0)
     mass = (counts * centres).cumsum(0)

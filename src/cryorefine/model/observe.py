@@ -63,6 +63,7 @@ def make_group_band(
     volume_size_px: int,
     voxel_A: float,
     resolution_A: float,
+    device: torch.device | str = "cpu",
 ) -> GroupBand:
     """Prepare an optics group's band of coefficients down to a resolution.
 
@@ -81,10 +82,10 @@ def make_group_band(
         odd = torch.exp(-1j * odd_phase(group, s)).to(torch.complex64)
     return GroupBand(
         group=group,
-        band=band,
-        s_per_A=s.float(),
-        points=(s * box_A).float(),
-        odd_factor=odd,
+        band=band.to(device),
+        s_per_A=s.float().to(device),
+        points=(s * box_A).float().to(device),
+        odd_factor=None if odd is None else odd.to(device),
         amplitude=(voxel_A / group.pixel_A) ** 2,
     )
 
@@ -107,7 +108,7 @@ class ImageStatistics:
 def image_statistics(images: Float[Tensor, "b y x"], radius_px: float) -> ImageStatistics:
     """Measure the background outside a disc; outside half the box at most."""
     n = images.shape[-1]
-    outside = disc_mask(n, min(radius_px, n / 2), 0.0) < 0.5
+    outside = disc_mask(n, min(radius_px, n / 2), 0.0, images.device) < 0.5
     values = images[:, outside]
     usable = torch.isfinite(images).flatten(1).all(1)
     values = torch.where(usable[:, None], values, torch.zeros_like(values))
@@ -132,7 +133,8 @@ def observe(
     the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
     after centring.
     """
-    scaled = (images - statistics.mean[:, None, None]) / statistics.std[:, None, None]
+    mean, std = (t.to(images.device)[:, None, None] for t in (statistics.mean, statistics.std))
+    scaled = (images - mean) / std
     coefficients = view.band.take(image_to_half(scaled))
     if view.odd_factor is not None:
         coefficients = coefficients * view.odd_factor

@@ -64,19 +64,27 @@ class ImageSource:
         return int(np.array(each, np.int64)[self._stack_index].sum())
 
     def batches(
-        self, rows: np.ndarray, size: int
+        self, rows: np.ndarray, size: int, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[np.ndarray, Float[Tensor, "n y x"]]]:
-        """Yield (rows, images) in order, reading the next batch while the last is worked on."""
+        """Yield (rows, images on the device) in order.
+
+        The next batch is read while the last is worked on, and on its way to a GPU, too.
+        """
+        read = self._read_pinned if torch.device(device).type == "cuda" else self.read
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         if not parts:
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
-            pending = reader.submit(self.read, parts[0])
+            pending = reader.submit(read, parts[0])
             for i, part in enumerate(parts):
                 images = pending.result()
                 if i + 1 < len(parts):
-                    pending = reader.submit(self.read, parts[i + 1])
-                yield part, images
+                    pending = reader.submit(read, parts[i + 1])
+                yield part, images.to(device, non_blocking=True)
+
+    def _read_pinned(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
+        """Return images in memory from which a GPU copies by itself."""
+        return self.read(rows).pin_memory()
 
     def _map(self, stack: int) -> np.ndarray:
         if stack in self._maps:

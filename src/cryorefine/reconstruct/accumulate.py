@@ -77,7 +77,7 @@ def residual_power(
         power[:, :last] = (x[:, :last] - model).abs().square()
     n = view.band.n_shells
     count = torch.bincount(view.band.shell, minlength=n).double()
-    total = torch.zeros(n, dtype=torch.float64)
+    total = torch.zeros(n, dtype=torch.float64, device=x.device)
     return total.index_add_(0, view.band.shell, power.double().sum(0)) / count
 
 

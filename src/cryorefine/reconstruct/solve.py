@@ -108,4 +108,4 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
     spectrum = divide_radially(sums.values, sums.weights, sums.axis(), gain=edge, floor=prior)
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)
-    return volume / apodisation(sums.size_px, padded) ** sums.passes
+    return volume / apodisation(sums.size_px, padded, volume.device) ** sums.passes

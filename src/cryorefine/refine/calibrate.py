@@ -7,7 +7,7 @@ import torch
 from cryorefine.assign.calibrate import split_disagreement, variance_factor
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.events import EventLog
-from cryorefine.refine.passes import _batches, _views, _whitening
+from cryorefine.refine.passes import _batches, _previous, _views, _whitening
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.state import Inputs, Poses, State
 
@@ -40,19 +40,17 @@ def calibrate_covariance(
             every = max(1, len(inputs.table) // (2 * _SAMPLE))
             white = _whitening(state, half, g, view)
             for batch in _batches(inputs, view, rows[::every], poses.optics):
-                index = torch.from_numpy(batch.rows)
                 apart.append(
                     split_disagreement(
                         grids[2 - half],
                         view,
                         batch.x * white,
                         batch.c * white,
-                        poses.rotations[index],
-                        poses.shift_A[index] / view.group.pixel_A,
+                        *_previous(poses, batch.rows, view),
                         max_turn_rad=resolution_A / inputs.geometry.radius_A,
                     )
                 )
-    factor = variance_factor(torch.cat(apart))
+    factor = variance_factor(torch.cat(apart).cpu())
     events.emit("calibration", variance_factor=factor)
     covariance = None if poses.covariance is None else poses.covariance * factor
     quality = dict(poses.quality)

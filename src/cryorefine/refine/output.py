@@ -14,11 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
+from cryorefine.refine.device import device_name
 from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, State
@@ -129,7 +132,9 @@ def _digest(path: Path) -> dict[str, Any]:
     return {"size_bytes": size, "sha256": digest.hexdigest(), "sha256_of": covered}
 
 
-def write_manifest(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
+def write_manifest(
+    folder: Path, settings: RefineSettings, stacks: tuple[Path, ...], device: torch.device
+) -> None:
     """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
     paths = [settings.particles, *settings.reference, *stacks]
     paths += [p for p in (settings.mask, settings.compare_to) if p is not None]
@@ -141,6 +146,7 @@ def write_manifest(folder: Path, settings: RefineSettings, stacks: tuple[Path, .
             "system": platform.platform(),
             "processor": platform.machine(),
             "cpus": os.cpu_count(),
+            "device": device_name(device),
         },
         "command": sys.argv,
         "seed": settings.seed,
@@ -179,6 +185,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "voxel_A": inputs.voxel_A,
         "box_px": inputs.size_px,
         "particle_radius_px": inputs.radius_px,
+        "device": device_name(inputs.device),
         "wall_s": wall_s,
         "cpu_s": cpu_s,
         "predicted_peak_bytes": inputs.memory.peak_bytes,
@@ -192,14 +199,11 @@ def write_iteration_files(
     """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves."""
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
-    average, curves = state.average(), state.evaluation.curves
-    fit = guinier_bfactor(average, state.mask, curves)
-    write_volume(folder / "map.mrc", weight_map(average, curves), inputs.voxel_A)
-    write_volume(
-        folder / "map_sharpened.mrc",
-        sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2),
-        inputs.voxel_A,
-    )
+    average, curves = state.average().to(inputs.device), state.evaluation.curves
+    fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
+    write_volume(folder / "map.mrc", weight_map(average, curves).cpu(), inputs.voxel_A)
+    sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
+    write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
     write_fsc_table(folder / "fsc.star", state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
     full = {**summary, "bfactor_A2": fit.bfactor_A2}

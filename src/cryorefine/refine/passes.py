@@ -47,6 +47,7 @@ __all__ = [
     "reference_grid",
 ]
 
+_DEVICE_BATCHES = 8  # a GPU is fed so many batches at once
 _SCALE_SAMPLE = 64
 _BALANCE_SAMPLE = 64
 
@@ -71,6 +72,7 @@ def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list
             volume_size_px=inputs.size_px,
             voxel_A=inputs.voxel_A,
             resolution_A=resolution_A,
+            device=inputs.device,
         )
         views.append(replace(view, amplitude=view.amplitude * scale))
     return views
@@ -82,8 +84,9 @@ def _batches(
     rows: np.ndarray,
     optics: Float[Tensor, "n v"] | None = None,
 ) -> Iterator[_Batch]:
-    size = batch_size(inputs.memory, len(view.band))
-    for part, images in inputs.images.batches(rows, size):
+    more = 1 if inputs.device.type == "cpu" else _DEVICE_BATCHES
+    size = more * batch_size(inputs.memory, len(view.band))
+    for part, images in inputs.images.batches(rows, size, inputs.device):
         defocus = inputs.table.defocus(part)
         own = None if optics is None else optics[torch.from_numpy(part)]
         if own is not None:
@@ -129,8 +132,10 @@ def reference_grid(
     """Mask a reference and transform it for reading slices down to a resolution."""
     mask = inputs.mask
     if mask is None:
-        mask = sphere_mask(inputs.size_px, inputs.radius_px)
-    return make_slice_grid(volume * mask, inputs.geometry.box_A / resolution_A + 1.0)
+        mask = sphere_mask(inputs.size_px, inputs.radius_px, device=inputs.device)
+    return make_slice_grid(
+        volume.to(inputs.device) * mask, inputs.geometry.box_A / resolution_A + 1.0
+    )
 
 
 def _coarse(inputs: Inputs, grid: SliceGrid, view: GroupBand, sampling: Sampling) -> CoarseSearch:
@@ -144,7 +149,7 @@ def _coarse(inputs: Inputs, grid: SliceGrid, view: GroupBand, sampling: Sampling
     return make_coarse_search(
         grid,
         view,
-        rotations,
+        rotations.to(inputs.device),
         step_rad=sampling.coarse_step_rad,
         max_shell=_model_shell(view, sampling.coarse_resolution_A),
         max_shift_px=_max_shift_px(inputs, view),
@@ -157,11 +162,11 @@ def _max_shift_px(inputs: Inputs, view: GroupBand) -> float:
 
 
 def _whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
-    return state.noise[half - 1][g].rsqrt().float()[view.band.shell]
+    return state.noise[half - 1][g].rsqrt().float().to(view.points.device)[view.band.shell]
 
 
 def _inverse_variance(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
-    return (1 / state.noise[half - 1][g]).float()[view.band.shell]
+    return (1 / state.noise[half - 1][g]).float().to(view.points.device)[view.band.shell]
 
 
 def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
@@ -214,7 +219,7 @@ def find_grey_scale(
                 centred = x[:, first:last] * search.ramps[shift[:, 0]]
                 model = model * c[:, first:last]
             else:
-                rotations, shifts_px = _previous(state, batch.rows, view)
+                rotations, shifts_px = _previous(state.poses, batch.rows, view)
                 first = view.band.prefix(0)
                 centred = centre(view, x, shifts_px)[:, first:]
                 model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
@@ -239,11 +244,13 @@ def _common_factor(
     return common * mean, tuple((relative / mean).tolist())
 
 
-def _previous(state: State, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
-    if state.poses is None:
+def _previous(poses: Poses | None, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
+    """Return rotations and shifts in pixels of some particles, where their images are."""
+    if poses is None:
         raise ValueError("no poses are known yet")
-    index = torch.from_numpy(rows)
-    return state.poses.rotations[index], state.poses.shift_A[index] / view.group.pixel_A
+    index, device = torch.from_numpy(rows), view.points.device
+    shifts_px = poses.shift_A[index] / view.group.pixel_A
+    return poses.rotations[index].to(device), shifts_px.to(device)
 
 
 def assign_poses(
@@ -299,14 +306,15 @@ def assign_poses(
             for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
                 x, c = batch.x * white, batch.c * white
                 if search is not None and kind != "follow":
-                    known = _previous(state, batch.rows, view) if kind == "search" else None
+                    known = _previous(state.poses, batch.rows, view) if kind == "search" else None
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
                 else:
                     act = score_poses if sampling.mode == "none" else align_locally
-                    start = _previous(state, batch.rows, view)
+                    start = _previous(state.poses, batch.rows, view)
                     found = act(grid, view, x, c, *start, inputs.group, options)
+                found = found.cpu()
                 index = torch.from_numpy(batch.rows)
                 if prior is not None and optics is not None:
                     found, optics[index] = refine_batch(
@@ -415,12 +423,16 @@ def reconstruct_halves(
     """
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
+    copies = inputs.memory.copies if inputs.device.type == "cpu" else 1
     for half in (1, 2):
         views = _views(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
         balance = _balance(inputs, state, half, views)
         acc = make_accumulator(
-            inputs.size_px, inputs.geometry.box_A / resolution_A, copies=inputs.memory.copies
+            inputs.size_px,
+            inputs.geometry.box_A / resolution_A,
+            copies=copies,
+            device=inputs.device,
         )
         noise = []
         for g, view in enumerate(views):
@@ -432,12 +444,9 @@ def reconstruct_halves(
             n_shells = view.band.n_shells
             inverse_variance = _inverse_variance(state, half, g, view)
             shell = 0 if grid is None else _model_shell(view, model_resolution_A)
-            total = torch.zeros(n_shells, dtype=torch.float64)
+            total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
             for batch in _batches(inputs, view, rows, poses.optics):
-                rotations, shifts_px = (
-                    poses.rotations[torch.from_numpy(batch.rows)],
-                    poses.shift_A[torch.from_numpy(batch.rows)] / view.group.pixel_A,
-                )
+                rotations, shifts_px = _previous(poses, batch.rows, view)
                 if poses.optics is not None:
                     rotations = magnified(rotations, poses.optics[torch.from_numpy(batch.rows)])
                 x = centre(view, batch.x, shifts_px)
@@ -449,13 +458,13 @@ def reconstruct_halves(
                     batch.c,
                     inverse_variance,
                     rotations,
-                    weights[torch.from_numpy(batch.rows)],
+                    weights[torch.from_numpy(batch.rows)].to(inputs.device),
                     balance,
                 )
                 done += len(batch.rows)
                 events.emit("progress", stage="reconstructing", done=done, total=n)
             spectrum = old.clone()
-            spectrum[:n_shells] = total / len(rows)
+            spectrum[:n_shells] = total.cpu() / len(rows)
             noise.append(positive_spectrum(spectrum))
         all_sums.append(fold(acc, inputs.group))
         all_noise.append(tuple(noise))

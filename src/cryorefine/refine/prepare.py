@@ -19,6 +19,7 @@ from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
+from cryorefine.refine.device import choose_device
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.halves import assign_halves
 from cryorefine.refine.memory import free_bytes, held_bytes, plan_memory
@@ -39,6 +40,7 @@ class Opened:
 
     def __init__(self, settings: RefineSettings):
         self.settings = settings
+        self.device = choose_device(settings.device)
         self.group = parse_symmetry(settings.symmetry)
         table = read_particles(settings.particles, ctf=settings.ctf)
         self.table, self.images = open_images(table)
@@ -286,8 +288,9 @@ def screened_inputs(
         size_px=opened.size_px,
         radius_px=radius_px,
         geometry=geometry,
-        mask=opened.mask,
-        comparison=opened.comparison,
+        mask=None if opened.mask is None else opened.mask.to(opened.device),
+        comparison=None if opened.comparison is None else opened.comparison.to(opened.device),
+        device=opened.device,
         memory=plan_memory(
             size_px=opened.size_px,
             is_symmetric=opened.group.order > 1,
@@ -312,6 +315,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
             volume_size_px=inputs.size_px,
             voxel_A=inputs.voxel_A,
             resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
+            device=inputs.device,
         )
         for group in inputs.optics
     )
@@ -352,4 +356,4 @@ def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
     """Look at every image once."""
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
-    return screen_images(opened.table, opened.images, radii, events)
+    return screen_images(opened.table, opened.images, radii, events, device=opened.device)

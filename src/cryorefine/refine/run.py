@@ -20,6 +20,7 @@ from cryorefine.refine.checkpoint import (
     prune_references,
     save_state,
 )
+from cryorefine.refine.device import device_name
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.output import (
@@ -102,7 +103,7 @@ def refine(
     if overwrite:
         clear_run(output)
     save_settings(output / "settings.toml", settings)
-    write_manifest(output, settings, opened.table.stacks)
+    write_manifest(output, settings, opened.table.stacks, opened.device)
     events = EventLog(output / "events.jsonl")
     for event in held:  # what happened before there was a folder
         if event["kind"] != "progress":
@@ -122,6 +123,7 @@ def refine(
         n_half1=int((inputs.half == 1).sum()),
         n_half2=int((inputs.half == 2).sum()),
         threads=threads,
+        device=device_name(opened.device),
     )
     tell_memory(events, inputs.memory)
     constants = _constants(inputs, screening)

@@ -51,7 +51,12 @@ def _batch(group: OpticsGroup) -> int:
 
 
 def screen_images(
-    table: ParticleTable, images: ImageSource, radius_px: np.ndarray, events: EventLog
+    table: ParticleTable,
+    images: ImageSource,
+    radius_px: np.ndarray,
+    events: EventLog,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Screening:
     """Read all images once; find those that are not finite or constant.
 
@@ -59,6 +64,8 @@ def screen_images(
     ----------
     radius_px
         Radius of the particle in pixels of each optics group; the background is outside.
+    device
+        Where the images are looked at; the result is on the CPU.
     """
     n = len(table)
     mean, std = torch.zeros(n), torch.zeros(n)
@@ -66,11 +73,11 @@ def screen_images(
     done = 0
     for g in range(len(table.optics)):
         rows = np.flatnonzero(table.optics_index == g)
-        for part, batch in images.batches(rows, _batch(table.optics[g])):
+        for part, batch in images.batches(rows, _batch(table.optics[g]), device):
             statistics = image_statistics(batch, float(radius_px[g]))
             index = torch.from_numpy(part)
-            mean[index], std[index] = statistics.mean, statistics.std
-            for k in torch.nonzero(statistics.std == 0).flatten().tolist():
+            mean[index], std[index] = statistics.mean.cpu(), statistics.std.cpu()
+            for k in torch.nonzero(std[index] == 0).flatten().tolist():
                 finite = bool(torch.isfinite(batch[k]).all())
                 reasons[int(part[k])] = "constant" if finite else "NaN or infinite pixels"
             done += len(part)
@@ -88,7 +95,8 @@ def initial_noise(
     """Estimate each optics group's noise spectrum before any pose is known.
 
     The mean power of the images less the power of their mean, per shell. It still holds the
-    power of differently oriented particles; the first assignment replaces it.
+    power of differently oriented particles; the first assignment replaces it. Computed where the
+    views are, returned on the CPU.
     """
     out = []
     done = 0
@@ -96,9 +104,10 @@ def initial_noise(
         rows = np.flatnonzero(table.optics_index == g)
         n_shells = view.band.n_shells
         count = torch.bincount(view.band.shell, minlength=n_shells).double()
-        power = torch.zeros(len(view.band), dtype=torch.float64)
-        total = torch.zeros(len(view.band), dtype=torch.complex128)
-        for part, batch in images.batches(rows, _batch(view.group)):
+        device = view.points.device
+        power = torch.zeros(len(view.band), dtype=torch.float64, device=device)
+        total = torch.zeros(len(view.band), dtype=torch.complex128, device=device)
+        for part, batch in images.batches(rows, _batch(view.group), device):
             x, _ = observe(batch, select_statistics(statistics, part), view, table.defocus(part))
             power += x.abs().square().double().sum(0)
             total += x.to(torch.complex128).sum(0)
@@ -109,8 +118,8 @@ def initial_noise(
         if n > 1:
             # Unbiased: the mean itself holds 1/n of the noise.
             excess = (excess - (total / n).abs().square()) * (n / (n - 1))
-        spectrum = torch.zeros(n_shells, dtype=torch.float64).index_add_(0, view.band.shell, excess)
-        out.append(positive_spectrum(spectrum / count))
+        spectrum = torch.zeros_like(count).index_add_(0, view.band.shell, excess)
+        out.append(positive_spectrum((spectrum / count).cpu()))
     return tuple(out)
 
 

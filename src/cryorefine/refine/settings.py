@@ -107,6 +107,11 @@ class RefineSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Seed of all random choices.")
     threads: int | None = Field(None, ge=1, description="CPU threads (default: all).")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N.",
+    )
 
     @model_validator(mode="after")
     def _check_tilts(self) -> "RefineSettings":

@@ -39,7 +39,9 @@ class Inputs:
     radius_px
         Radius of the particle in voxels.
     mask, comparison
-        The user's mask and known map at that sampling; None where not given.
+        The user's mask and known map at that sampling, on the device; None where not given.
+    device
+        Where the passes compute.
     memory
         What the run may use.
     """
@@ -58,6 +60,7 @@ class Inputs:
     geometry: Geometry
     mask: Float[Tensor, "z y x"] | None
     comparison: Float[Tensor, "z y x"] | None
+    device: torch.device
     memory: MemoryPlan
 
     @property

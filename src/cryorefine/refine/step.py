@@ -87,12 +87,12 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
     return State(
         iteration=sampling.iteration,
         poses=poses,
-        references=references,  # type: ignore[arg-type]
+        references=(references[0].cpu(), references[1].cpu()),
         is_scaled=True,
         noise=noise,
         group_scale=group_scale,
-        halves=halves,
-        mask=mask,
+        halves=(halves[0].cpu(), halves[1].cpu()),
+        mask=mask.cpu(),
         evaluation=evaluation,
         history=[*state.history, record],
     )
@@ -128,6 +128,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
             )
             for volume in references
         )
+    references = (references[0].cpu(), references[1].cpu())
     return dataclasses.replace(state, references=references, noise=noise, is_scaled=True)
 
 
@@ -192,7 +193,7 @@ def evaluate_halves(
         resolution_A=curves.resolution_A(criterion),
         resolution_unmasked_A=curves.resolution_A(criterion, curve="unmasked"),
         comparison_fsc=comparison,
-        coverage=coverage_efficiency(poses.rotations, inputs.group),
+        coverage=coverage_efficiency(poses.rotations.to(inputs.device), inputs.group),
     )
 
 

@@ -59,6 +59,8 @@ def provenance(run: RunFolder) -> list[tuple[str, str]]:
     if isinstance(machine, dict):
         cpus = machine.get("cpus")
         parts = [machine.get("system"), machine.get("processor"), f"{cpus} CPUs" if cpus else None]
+        device = machine.get("device")
+        parts.append(f"computed on {device}" if device else None)
         rows.append(("Machine", ", ".join(str(p) for p in parts if p)))
     command = manifest.get("command")
     if isinstance(command, list):

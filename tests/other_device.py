@@ -1,0 +1,79 @@
+"""A device that is not the CPU, for machines that have no other: its numbers are real.
+
+Tensors on it say that they are elsewhere, and every operation that mixes them with tensors of the
+CPU is refused, as CUDA does, or would do at the cost of a hidden copy. Only explicit copies cross.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+OTHER = torch.device("meta")
+"""The name it goes by: the one device besides the CPU that every build of torch can spell."""
+
+# Conjugation is a mark on a tensor that later operations heed; here it is done at once.
+_AT_ONCE = {
+    torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
+    torch.ops.aten._neg_view.default: torch.ops.aten.neg.default,
+}
+
+_CROSSING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of the other device; ``numbers`` is where they really are."""
+
+    numbers: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor):
+        out = torch.Tensor._make_wrapper_subclass(
+            cls,
+            numbers.shape,
+            strides=numbers.stride(),
+            storage_offset=numbers.storage_offset(),
+            dtype=numbers.dtype,
+            device=OTHER,
+        )
+        out.numbers = numbers
+        return out
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} outside of OtherDevice()")
+
+
+class OtherDevice(TorchDispatchMode):
+    """While this is active, tensors can be made on, and moved to and from, the other device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        leaves, structure = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        here = [t for t in tensors if not isinstance(t, Elsewhere)]
+        there = [t for t in tensors if isinstance(t, Elsewhere)]
+        if there and func not in _CROSSING and any(t.ndim for t in here):
+            raise RuntimeError(f"{func} mixes devices: shapes {[tuple(t.shape) for t in tensors]}")
+        if any(t.device == OTHER for t in here):
+            raise RuntimeError(f"{func}: torch.tensor(..., device=...) escapes this device")
+        device = kwargs.get("device")
+        to_other = isinstance(tensors[0], Elsewhere) if tensors else False
+        if func is not torch.ops.aten.copy_.default and device is not None:
+            to_other = torch.device(device) == OTHER
+        plain = [leaf.numbers if isinstance(leaf, Elsewhere) else leaf for leaf in leaves]
+        plain = [torch.device("cpu") if leaf == OTHER else leaf for leaf in plain]
+        plain_args, plain_kwargs = tree_unflatten(plain, structure)
+        out = (_AT_ONCE.get(func, func) if to_other else func)(*plain_args, **plain_kwargs)
+        if not to_other:
+            return out
+        known = {id(t.numbers): t for t in there}
+
+        def wrap(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            # Operations in place return the tensor that they were given.
+            return known[id(value)] if id(value) in known else Elsewhere(value)
+
+        return tree_map(wrap, out)
