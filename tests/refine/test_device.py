@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cryorefine.refine.device import INSTALL_CUDA, choose_device, device_name
+from cryorefine.refine.device import INSTALL_CUDA, choose_device, device_name, device_of_run
 from cryorefine.refine.settings import make_settings
 from tests.builders import refused
 
@@ -54,3 +54,11 @@ def test_the_name_of_a_gpu_says_its_model(monkeypatch):
 def test_no_other_device_is_known(name):
     with refused("--device"):
         make_settings({"particles": "p.star", "device": name})
+
+
+def test_particles_own_optics_are_refined_on_the_cpu_whatever_else_there_is(monkeypatch):
+    with_gpus(monkeypatch, 1)
+    settings = make_settings({"particles": "p.star", "reference": ["m.mrc"], "refine_grey": True})
+    assert device_of_run(settings) == torch.device("cpu")
+    message = refused(device_of_run, settings.model_copy(update={"device": "cuda"}))
+    assert "CPU only" in message

@@ -7,8 +7,9 @@ run's device and bring back poses, curves and maps.
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["INSTALL_CUDA", "choose_device", "device_name"]
+__all__ = ["INSTALL_CUDA", "choose_device", "device_name", "device_of_run"]
 
 INSTALL_CUDA = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
 """The line that replaces a build of torch without CUDA."""
@@ -42,6 +43,20 @@ def choose_device(setting: str) -> torch.device:
             do=f"give a number below {n_gpus}",
         )
     return torch.device("cuda", index)
+
+
+def device_of_run(settings: RefineSettings) -> torch.device:
+    """Return the run's device; particles' own optics are worked out on the CPU only."""
+    if not settings.refines_optics:
+        return choose_device(settings.device)
+    if settings.device not in ("auto", "cpu"):
+        raise InputError(
+            "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus work on "
+            "the CPU only",
+            where=f"--device {settings.device}",
+            do="say --device cpu, or leave these options out",
+        )
+    return choose_device("cpu")
 
 
 def device_name(device: torch.device) -> str:

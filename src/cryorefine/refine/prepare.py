@@ -19,7 +19,7 @@ from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
-from cryorefine.refine.device import choose_device
+from cryorefine.refine.device import device_of_run
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.halves import assign_halves
 from cryorefine.refine.memory import free_bytes, held_bytes, plan_memory
@@ -40,7 +40,7 @@ class Opened:
 
     def __init__(self, settings: RefineSettings):
         self.settings = settings
-        self.device = choose_device(settings.device)
+        self.device = device_of_run(settings)
         self.group = parse_symmetry(settings.symmetry)
         table = read_particles(settings.particles, ctf=settings.ctf)
         self.table, self.images = open_images(table)
