@@ -245,3 +245,13 @@ def test_summing_over_each_link_of_the_chain_sums_over_the_group_once(name):
     assert len(products) == len(matrices)
     distance = (products[:, None] - matrices[None]).abs().amax((-1, -2))
     assert bool((distance.min(0).values < 1e-6).all())
+
+
+def test_noise_where_an_envelope_has_left_nothing_does_not_drown_the_rest():
+    group, truth, images, rotations = phantom_and_images("o", 48, 100)
+    c = torch.exp(-((view_of(48).band.radius / 4) ** 2)).expand(images.shape)  # e^-36 at Nyquist
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    strength = 0.1 * images.abs().square().mean().sqrt()
+    volume = solve(sums_of(images * c + strength * noise, rotations, group, 48, c=c))
+    assert float(fsc(volume, truth)[1:5].min()) > 0.9

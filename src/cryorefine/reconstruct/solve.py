@@ -24,6 +24,10 @@ __all__ = ["FoldedSums", "fold", "solve"]
 _FLOOR = 1e-3
 """Least regularisation, relative to a shell's mean weight: where nothing fell the map is zero."""
 
+_EMPTY = 1e-4
+"""The same, relative to the best shell: where a strong envelope has left next to no signal, noise
+divided by it would leak into all other shells when the map is cut out of its padding."""
+
 
 @dataclass(frozen=True, eq=False)
 class FoldedSums:
@@ -86,7 +90,7 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     ssnr
         Spectral signal-to-noise ratio of *this* map per shell, ``FSC / (1 - FSC)`` for a half map;
         shells beyond its end are zero. None: no regularisation but a floor of 0.001 of the mean
-        weight; the result fills the sphere up to ``max_radius``.
+        weight, and of 1e-4 of the best shell's; the result fills the sphere up to ``max_radius``.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     mean = sums.mean_weight().clamp_min(1e-30)
     radius = sums.radii()
     expected = interpolate_shells(mean, radius)
-    prior = expected * _FLOOR
+    prior = (expected * _FLOOR).clamp_min(_EMPTY * float(mean.max()))
     if ssnr is not None:
         curve = ssnr.double().clamp(1e-6, 1 / _FLOOR)
         signal = interpolate_shells(curve, radius).clamp_min(1e-6)
