@@ -16,7 +16,12 @@ from cryorefine.geometry.rotation import (
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import pick_separated, refine_poses
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.kernels.poses import (
+    LevenbergMarquardt,
+    PoseProblem,
+    PoseResult,
+    covariance_of,
+)
 from cryorefine.model.observe import GroupBand
 
 __all__ = [
@@ -353,11 +358,7 @@ def _choose(
     index = _padded(image_of, score, b)
     best = index[:, 0]
     rotations, shifts = moved[best], found.shifts_px[best]
-    covariance = torch.linalg.inv(
-        found.information[best]
-        + 1e-9 * torch.diag_embed(torch.diagonal(found.information[best], dim1=1, dim2=2))
-        + 1e-12 * torch.eye(5, dtype=torch.float64, device=x.device)
-    )
+    covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
     apart = torch.zeros_like(index, dtype=torch.bool)

@@ -7,7 +7,12 @@ from torch import Tensor
 from cryorefine.geometry.rotation import rotvec_from_matrix
 from cryorefine.kernels.dispatch import refine_poses
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.kernels.poses import (
+    LevenbergMarquardt,
+    PoseProblem,
+    PoseResult,
+    covariance_of,
+)
 from cryorefine.model.observe import GroupBand
 
 __all__ = ["split_disagreement", "variance_factor"]
@@ -77,13 +82,8 @@ def split_disagreement(
     first, second = climb(is_used & is_even, start), climb(is_used & ~is_even, start)
     turn = rotvec_from_matrix(first.rotations @ second.rotations.transpose(1, 2))
     apart = torch.cat([turn, first.shifts_px - second.shifts_px], 1)
-    covariance = _inverse(first.information) + _inverse(second.information)
+    covariance = covariance_of(first.information) + covariance_of(second.information)
     return (apart * torch.linalg.solve(covariance, apart)).sum(1)
-
-
-def _inverse(information: Float[Tensor, "b 5 5"]) -> Float[Tensor, "b 5 5"]:
-    diagonal = torch.diagonal(information, dim1=1, dim2=2)
-    return torch.linalg.inv(information + torch.diag_embed(1e-9 * diagonal + 1e-12))
 
 
 def variance_factor(disagreement: Float[Tensor, "n"]) -> float:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult"]
+__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult", "covariance_of"]
 
 PROMISE = 0.2
 """Share of the tolerance that a step must promise to be tried."""
@@ -97,3 +98,9 @@ class PoseResult:
     power: Float[Tensor, "m"]
     information: Float[Tensor, "m 5 5"]
     at_edge: Bool[Tensor, "m"]
+
+
+def covariance_of(information: Float[Tensor, "m 5 5"]) -> Float[Tensor, "m 5 5"]:
+    """Invert Gauss-Newton matrices, those of images that say nothing, too."""
+    diagonal = torch.diagonal(information, dim1=1, dim2=2)
+    return torch.linalg.inv(information + torch.diag_embed(1e-9 * diagonal + 1e-12))

@@ -59,6 +59,16 @@ def _place(x, y, z, centre, side, length):
 
 
 @triton.jit
+def _place_on_slice(rotation, step, points, p, live, centre, side, length):
+    """Find the support of samples of an image turned by a matrix; see ``_place``."""
+    kx = tl.load(points + 2 * p, mask=live, other=0.0)
+    ky = tl.load(points + 2 * p + 1, mask=live, other=0.0)
+    ax, ay, az = _row(rotation, 0, step)
+    bx, by, bz = _row(rotation, 1, step)
+    return _place(kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz, centre, side, length)
+
+
+@triton.jit
 def extract_slices(
     values, centre, side, length, step, rotations, points, table, out, n_points,
     BLOCK: tl.constexpr,
@@ -67,12 +77,8 @@ def extract_slices(
     i = tl.program_id(0).to(tl.int64)
     p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = p < n_points
-    kx = tl.load(points + 2 * p, mask=live, other=0.0)
-    ky = tl.load(points + 2 * p + 1, mask=live, other=0.0)
-    ax, ay, az = _row(rotations + 9 * i, 0, step)
-    bx, by, bz = _row(rotations + 9 * i, 1, step)
-    first, tx, ty, tz, sign = _place(
-        kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz, centre, side, length
+    first, tx, ty, tz, sign = _place_on_slice(
+        rotations + 9 * i, step, points, p, live, centre, side, length
     )
     re, im = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for dz in tl.static_range(_WIDTH):
@@ -99,16 +105,12 @@ def insert_slices(
     i = tl.program_id(0).to(tl.int64)
     p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = p < n_points
-    kx = tl.load(points + 2 * p, mask=live, other=0.0)
-    ky = tl.load(points + 2 * p + 1, mask=live, other=0.0)
     source = i * n_points + p
     weight = tl.load(weights + source, mask=live, other=0.0)
     re = tl.load(values + 2 * source, mask=live, other=0.0)
     im = tl.load(values + 2 * source + 1, mask=live, other=0.0)
-    ax, ay, az = _row(rotations + 9 * i, 0, step)
-    bx, by, bz = _row(rotations + 9 * i, 1, step)
-    first, tx, ty, tz, sign = _place(
-        kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz, centre, side, length
+    first, tx, ty, tz, sign = _place_on_slice(
+        rotations + 9 * i, step, points, p, live, centre, side, length
     )
     im *= sign
     for dz in tl.static_range(_WIDTH):

@@ -1,12 +1,14 @@
 """Apply a point group to the sums of a reconstruction, once, on the Fourier grid."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from scipy import ndimage
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.symmetry import SymmetryGroup, generate_group
 from cryorefine.kernels.dispatch import permute_grid, rotate_grid
 from cryorefine.kernels.grid import HALO
 
@@ -48,7 +50,7 @@ def _chain(matrices: Float[Tensor, "g 3 3"]) -> list[Float[Tensor, "_ 3 3"]]:
     known = torch.eye(3).to(matrices)[None]
     sets = []
     while len(known) < len(matrices):
-        larger = [_generated(known, g) for g in matrices if not _contains(known, g)]
+        larger = [generate_group([*known, g]) for g in matrices if not _contains(known, g)]
         larger = min(larger, key=len)
         representatives: list[Tensor] = []
         for element in larger:
@@ -63,13 +65,11 @@ def _contains(matrices: Tensor, element: Tensor) -> bool:
     return bool(((matrices - element).abs().amax((-1, -2)) < 1e-6).any())
 
 
-def _generated(subgroup: Tensor, element: Tensor) -> Tensor:
-    """Return the group that a subgroup and one more element generate, the subgroup first."""
-    out = list(subgroup)
-    for product in (a @ b for a in out for b in (element, *subgroup)):  # grows while it is walked
-        if not _contains(torch.stack(out), product):
-            out.append(product)
-    return torch.stack(out)
+@lru_cache(maxsize=8)
+def _passes(group: SymmetryGroup) -> tuple[Tensor, list[Tensor]]:
+    """Return the rotations to interpolate and the sets of exact ones to apply after them."""
+    representatives, exact = coset_representatives(group)
+    return representatives, _chain(exact)
 
 
 def symmetrise_grid(
@@ -93,7 +93,7 @@ def symmetrise_grid(
         ``passes`` counts how often the values have been convolved with the interpolation kernel
         by this call (0 or 1): the volume must be divided by the apodisation once more for each.
     """
-    representatives, exact = coset_representatives(group)
+    representatives, exact_sets = _passes(group)
     passes = 0
     if len(representatives) > 1:
         mirror_v = values[:, :, 1 : HALO + 1].flip(0, 1, 2).conj()
@@ -103,9 +103,8 @@ def symmetrise_grid(
         # The identity goes through the kernel like the others, so that one apodisation fits all.
         values, weights = rotate_grid(with_halo_v, with_halo_w, centre, step, representatives)
         passes = 1
-    if len(exact) > 1:
-        for step_up in _chain(exact):
-            values, weights = permute_grid(values, weights, centre, step_up)
+    for exact in exact_sets:
+        values, weights = permute_grid(values, weights, centre, exact)
     return values, weights, passes
 
 

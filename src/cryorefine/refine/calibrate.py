@@ -7,7 +7,7 @@ import torch
 from cryorefine.assign.calibrate import split_disagreement, variance_factor
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.events import EventLog
-from cryorefine.refine.passes import _batches, _previous, _views, _whitening
+from cryorefine.refine.passes import batches_of, poses_of, views_of, whitening
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.state import Inputs, Poses, State
 
@@ -35,18 +35,18 @@ def calibrate_covariance(
     resolution_A = sampling.align_resolution_A
     apart = []
     for half in (1, 2):
-        for g, view in enumerate(_views(inputs, state, half, resolution_A)):
+        for g, view in enumerate(views_of(inputs, state, half, resolution_A)):
             rows = inputs.rows(half, g)
             every = max(1, len(inputs.table) // (2 * _SAMPLE))
-            white = _whitening(state, half, g, view)
-            for batch in _batches(inputs, view, rows[::every], poses.optics):
+            white = whitening(state, half, g, view)
+            for batch in batches_of(inputs, view, rows[::every], poses.optics):
                 apart.append(
                     split_disagreement(
                         grids[2 - half],
                         view,
                         batch.x * white,
                         batch.c * white,
-                        *_previous(poses, batch.rows, view),
+                        *poses_of(poses, batch.rows, view),
                         max_turn_rad=resolution_A / inputs.geometry.radius_A,
                     )
                 )

@@ -41,10 +41,14 @@ from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = [
     "assign_poses",
+    "batches_of",
     "find_grey_scale",
     "is_assigned",
+    "poses_of",
     "reconstruct_halves",
     "reference_grid",
+    "views_of",
+    "whitening",
 ]
 
 _DEVICE_BATCHES = 8  # a GPU is fed so many batches at once
@@ -61,7 +65,7 @@ class _Batch:
     c: Float[Tensor, "b p"]
 
 
-def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
+def views_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
     """Return each optics group's band, its amplitude times the group's scale in that half."""
     # Slices of magnified particles must not leave the grids.
     resolution_A = resolution_A * inputs.settings.largest_magnification
@@ -78,7 +82,7 @@ def _views(inputs: Inputs, state: State, half: int, resolution_A: float) -> list
     return views
 
 
-def _batches(
+def batches_of(
     inputs: Inputs,
     view: GroupBand,
     rows: np.ndarray,
@@ -112,7 +116,7 @@ def _batches_in_turn(
         is_searched |= ~is_known
     kinds = {"find": is_searched & ~is_known, "search": is_searched & is_known}
     for kind, chosen in {**kinds, "follow": ~is_searched}.items():
-        for batch in _batches(inputs, view, rows[chosen], optics):
+        for batch in batches_of(inputs, view, rows[chosen], optics):
             yield kind, batch
 
 
@@ -161,7 +165,8 @@ def _max_shift_px(inputs: Inputs, view: GroupBand) -> float:
     return inputs.settings.max_shift_percent / 100 * view.group.box_px
 
 
-def _whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+def whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+    """Return the inverse standard deviation of the noise at each sample of an image."""
     return state.noise[half - 1][g].rsqrt().float().to(view.points.device)[view.band.shell]
 
 
@@ -195,18 +200,18 @@ def find_grey_scale(
         The factor, 0 if the reference explains nothing in the images; and each optics group's
         amplitude relative to it.
     """
-    views = _views(inputs, state, half, sampling.align_resolution_A)
+    views = views_of(inputs, state, half, sampling.align_resolution_A)
     cross, power = np.zeros(len(views)), np.zeros(len(views))
     for g, view in enumerate(views):
         rows = inputs.rows(half, g)
         rows = rows[:: max(1, len(rows) // _SCALE_SAMPLE)]
         if len(rows) == 0:
             continue
-        white = _whitening(state, half, g, view)
+        white = whitening(state, half, g, view)
         search = None
         if sampling.mode == "global":
             search = _coarse(inputs, grid, view, sampling)
-        for batch in _batches(inputs, view, rows):
+        for batch in batches_of(inputs, view, rows):
             x, c = batch.x * white, batch.c * white
             if search is not None:
                 index, shift, _ = search_coarse(
@@ -219,7 +224,7 @@ def find_grey_scale(
                 centred = x[:, first:last] * search.ramps[shift[:, 0]]
                 model = model * c[:, first:last]
             else:
-                rotations, shifts_px = _previous(state.poses, batch.rows, view)
+                rotations, shifts_px = poses_of(state.poses, batch.rows, view)
                 first = view.band.prefix(0)
                 centred = centre(view, x, shifts_px)[:, first:]
                 model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
@@ -244,7 +249,7 @@ def _common_factor(
     return common * mean, tuple((relative / mean).tolist())
 
 
-def _previous(poses: Poses | None, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
+def poses_of(poses: Poses | None, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
     """Return rotations and shifts in pixels of some particles, where their images are."""
     if poses is None:
         raise ValueError("no poses are known yet")
@@ -282,7 +287,7 @@ def assign_poses(
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = 0
     for half in (1, 2):
-        views = _views(inputs, state, half, sampling.align_resolution_A)
+        views = views_of(inputs, state, half, sampling.align_resolution_A)
         grid = grids[half - 1]
         sigma_A = _shift_sigma_A(inputs, state, half)
         for g, view in enumerate(views):
@@ -302,17 +307,17 @@ def assign_poses(
                     float(np.deg2rad(inputs.settings.max_tilt_deg)),
                 ),
             )
-            white = _whitening(state, half, g, view)
+            white = whitening(state, half, g, view)
             for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
                 x, c = batch.x * white, batch.c * white
                 if search is not None and kind != "follow":
-                    known = _previous(state.poses, batch.rows, view) if kind == "search" else None
+                    known = poses_of(state.poses, batch.rows, view) if kind == "search" else None
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
                 else:
                     act = score_poses if sampling.mode == "none" else align_locally
-                    start = _previous(state.poses, batch.rows, view)
+                    start = poses_of(state.poses, batch.rows, view)
                     found = act(grid, view, x, c, *start, inputs.group, options)
                 found = found.cpu()
                 index = torch.from_numpy(batch.rows)
@@ -425,7 +430,7 @@ def reconstruct_halves(
     all_sums, all_noise = [], []
     copies = inputs.memory.copies if inputs.device.type == "cpu" else 1
     for half in (1, 2):
-        views = _views(inputs, state, half, resolution_A)
+        views = views_of(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
         balance = _balance(inputs, state, half, views)
         acc = make_accumulator(
@@ -445,8 +450,8 @@ def reconstruct_halves(
             inverse_variance = _inverse_variance(state, half, g, view)
             shell = 0 if grid is None else _model_shell(view, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
-            for batch in _batches(inputs, view, rows, poses.optics):
-                rotations, shifts_px = _previous(poses, batch.rows, view)
+            for batch in batches_of(inputs, view, rows, poses.optics):
+                rotations, shifts_px = poses_of(poses, batch.rows, view)
                 if poses.optics is not None:
                     rotations = magnified(rotations, poses.optics[torch.from_numpy(batch.rows)])
                 x = centre(view, batch.x, shifts_px)
