@@ -131,3 +131,31 @@ def test_the_result_is_reproducible_by_its_seed():
     args = (noise(24, 0), noise(24, 0) + noise(24, 1))
     a, b = (half_map_fsc(*args, voxel_A=1.0, mask=mask, seed=5) for _ in range(2))
     assert torch.equal(a.corrected, b.corrected)
+
+
+@pytest.mark.parametrize("size_px", [47, 48])
+def test_noise_without_signal_in_fine_shells_does_not_spread_through_the_mask(size_px):
+    voxel_A, mask = 2.0, sphere_mask(size_px, 10, 3)
+    signal = low_pass(mask * noise(size_px, 0), voxel_A=voxel_A, resolution_A=10)
+    halves = [signal + 0.01 * noise(size_px, i) for i in (1, 2)]
+    fine = [volume - low_pass(volume, voxel_A=voxel_A, resolution_A=6)
+            for volume in (noise(size_px, 3), noise(size_px, 4))]  # fmt: skip
+    clean = half_map_fsc(*halves, voxel_A=voxel_A, mask=mask)
+    loud = half_map_fsc(
+        *(half + 300 * other for half, other in zip(halves, fine, strict=True)),
+        voxel_A=voxel_A,
+        mask=mask,
+    )
+    inside = int(size_px * voxel_A / 12)
+    torch.testing.assert_close(
+        loud.corrected[1:inside], clean.corrected[1:inside], atol=0.05, rtol=0
+    )
+    assert loud.resolution_A() == pytest.approx(clean.resolution_A(), rel=0.15)
+
+
+def test_maps_without_loud_shells_are_measured_as_they_are():
+    mask = sphere_mask(32, 8, 3)
+    signal = 3 * low_pass(noise(32, 0), voxel_A=2, resolution_A=8)
+    first, second = signal + noise(32, 1), signal + noise(32, 2)
+    curves = half_map_fsc(first, second, voxel_A=2, mask=mask)
+    torch.testing.assert_close(curves.masked, fsc(first * mask, second * mask))

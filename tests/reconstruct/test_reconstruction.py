@@ -255,3 +255,13 @@ def test_noise_where_an_envelope_has_left_nothing_does_not_drown_the_rest():
     strength = 0.1 * images.abs().square().mean().sqrt()
     volume = solve(sums_of(images * c + strength * noise, rotations, group, 48, c=c))
     assert float(fsc(volume, truth)[1:5].min()) > 0.9
+
+
+@pytest.mark.parametrize("size_px", [32, 33])
+def test_the_map_ends_softly_with_the_sphere_that_fits_in_the_box(size_px):
+    group, _, images, rotations = phantom_and_images("c1", size_px, 20)
+    volume = solve(sums_of(images, rotations, group, size_px))
+    axis = torch.arange(size_px).float() - size_px // 2
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    assert float(volume[radius >= size_px / 2].abs().max()) == 0
+    assert float(volume[radius < size_px / 2 - 3].abs().min()) > 0

@@ -4,17 +4,25 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
-from cryorefine.fourier.radial import random_phases
+from cryorefine.fourier.filter import interpolate_shells
+from cryorefine.fourier.radial import (
+    multiply_radially,
+    radii,
+    random_phases,
+    shell_products,
+    wrapped_axis,
+)
 from cryorefine.fourier.shell import shell_correlation
 
 __all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "resolution"]
 
 _RANDOMISE_BELOW = 0.8
 _PERSIST_SHELLS = 3
+_LEVEL, _FIRST_SHELLS = 10.0, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +97,32 @@ def corrected_fsc(
     return out
 
 
+def level_gain(
+    first: Complex[Tensor, "z y xh"], second: Complex[Tensor, "z y xh"], size_px: int
+) -> Float[Tensor, "m"] | None:
+    """Return the radial gain that takes away what noise has beyond ten times the shells before.
+
+    Where a declared envelope leaves next to no signal, half maps hold noise divided by it, as much
+    as thousands of times the signal, and a mask spreads some of it over all shells. A radial gain
+    changes no shell's correlation, but what masks spread.
+
+    Returns
+    -------
+    Per |k|² of the half grid; None if no shell exceeds what it may have.
+    """
+    _, power1, power2 = shell_products(first, second, size_px)
+    ones = torch.ones_like(first)
+    count, _, _ = shell_products(ones, ones, size_px)
+    power = (power1 + power2) / count
+    allowed = _LEVEL * power[_FIRST_SHELLS:].cummin(0).values
+    gain = torch.ones_like(power)
+    gain[_FIRST_SHELLS:] = (allowed / power[_FIRST_SHELLS:].clamp_min(1e-300)).clamp(max=1).sqrt()
+    if bool((gain == 1).all()):
+        return None
+    radius = radii(wrapped_axis(size_px))
+    return interpolate_shells(gain, radius.clamp(max=len(gain) - 1))
+
+
 def half_map_fsc(
     half1: Float[Tensor, "z y x"],
     half2: Float[Tensor, "z y x"],
@@ -112,6 +146,10 @@ def half_map_fsc(
     if mask is None:
         zero = torch.zeros_like(unmasked)
         return FscCurves(frequency, unmasked, unmasked, zero, unmasked, math.inf)
+    gain = level_gain(first, second, n)
+    if gain is not None:
+        first, second = (multiply_radially(half, wrapped_axis(n), gain) for half in (first, second))
+        half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
     masked = fsc(half1 * mask, half2 * mask)
     below = torch.nonzero(unmasked[1:] < _RANDOMISE_BELOW)
     start = int(below[0]) + 1 if len(below) else n // 2

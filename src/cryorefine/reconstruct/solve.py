@@ -17,6 +17,7 @@ from cryorefine.kernels.grid import (
     grid_layout,
     volume_from_grid,
 )
+from cryorefine.masks.soft import sphere_mask
 from cryorefine.reconstruct.symmetrise import symmetrise_grid
 
 __all__ = ["FoldedSums", "fold", "solve"]
@@ -24,9 +25,13 @@ __all__ = ["FoldedSums", "fold", "solve"]
 _FLOOR = 1e-3
 """Least regularisation, relative to a shell's mean weight: where nothing fell the map is zero."""
 
-_EMPTY = 1e-4
-"""The same, relative to the best shell: where a strong envelope has left next to no signal, noise
-divided by it would leak into all other shells when the map is cut out of its padding."""
+_EMPTY = 1e-3
+"""The same, relative to the best shell, beyond it: where a strong envelope has left next to no
+signal, noise divided by it would drown the map."""
+
+_EDGE = 1 / 16
+"""Width of the soft edge of the sphere that the map keeps, of the box. Cut sharply out of its
+padding, the noise of each shell would leak into all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +95,12 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     ssnr
         Spectral signal-to-noise ratio of *this* map per shell, ``FSC / (1 - FSC)`` for a half map;
         shells beyond its end are zero. None: no regularisation but a floor of 0.001 of the mean
-        weight, and of 1e-4 of the best shell's; the result fills the sphere up to ``max_radius``.
+        weight and, beyond the best shell, of 0.001 of that one's; the result fills the sphere up
+        to ``max_radius``.
 
     Returns
     -------
-    The map in the unpadded box.
+    The map in the unpadded box, zero outside the sphere that fits in it.
 
     References
     ----------
@@ -104,7 +110,10 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     mean = sums.mean_weight().clamp_min(1e-30)
     radius = sums.radii()
     expected = interpolate_shells(mean, radius)
-    prior = (expected * _FLOOR).clamp_min(_EMPTY * float(mean.max()))
+    # The same number of images puts less into each point of a larger shell.
+    best, at = (mean * torch.arange(len(mean)).to(mean)).max(0)
+    least = torch.where(radius > at, _EMPTY * best / radius.clamp_min(1), torch.zeros_like(radius))
+    prior = torch.maximum(expected * _FLOOR, least)
     if ssnr is not None:
         curve = ssnr.double().clamp(1e-6, 1 / _FLOOR)
         signal = interpolate_shells(curve, radius).clamp_min(1e-6)
@@ -112,4 +121,6 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
     spectrum = divide_radially(sums.values, sums.weights, sums.axis(), gain=edge, floor=prior)
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)
-    return volume / apodisation(sums.size_px, padded, volume.device) ** sums.passes
+    volume = volume / apodisation(sums.size_px, padded, volume.device) ** sums.passes
+    edge_px = sums.size_px * _EDGE
+    return volume * sphere_mask(sums.size_px, sums.size_px / 2 - edge_px, edge_px, volume.device)

@@ -88,6 +88,7 @@ def batches_of(
     rows: np.ndarray,
     optics: Float[Tensor, "n v"] | None = None,
 ) -> Iterator[_Batch]:
+    """Read particles of one optics group batch by batch, corrected for what is their own."""
     more = 1 if inputs.device.type == "cpu" else _DEVICE_BATCHES
     size = more * batch_size(inputs.memory, len(view.band))
     for part, images in inputs.images.batches(rows, size, inputs.device):
