@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.evaluate.fsc import fsc, resolution
+from cryorefine.evaluate.fsc import fsc, level, resolution
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.model import read_model
@@ -49,9 +49,14 @@ def run_cryorefine(*arguments: object, log: Path | None = None) -> Cost:
 
 
 def arguments_of(options: dict[str, object]) -> list[object]:
-    """Return command-line arguments for named options; None is left out."""
-    given = [(k, v) for k, v in options.items() if v is not None]
-    return [part for k, v in given for part in ("--" + k.replace("_", "-"), v)]
+    """Return command-line arguments for named options; None is left out, True is the name alone."""
+    arguments: list[object] = []
+    for name, value in options.items():
+        if value is not None:
+            arguments.append("--" + name.replace("_", "-"))
+        if value is not None and value is not True:
+            arguments.append(value)
+    return arguments
 
 
 def simulate(model: str, folder: Path, **options: object) -> Path:
@@ -107,7 +112,7 @@ def map_quality(
         radius_px=size_px / 2,
         resolution_A=_MASK_RESOLUTION_A,
     )
-    between = fsc(first.data * mask, second.data * mask)
+    between = fsc(level(first.data) * mask, level(second.data) * mask)
     frequency = torch.arange(len(between)).double() / (size_px * voxel_A)
     low, high = shells_A or (np.inf, 2 * voxel_A)
     chosen = (frequency >= max(1 / low, float(frequency[1]))) & (frequency <= 1 / high + 1e-9)
@@ -117,7 +122,7 @@ def map_quality(
 
     if truth is None:
         return MapQuality(None, None, mean(between))
-    curve = fsc(average * mask, truth.data * mask)
+    curve = fsc(level(average) * mask, truth.data * mask)
     return MapQuality(resolution(curve, frequency, 0.5), mean(curve), mean(between))
 
 

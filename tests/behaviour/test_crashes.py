@@ -1,35 +1,22 @@
 """Whatever stops a run, the iterations before it are safe and the rest can be resumed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-import torch
 
 import cryorefine.refine.run as run_module
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.refine.checkpoint import committed_iterations, load_state
+from cryorefine.refine.legs import read_legs
 from cryorefine.refine.run import refine, resume
+from tests.refine.test_checkpoint import assert_bit_equal
 
-from .conftest import settings_for
-
-
-def assert_same_state(a, b):
-    """Two committed states are the same to the last bit."""
-    assert torch.equal(a.poses.rotations, b.poses.rotations)
-    assert torch.equal(a.poses.shift_A, b.poses.shift_A)
-    for name, values in a.poses.quality.items():
-        assert torch.equal(values, b.poses.quality[name]), name
-    for x, y in zip(a.halves, b.halves, strict=True):
-        assert torch.equal(x, y)
-    for x, y in zip(a.references, b.references, strict=True):
-        assert torch.equal(x, y)
-    for x, y in zip(a.noise, b.noise, strict=True):
-        assert all(torch.equal(p, q) for p, q in zip(x, y, strict=True))
-    assert torch.equal(a.evaluation.curves.corrected, b.evaluation.curves.corrected)
+from .conftest import settings_for, simulate_set
 
 
 @pytest.mark.parametrize("stop_at", ["assign", "commit"])
@@ -57,7 +44,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert summary["iterations"] == finished.summary["iterations"]
     ours, _ = load_state(tmp_path / "run", summary["iterations"])
     theirs, _ = load_state(finished.folder, summary["iterations"])
-    assert_same_state(ours, theirs)
+    assert_bit_equal(ours, theirs)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished):
@@ -133,3 +120,33 @@ def test_a_killed_process_leaves_whole_iterations_and_resumes(small_set, tmp_pat
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "resolution" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_a_second_leg_begins_leaves_a_run_that_goes_on(tmp_path):
+    data = simulate_set(
+        tmp_path / "data",
+        particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
+    )  # fmt: skip
+    run = tmp_path / "run"
+    refine(settings_for(data, compare_to=None, alignment="global", iterations=1), run)
+    shutil.copytree(run, tmp_path / "other")
+    resume(tmp_path / "other", changes={"iterations": 2})
+    command = [sys.executable, "-m", "cryorefine", "resume", str(run), "--iterations", "2"]
+    for seen in ("leg_002", "legs.json", "iteration_002"):
+        # Whatever the file is renewed by is under way, or just done, when the process dies.
+        before = (run / seen).stat().st_mtime_ns if (run / seen).exists() else 0
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if (run / seen).exists() and (run / seen).stat().st_mtime_ns > before:
+                process.kill()
+                break
+            time.sleep(0.0005)
+        process.wait()
+        resumed = [sys.executable, "-m", "cryorefine", "resume", str(run)]
+        command = resumed if len(read_legs(run)) > 1 else command
+        if seen == "legs.json" and len(read_legs(run)) > 1:
+            assert (run / "leg_002" / "settings.toml").exists()
+    assert resume(run)["iterations"] == 3
+    assert_bit_equal(load_state(run, 3)[0], load_state(tmp_path / "other", 3)[0])
+    assert (run / "settings.toml").read_bytes() == (tmp_path / "other/settings.toml").read_bytes()

@@ -340,20 +340,24 @@ def test_optics_groups_may_have_any_numbers_in_any_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "part"),
+    ("label", "correction"),
     [
-        ("rlnCtfDataAreCtfPremultiplied", "images already multiplied by their CTF"),
-        ("rlnCtfDataArePhaseFlipped", "phase-flipped images"),
+        ("rlnCtfDataAreCtfPremultiplied", "premultiplied"),
+        ("rlnCtfDataArePhaseFlipped", "phase_flipped"),
     ],
 )
-def test_images_with_a_ctf_correction_are_refused(tmp_path, label, part):
-    names = ["one", "two"]
-    optics = optics_columns(2, rlnOpticsGroupName=names, **{label: [0, 1]})
-    path = write_particle_star(tmp_path / "p.star", optics=optics)
-    with refused(f"{path}, line {line_of(path, 'two')}, column _{label}", part):
-        read_relion(path)
-    optics[label] = [0, 0]
-    assert len(read_relion(write_particle_star(path, optics=optics))) == 2
+def test_what_was_done_to_images_is_read_and_written(tmp_path, label, correction):
+    optics = optics_columns(2, rlnOpticsGroupName=["one", "two"], **{label: [0, 1]})
+    columns = particle_columns(4, rlnOpticsGroup=[1, 2, 1, 2])
+    table = read_relion(write_particle_star(tmp_path / "p.star", columns, optics))
+    assert [group.correction for group in table.optics] == ["none", correction]
+    write_relion(tmp_path / "again.star", table)
+    assert [g.correction for g in read_relion(tmp_path / "again.star").optics] == [
+        "none",
+        correction,
+    ]
+    without_ctf = read_relion(tmp_path / "again.star", ctf=False)
+    assert {group.correction for group in without_ctf.optics} == {"none"}
 
 
 def test_subtomograms_are_refused(tmp_path):

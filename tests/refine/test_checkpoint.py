@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.checkpoint import (
     committed_iterations,
     iteration_folder,
+    load_start,
     load_state,
     prune_references,
+    save_start,
     save_state,
 )
+from cryorefine.refine.state import Poses
 from tests.builders import make_state, refused
 
 
@@ -63,6 +67,33 @@ def test_poses_known_before_the_first_iteration_come_back(tmp_path):
     state = dataclasses.replace(make_state(0), poses=poses)
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 0)[0], state)
+
+
+def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
+    def sums(seed):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(9, 9, 5, dtype=torch.complex64, generator=generator)
+        weights = torch.rand(9, 9, 5, generator=generator)
+        return FoldedSums(values, weights, 4, 1.5, 8, 4.0, 2)
+
+    before = Poses(make_state(2).poses.rotations, make_state(2).poses.shift_A)
+    state = dataclasses.replace(make_state(1), previous=before, sums=(sums(1), sums(2)))
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+
+
+def test_where_a_leg_begins_comes_back_with_the_volumes_of_the_iteration_before(tmp_path):
+    save(tmp_path, make_state(2))
+    poses = make_state(2).poses.select(np.array([0, 3]))
+    state = dataclasses.replace(make_state(2), poses=poses)
+    extra = {"voxel_A": np.array(1.3), "half": np.array([1, 2])}
+    folder = save_start(tmp_path, 2, state, extra, lambda part: (part / "x").write_text("y"))
+    assert (folder / "x").read_text() == "y"
+    assert not list(folder.glob("*.mrc"))
+    back, arrays = load_start(tmp_path, 2)
+    assert_bit_equal(back, state)
+    np.testing.assert_array_equal(arrays["half"], [1, 2])
+    assert committed_iterations(tmp_path) == [2]
 
 
 def test_a_state_of_one_particle_comes_back(tmp_path):

@@ -12,6 +12,7 @@ from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
     matrix_from_rotvec,
+    rotvec_from_matrix,
 )
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import pick_separated, refine_poses
@@ -27,9 +28,11 @@ from cryorefine.model.observe import GroupBand
 __all__ = [
     "AlignmentOptions",
     "BatchPoses",
+    "LocalLimits",
     "align_globally",
     "align_locally",
     "is_tilt_allowed",
+    "pull_back",
     "score_poses",
     "spread",
 ]
@@ -38,6 +41,24 @@ _CLIMB_FIRST, _CLIMB_COARSE, _CLIMB_FINE = 1, 3, 10
 _GUARD_BAND = 3
 _SAME_MAXIMUM_STEPS = 0.5
 _SAME_POSE_SIGMAS = 4.0
+
+
+@dataclass(frozen=True)
+class LocalLimits:
+    """What a local refinement may change, and how far from where it starts.
+
+    Attributes
+    ----------
+    turns, moves
+        Whether the rotation, and the shift, may change at all.
+    max_turn_rad, max_move_px
+        Poses end within this of their starts.
+    """
+
+    turns: bool = True
+    moves: bool = True
+    max_turn_rad: float = math.inf
+    max_move_px: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,8 @@ class AlignmentOptions:
     resolution_turn_rad
         Turn that moves the particle's rim by the resolution: limits a climb's single steps and
         spaces the guards of a local search.
+    local
+        Limits of local refinement.
     tilt_range_rad
         Viewing tilts allowed.
     max_candidates, max_survivors, max_finalists
@@ -69,6 +92,7 @@ class AlignmentOptions:
     max_shift_px: float
     shift_sigma_px: float
     resolution_turn_rad: float
+    local: LocalLimits = LocalLimits()
     tilt_range_rad: tuple[float, float] = (0.0, math.pi)
     max_candidates: int = 16
     max_survivors: int = 6
@@ -137,7 +161,9 @@ def _climb(
     *,
     max_shell: int,
     max_evaluations: int,
+    limits: LocalLimits | None = None,
 ) -> PoseResult:
+    limits = limits or LocalLimits()
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
     length = shifts_px.norm(dim=1, keepdim=True)
     shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
@@ -156,8 +182,8 @@ def _climb(
     climb = LevenbergMarquardt(
         max_evaluations=max_evaluations,
         max_shift_px=options.max_shift_px,
-        max_turn_rad=options.resolution_turn_rad,
-        max_move_px=max(1.0, view.band.size_px / (4 * max_shell)),
+        max_turn_rad=options.resolution_turn_rad if limits.turns else 0.0,
+        max_move_px=max(1.0, view.band.size_px / (4 * max_shell)) if limits.moves else 0.0,
     )
     return refine_poses(grid, problem, climb)
 
@@ -254,9 +280,43 @@ def align_locally(
     pose that sits on a side maximum is led back by the best guard that has not come to the same
     maximum.
     """
-    b = len(x)
+    limits = options.local
+    every = torch.arange(len(x), device=x.device)
+    starts, start_rotations, start_shifts = every, rotations, shifts_px
+    if limits.turns:
+        rows, guard_rotations, guard_shifts = _guards(
+            grid, view, x, c, rotations, shifts_px, group, options
+        )
+        starts = torch.cat([every, rows])
+        start_rotations = torch.cat([rotations, guard_rotations])
+        start_shifts = torch.cat([shifts_px, guard_shifts])
+    final = _climb(
+        grid, view, x, c, starts, start_rotations, start_shifts, options,
+        max_shell=view.band.n_shells - 1, max_evaluations=_CLIMB_FINE, limits=limits,
+    )  # fmt: skip
+    held = pull_back(final.rotations, final.shifts_px, rotations[starts], shifts_px[starts], limits)
+    if held is not None:
+        # Scored again, with the derivatives that the covariance is made of.
+        final = _climb(
+            grid, view, x, c, starts, *held, options,
+            max_shell=view.band.n_shells - 1, max_evaluations=0,
+        )  # fmt: skip
+    return _choose(view, x, starts, final, group, options)
+
+
+def _guards(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Tensor,
+    c: Tensor,
+    rotations: Tensor,
+    shifts_px: Tensor,
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the images with a guard worth climbing, and the guard's pose."""
+    b, turn = len(x), options.resolution_turn_rad
     n_shells = view.band.n_shells - 1
-    turn = options.resolution_turn_rad
     axes = torch.eye(3, dtype=torch.float64, device=x.device)
     offsets = torch.cat([torch.zeros_like(axes[:1]), axes, -axes]) * turn
     k = len(offsets)
@@ -266,6 +326,7 @@ def align_locally(
         grid, view, x, c, every.repeat_interleave(k), around.flatten(0, 1),
         shifts_px.repeat_interleave(k, 0), options,
         max_shell=max(1, n_shells // _GUARD_BAND), max_evaluations=_CLIMB_COARSE,
+        limits=options.local,
     )  # fmt: skip
     score = climbed.score.view(b, k)
     found = climbed.rotations.view(b, k, 3, 3)
@@ -274,14 +335,25 @@ def align_locally(
     gain, which = worth.max(1)
     rows = torch.nonzero(gain > -options.candidate_window)[:, 0]
     chosen = rows * k + 1 + which[rows]
-    starts = torch.cat([every, rows])
-    final = _climb(
-        grid, view, x, c, starts,
-        torch.cat([rotations, climbed.rotations[chosen]]),
-        torch.cat([shifts_px, climbed.shifts_px[chosen]]), options,
-        max_shell=n_shells, max_evaluations=_CLIMB_FINE,
-    )  # fmt: skip
-    return _choose(view, x, starts, final, group, options)
+    return rows, climbed.rotations[chosen], climbed.shifts_px[chosen]
+
+
+def pull_back(
+    rotations: Float[Tensor, "m 3 3"],
+    shifts_px: Float[Tensor, "m 2"],
+    start_rotations: Float[Tensor, "m 3 3"],
+    start_shifts_px: Float[Tensor, "m 2"],
+    limits: LocalLimits,
+) -> tuple[Float[Tensor, "m 3 3"], Float[Tensor, "m 2"]] | None:
+    """Bring poses beyond the limits back to them, the shortest way; None if none is beyond."""
+    turn = rotvec_from_matrix(rotations @ start_rotations.transpose(1, 2))
+    move = shifts_px - start_shifts_px
+    angle, length = turn.norm(dim=1, keepdim=True), move.norm(dim=1, keepdim=True)
+    if not bool((angle > limits.max_turn_rad).any() or (length > limits.max_move_px).any()):
+        return None
+    turn = turn * (limits.max_turn_rad / angle.clamp_min(1e-30)).clamp(max=1.0)
+    move = move * (limits.max_move_px / length.clamp_min(1e-30)).clamp(max=1.0)
+    return matrix_from_rotvec(turn) @ start_rotations, start_shifts_px + move
 
 
 def score_poses(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.kernels.poses import PROMISE
+from cryorefine.kernels.poses import PROMISE, freeze
 from cryorefine.kernels.reference import extract_slices_with_gradient
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
@@ -180,6 +180,8 @@ class _Problem:
     defocus: Defocus
     prior: OpticsPrior
     shift_precision: float
+    turns: bool
+    moves: bool
 
     def of(self, rows: Tensor) -> "_Problem":
         """Return the problem of some of the images."""
@@ -196,7 +198,7 @@ class _Problem:
             for rows in torch.arange(len(values)).split(size)
         ]
         score, g, h = (torch.cat(part) for part in zip(*parts, strict=True))
-        return score, g, h
+        return score, *freeze(g, h, turns=self.turns, moves=self.moves)
 
     def _equations(
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
@@ -251,10 +253,14 @@ def _make_problem(
     defocus: Defocus,
     prior: OpticsPrior,
     shift_precision: float,
+    turns: bool = True,
+    moves: bool = True,
 ) -> _Problem:
     # The coefficient at zero is real: all its variance lies in one component, not in two.
     halved = torch.where(view.band.radius == 0, math.sqrt(0.5), 1.0)
-    return _Problem(grid, view, x * halved, white * halved, defocus, prior, shift_precision)
+    return _Problem(
+        grid, view, x * halved, white * halved, defocus, prior, shift_precision, turns, moves
+    )
 
 
 def refine_particle_optics(
@@ -270,6 +276,8 @@ def refine_particle_optics(
     *,
     max_shift_px: float,
     shift_precision: float = 0.0,
+    turns: bool = True,
+    moves: bool = True,
 ) -> RefinedOptics:
     """Climb in pose and particle values together, from a pose near its maximum.
 
@@ -285,12 +293,14 @@ def refine_particle_optics(
         Where to start.
     shift_precision
         Inverse variance (1/px²) of the prior on shifts about the centre.
+    turns, moves
+        Whether the rotation, and the shift, may change.
 
     Notes
     -----
     A dozen evaluations at most, three or four on average, in plain torch.
     """
-    problem = _make_problem(grid, view, x, white, defocus, prior, shift_precision)
+    problem = _make_problem(grid, view, x, white, defocus, prior, shift_precision, turns, moves)
     active = prior.active()
     rotations, shifts_px, values = (
         rotations.double().clone(),

@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "refine": "Refine particles against an initial map to the highest resolution they hold.",
-    "resume": "Continue a run that was stopped.",
+    "resume": "Continue a run: where it stopped, or with other settings or particles.",
     "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
     "fsc": "Fourier shell correlation of two half maps.",
     "simulate": "Simulate particle images with known poses.",

@@ -33,6 +33,8 @@ def _option(name: str, info: FieldInfo) -> click.Option:
         text = f"{text} [default: {info.default}]"
     if get_origin(kind) is Literal:
         return click.Option([flag, name], type=click.Choice(get_args(kind)), help=text)
+    if get_origin(kind) is tuple and get_args(kind)[0] is not Path:
+        return click.Option([flag, name], type=click.STRING, help=text)
     if get_origin(kind) is tuple:
         return click.Option([flag, name], type=click.Path(path_type=Path), multiple=True, help=text)
     simple = {int: click.INT, float: click.FLOAT, str: click.STRING}

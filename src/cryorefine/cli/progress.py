@@ -70,6 +70,11 @@ class ProgressDisplay:
             )
         elif kind == "resume":
             self._say(f"resuming after iteration {event['iteration']}")
+        elif kind == "particles" and (event["n_new"] or event["n_dropped"] or event["n_returned"]):
+            self._say(
+                f"particles: {event['n_kept']} kept, {event['n_new']} new, "
+                f"{event['n_returned']} back, {event['n_dropped']} left out"
+            )
         elif kind == "iteration":
             self._say(iteration_line(event))
         elif kind == "warning":

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cryorefine.cli.options import given, settings_options
+from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["command"]
 
@@ -51,31 +52,4 @@ def command(
     run_and_show(partial(refine, settings, output, overwrite=overwrite), output)
 
 
-settings_options(
-    "reference",
-    "symmetry",
-    "alignment",
-    "automatic_schedule",
-    "iterations",
-    "particle_radius_px",
-    "initial_lowpass_angstrom",
-    "reference_voxel_angstrom",
-    "mask",
-    "max_shift_percent",
-    "min_tilt_deg",
-    "max_tilt_deg",
-    "fsc_criterion",
-    "ctf",
-    "refine_grey",
-    "refine_scale",
-    "refine_magnification",
-    "refine_defocus",
-    "max_grey_scale_change_percent",
-    "max_grey_offset",
-    "max_magnification_change_percent",
-    "max_defocus_change_angstrom",
-    "compare_to",
-    "seed",
-    "threads",
-    "device",
-)(command)
+settings_options(*(name for name in RefineSettings.model_fields if name != "particles"))(command)

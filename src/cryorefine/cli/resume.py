@@ -2,20 +2,51 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
+
+from cryorefine.cli.options import given, settings_options
+from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["command"]
 
 
 @click.command("resume")
 @click.argument("run", type=click.Path(path_type=Path))
-def command(run: Path) -> None:
+@click.option(
+    "--particles",
+    type=click.Path(path_type=Path),
+    help="Another particle file: particles of the run keep their half, and their pose if the file "
+    "has none; new ones join.",
+)
+@click.option(
+    "--keep-above-percentile",
+    type=click.FLOAT,
+    help="Use only particles whose quality is above this percentile (0 to 100) within the run from "
+    "now on; 0 brings all back.",
+)
+def command(
+    run: Path, particles: Path | None, keep_above_percentile: float | None, **options: Any
+) -> None:
     """Continue the refinement in folder RUN from its last whole iteration.
 
-    With the settings it was started with; the result is that of a run that was never stopped.
+    Without options, with the settings it was started with: the result is that of a run that was
+    never stopped, and a run that has ended is left as it is.
+
+    With options, all other settings stay those of the run, whatever their defaults say below. A
+    run that has ended makes as many iterations again as its settings say, one that was stopped
+    makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
+    voxel size, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.refine.run import resume
 
-    run_and_show(partial(resume, run), run)
+    changes = given(options)
+    if particles is not None:
+        changes["particles"] = particles
+    wish = {"changes": changes, "keep_above_percentile": keep_above_percentile}
+    run_and_show(partial(resume, run, **wish), run)
+
+
+settings_options(*(name for name in RefineSettings.model_fields if name != "particles"))(command)

@@ -18,7 +18,7 @@ from cryorefine.fourier.radial import (
 )
 from cryorefine.fourier.shell import shell_correlation
 
-__all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "resolution"]
+__all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "level", "level_gain", "resolution"]
 
 _RANDOMISE_BELOW = 0.8
 _PERSIST_SHELLS = 3
@@ -121,6 +121,16 @@ def level_gain(
         return None
     radius = radii(wrapped_axis(size_px))
     return interpolate_shells(gain, radius.clamp(max=len(gain) - 1))
+
+
+def level(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Return a map without noise that masks would spread; see :func:`level_gain`."""
+    n = volume.shape[-1]
+    half = volume_to_half(volume)
+    gain = level_gain(half, half, n)
+    if gain is None:
+        return volume
+    return volume_from_half(multiply_radially(half, wrapped_axis(n), gain), n)
 
 
 def half_map_fsc(

@@ -217,6 +217,19 @@ def _limit(move, shift, max_turn, max_move, max_shift):
 
 
 @njit(cache=True, error_model="numpy")
+def _freeze(gradient, matrix, max_turn, max_move):
+    """Take out of the equations what may not change: the turn, or the shift."""
+    for a in range(3):
+        if max_turn == 0.0:
+            gradient[a] = 0.0
+        for b in range(3, 5):
+            if max_turn == 0.0 or max_move == 0.0:
+                matrix[a, b] = matrix[b, a] = 0.0
+            if max_move == 0.0:
+                gradient[b] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
 def _climb(
     values, centre, step, points, k_px, angle_step, x, c, prior, precision, max_evaluations,
     max_shift, max_turn, max_move, tolerance, initial_damping, table, best_rotation, best_shift,
@@ -243,6 +256,7 @@ def _climb(
             values, centre, step, points, k_px, angle_step, x, c, new_rotation, new_shift,
             prior, precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
         )  # fmt: skip
+        _freeze(new_gradient, new_matrix, max_turn, max_move)
         gain = new_score - score
         if gain > 0 or evaluation == 0:
             rotation, new_rotation = new_rotation, rotation

@@ -154,9 +154,11 @@ class Accumulator:
     max_radius: float
 
 
-def grid_layout(size_px: int, max_radius: float) -> tuple[int, float, int]:
+def grid_layout(
+    size_px: int, max_radius: float, oversampling: float = OVERSAMPLING
+) -> tuple[int, float, int]:
     """Return (padded FFT length, grid points per cycle, half width of the stored cube)."""
-    padded = fast_even_length(OVERSAMPLING * size_px)
+    padded = fast_even_length(oversampling * size_px)
     step = padded / size_px
     # A sample's nearest point and one beyond it must be stored; at the full radius that is the
     # plane padded / 2, which stands for both its sides.
@@ -164,7 +166,9 @@ def grid_layout(size_px: int, max_radius: float) -> tuple[int, float, int]:
     return padded, step, half
 
 
-def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceGrid:
+def make_slice_grid(
+    volume: Float[Tensor, "z y x"], max_radius: float, *, oversampling: float = OVERSAMPLING
+) -> SliceGrid:
     """Transform a volume for reading slices with radius up to ``max_radius`` cycles per box.
 
     The volume is divided by the kernel's apodisation and padded, so that interpolated slices
@@ -173,7 +177,7 @@ def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceG
     """
     n = volume.shape[-1]
     max_radius = min(max_radius, (n - 1) // 2 + 0.0)
-    padded, step, half = grid_layout(n, max_radius)
+    padded, step, half = grid_layout(n, max_radius, oversampling)
     scaled = volume.float() / apodisation(n, padded, volume.device)
     box = scaled.new_zeros((padded,) * 3)
     low = padded // 2 - n // 2
@@ -190,11 +194,16 @@ def make_slice_grid(volume: Float[Tensor, "z y x"], max_radius: float) -> SliceG
 
 
 def make_accumulator(
-    size_px: int, max_radius: float, *, copies: int = 1, device: torch.device | str = "cpu"
+    size_px: int,
+    max_radius: float,
+    *,
+    copies: int = 1,
+    oversampling: float = OVERSAMPLING,
+    device: torch.device | str = "cpu",
 ) -> Accumulator:
     """Return empty sums for slices with radius up to ``max_radius`` of a box of ``size_px``."""
     max_radius = min(max_radius, (size_px - 1) // 2 + 0.0)
-    _, step, half = grid_layout(size_px, max_radius)
+    _, step, half = grid_layout(size_px, max_radius, oversampling)
     shape = (copies, 2 * half + 1, 2 * half + 1, half + 1 + HALO)
     return Accumulator(
         torch.zeros(shape, dtype=torch.complex64, device=device),

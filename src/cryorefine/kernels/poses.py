@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult", "covariance_of"]
+__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult", "covariance_of", "freeze"]
 
 PROMISE = 0.2
 """Share of the tolerance that a step must promise to be tried."""
@@ -61,7 +61,7 @@ class LevenbergMarquardt:
     max_shift_px
         No shift gets longer than this.
     max_turn_rad, max_move_px
-        Limits of one step.
+        Limits of one step. 0: what does not turn, or move, is taken as known.
     tolerance
         Stop when a step gains less log-likelihood than this, or promises less than a fifth of it
         (then within 0.14 standard deviations of the maximum).
@@ -104,3 +104,17 @@ def covariance_of(information: Float[Tensor, "m 5 5"]) -> Float[Tensor, "m 5 5"]
     """Invert Gauss-Newton matrices, those of images that say nothing, too."""
     diagonal = torch.diagonal(information, dim1=1, dim2=2)
     return torch.linalg.inv(information + torch.diag_embed(1e-9 * diagonal + 1e-12))
+
+
+def freeze(
+    g: Float[Tensor, "m p"], h: Float[Tensor, "m p p"], *, turns: bool, moves: bool
+) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m p p"]]:
+    """Take the turn (parameters 0 to 2) or the shift (3, 4) out of normal equations."""
+    fixed = torch.zeros(g.shape[1], dtype=torch.bool, device=g.device)
+    fixed[:3], fixed[3:5] = not turns, not moves
+    if not bool(fixed.any()):
+        return g, h
+    off_block = fixed[:, None] != fixed
+    if not turns and not moves:
+        off_block[:3, 3:5] = off_block[3:5, :3] = True
+    return g.masked_fill(fixed, 0.0), h.masked_fill(off_block, 0.0)

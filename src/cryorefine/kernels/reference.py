@@ -11,7 +11,13 @@ from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH, Accumulator, SliceGrid, kernel_table
-from cryorefine.kernels.poses import PROMISE, LevenbergMarquardt, PoseProblem, PoseResult
+from cryorefine.kernels.poses import (
+    PROMISE,
+    LevenbergMarquardt,
+    PoseProblem,
+    PoseResult,
+    freeze,
+)
 
 __all__ = [
     "climb",
@@ -233,7 +239,7 @@ def climb(
         (m, 5, 5) of a problem at its starts, without the prior.
     """
     rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
-    score, power, g, h = _with_prior(normal_equations, problem)
+    score, power, g, h = _with_prior(normal_equations, problem, options)
     damping = torch.full_like(score, options.initial_damping)
     rows = torch.arange(len(score), device=score.device)  # the starts that still climb
     for _ in range(options.max_evaluations):
@@ -261,7 +267,7 @@ def climb(
             shifts_px=new_shifts,
             prior_shift_px=problem.prior_shift_px[rows],
         )
-        new = _with_prior(normal_equations, tried)
+        new = _with_prior(normal_equations, tried, options)
         gain = new[0] - score[rows]
         better = gain > 0
         goes_on = torch.where(better, gain >= options.tolerance, damping[rows] <= 1e3)
@@ -276,7 +282,7 @@ def climb(
 
 
 def _with_prior(
-    normal_equations: NormalEquations, problem: PoseProblem
+    normal_equations: NormalEquations, problem: PoseProblem, options: LevenbergMarquardt
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     score, power, g, h = normal_equations(problem)
     offset = problem.shifts_px.double() - problem.prior_shift_px.double()
@@ -284,6 +290,7 @@ def _with_prior(
     g[:, 3:] -= problem.prior_precision * offset
     h[:, 3, 3] += problem.prior_precision
     h[:, 4, 4] += problem.prior_precision
+    g, h = freeze(g, h, turns=options.max_turn_rad > 0, moves=options.max_move_px > 0)
     return score, power, g, h
 
 

@@ -11,7 +11,12 @@ from cryorefine.fourier.band import Band, make_band
 from cryorefine.fourier.fft import image_to_half
 from cryorefine.masks.soft import disc_mask
 from cryorefine.optics.aberration import odd_phase
-from cryorefine.optics.ctf import Defocus, contrast_transfer, image_frequencies
+from cryorefine.optics.ctf import (
+    Defocus,
+    contrast_transfer,
+    division_by_transfer,
+    image_frequencies,
+)
 from cryorefine.optics.group import OpticsGroup
 
 __all__ = [
@@ -131,13 +136,15 @@ def observe(
 
     Antisymmetric aberrations are taken out of the coefficients; the contrast transfer includes
     the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
-    after centring.
+    after centring. Multiplication by the CTF is undone as far as noise allows.
     """
     mean, std = (t.to(images.device)[:, None, None] for t in (statistics.mean, statistics.std))
     scaled = (images - mean) / std
     coefficients = view.band.take(image_to_half(scaled))
     if view.odd_factor is not None:
         coefficients = coefficients * view.odd_factor
+    if view.group.correction == "premultiplied":
+        coefficients = coefficients * division_by_transfer(view.group, defocus, view.s_per_A)
     transfer = contrast_transfer(view.group, defocus, view.s_per_A)
     return coefficients, transfer * view.amplitude
 

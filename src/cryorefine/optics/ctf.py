@@ -1,7 +1,7 @@
 """The contrast transfer function."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,12 @@ __all__ = [
     "Defocus",
     "contrast_transfer",
     "contrast_transfer_and_slopes",
+    "division_by_transfer",
     "envelope",
     "image_frequencies",
 ]
+
+_NEAR_ZERO = 0.05**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +78,9 @@ def contrast_transfer(
 
     Returns
     -------
-    Real values in the dtype of ``s``; ones where the group has no CTF.
+    Real values in the dtype of ``s``; ones where the group has no CTF. Of images that have been
+    phase-flipped, the absolute value; of images that have been multiplied by their CTF, the
+    transfer that is left after :func:`division_by_transfer`.
 
     Notes
     -----
@@ -88,7 +93,25 @@ def contrast_transfer(
     if not group.has_ctf:
         return torch.ones((*defocus.u_A.shape, len(s)), dtype=s.dtype, device=s.device)
     chi, damping = _phase_and_damping(group, defocus, s)
-    return chi.sin() * damping
+    c = chi.sin() * damping
+    if group.correction == "phase_flipped":
+        return c.abs()
+    if group.correction == "premultiplied":
+        return c**3 / (c.square() + _NEAR_ZERO)
+    return c
+
+
+def division_by_transfer(
+    group: OpticsGroup, defocus: Defocus, s: Float[Tensor, "p 2"]
+) -> Float[Tensor, "*b p"]:
+    """Return what brings images that were multiplied by their CTF back to white noise.
+
+    ``c / (c² + ε²)`` with ε = 0.05: the coefficients then are :func:`contrast_transfer` times the
+    object plus noise of at most its original variance, less near the zeros, where there is next
+    to no signal.
+    """
+    c = contrast_transfer(replace(group, correction="none"), defocus, s)
+    return c / (c.square() + _NEAR_ZERO)
 
 
 def contrast_transfer_and_slopes(
@@ -97,16 +120,20 @@ def contrast_transfer_and_slopes(
     """Return the CTF, and its derivatives by mean defocus and the two parts of the astigmatism.
 
     The parts are ``(U - V)/2`` times the cosine and the sine of twice the astigmatism's angle.
-    The derivatives are per Å; the convergence envelope is taken as constant. Zero without a CTF.
+    The derivatives are per Å; the convergence envelope is taken as constant. Zero without a CTF,
+    and for images that were multiplied by it, which hold no other defocus.
     """
-    if not group.has_ctf:
+    if not group.has_ctf or group.correction == "premultiplied":
         c = contrast_transfer(group, defocus, s)
         return c, c.new_zeros((*c.shape, 3))
     chi, damping = _phase_and_damping(group, defocus, s)
     x, y = s.unbind(1)
     directions = torch.stack([x * x + y * y, x * x - y * y, 2 * x * y], 1)
     slopes = (chi.cos() * damping)[..., None] * (math.pi * group.wavelength_A * directions)
-    return chi.sin() * damping, slopes
+    c = chi.sin() * damping
+    if group.correction == "phase_flipped":
+        return c.abs(), slopes * c.sign()[..., None]
+    return c, slopes
 
 
 def _phase_and_damping(
@@ -132,8 +159,11 @@ def _phase_and_damping(
     chi = (
         math.pi * wavelength * z_s2 + constant + (column(defocus.phase_shift_rad) + amplitude_phase)
     )
-    damping = column(defocus.scale) * (column(defocus.bfactor_A2) * (-0.25 * s2)).exp()
-    return chi, damping * envelope(group, z_s2, s2)
+    damping = column(defocus.scale) * torch.ones_like(s2)
+    if group.has_envelope:
+        damping = damping * (column(defocus.bfactor_A2) * (-0.25 * s2)).exp()
+        damping = damping * envelope(group, z_s2, s2)
+    return chi, damping
 
 
 def envelope(

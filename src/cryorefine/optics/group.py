@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cryorefine.units import electron_wavelength_A
 
@@ -54,6 +55,11 @@ class OpticsGroup:
         2×2 matrix M by rows: the object is sampled at M s where the image has s.
     has_ctf
         False for images without contrast transfer (none of the CTF columns was given).
+    has_envelope
+        Whether the envelope, and the particles' B-factors, damp the transfer.
+    correction
+        What has been done to the images: nothing, signs of the CTF made positive, or multiplied
+        by the CTF.
     """
 
     name: str
@@ -68,6 +74,8 @@ class OpticsGroup:
     magnification: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
     envelope: Envelope = field(default_factory=Envelope)
     has_ctf: bool = True
+    has_envelope: bool = True
+    correction: Literal["none", "phase_flipped", "premultiplied"] = "none"
 
     @property
     def wavelength_A(self) -> float:

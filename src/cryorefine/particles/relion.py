@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
 _MOST_DIGITS = 18  # of an image number, to fit into int64
 _MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+_PREMULTIPLIED, _FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
 _KNOWN_OPTICS = {
     "rlnOpticsGroup",
     "rlnOpticsGroupName",
@@ -35,6 +37,8 @@ _KNOWN_OPTICS = {
     "rlnBeamTiltY",
     "rlnOddZernike",
     "rlnEvenZernike",
+    _PREMULTIPLIED,
+    _FLIPPED,
     *_MAGNIFICATION,
 }
 _KNOWN_PARTICLES = {
@@ -161,17 +165,6 @@ def _read_optics(
     if n == 0:
         raise InputError("data_optics has no rows", where=str(block.path), do="restore the block")
     numbers = block.integers("rlnOpticsGroup")
-    for label, reason in (
-        ("rlnCtfDataAreCtfPremultiplied", "images already multiplied by their CTF"),
-        ("rlnCtfDataArePhaseFlipped", "phase-flipped images"),
-    ):
-        if label in block and (block.floats(label) != 0).any():
-            row = int(np.argmax(block.floats(label) != 0))
-            raise InputError(
-                f"{reason} cannot be refined",
-                where=block.where(row, label),
-                do="extract the particles again without that correction",
-            )
     if "rlnImageDimensionality" in block and (block.integers("rlnImageDimensionality") != 2).any():
         raise InputError(
             "only 2D images can be refined", where=str(block.path), do="give single-particle images"
@@ -227,6 +220,7 @@ def _read_optics(
                 even_zernike=_coefficients(block, "rlnEvenZernike", row),
                 magnification=magnification,  # type: ignore[arg-type]
                 has_ctf=ctf,
+                correction=_correction(block, row) if ctf else "none",
             )
         )
     of_particle = (
@@ -246,6 +240,15 @@ def _read_optics(
             do="add the group or correct the number",
         )
     return tuple(groups), index.astype(np.int32)
+
+
+def _correction(block: StarBlock, row: int) -> Literal["none", "phase_flipped", "premultiplied"]:
+    """Tell what the file says has been done to a group's images; multiplied ones win."""
+    if _PREMULTIPLIED in block and block.floats(_PREMULTIPLIED)[row] != 0:
+        return "premultiplied"
+    if _FLIPPED in block and block.floats(_FLIPPED)[row] != 0:
+        return "phase_flipped"
+    return "none"
 
 
 def _read_images(
@@ -357,6 +360,9 @@ def write_relion(
     if any(not g.is_magnification_isotropic for g in groups):
         for i, label in enumerate(_MAGNIFICATION):
             optics[label] = np.array([g.magnification[i] for g in groups])
+    for label, state in ((_PREMULTIPLIED, "premultiplied"), (_FLIPPED, "phase_flipped")):
+        if any(g.correction == state for g in groups):
+            optics[label] = np.array([int(g.correction == state) for g in groups])
     optics.update(table.extra_optics)
 
     particles: dict[str, np.ndarray] = {"rlnImageName": _image_names(path, table)}

@@ -1,1 +1,1 @@
-"""What is done to a finished map: weighting and sharpening. Raw half maps stay as they are."""
+"""What is done to finished maps: filters, masks, commands. Raw half maps stay as they are."""

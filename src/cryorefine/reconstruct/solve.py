@@ -14,7 +14,6 @@ from cryorefine.kernels.grid import (
     Accumulator,
     apodisation,
     fold_accumulator,
-    grid_layout,
     volume_from_grid,
 )
 from cryorefine.masks.soft import sphere_mask
@@ -106,7 +105,7 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     ----------
     .. [1] Scheres (2012) J. Struct. Biol. 180, 519.
     """
-    padded, _, _ = grid_layout(sums.size_px, sums.max_radius)
+    padded = round(sums.step * sums.size_px)
     mean = sums.mean_weight().clamp_min(1e-30)
     radius = sums.radii()
     expected = interpolate_shells(mean, radius)

@@ -1,7 +1,7 @@
-"""Commit an iteration in one step, and read it back.
+"""Commit an iteration in one step, and read it back; the same for where a leg begins.
 
-An iteration's folder is written under a temporary name and renamed when it is whole: a run that
-is killed at any moment leaves only whole iterations behind.
+A folder is written under a temporary name and renamed when it is whole: a run that is killed at
+any moment leaves only whole iterations behind.
 """
 
 import dataclasses
@@ -20,15 +20,19 @@ from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.atomic import sync_directory
 from cryorefine.io.mrc import read_volume, write_volume
+from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.schedule import IterationRecord
-from cryorefine.refine.state import Evaluation, State
+from cryorefine.refine.state import Evaluation, Poses, State
 from cryorefine.refine.tables import as_arrays, from_arrays
 
 __all__ = [
     "committed_iterations",
     "iteration_folder",
+    "leg_folder",
+    "load_start",
     "load_state",
     "prune_references",
+    "save_start",
     "save_state",
 ]
 
@@ -38,6 +42,11 @@ _CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected")
 def iteration_folder(run: Path, iteration: int) -> Path:
     """Return the folder of a committed iteration."""
     return run / f"iteration_{iteration:03d}"
+
+
+def leg_folder(run: Path, number: int) -> Path:
+    """Return the folder that holds what a later leg of a run began with, and its settings."""
+    return run / f"leg_{number:03d}"
 
 
 def committed_iterations(run: Path) -> list[int]:
@@ -63,9 +72,7 @@ def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any)
     The committed folder.
     """
     final = iteration_folder(run, state.iteration)
-    part = run / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    part = _new_part(final)
     voxel_A = float(extra["voxel_A"])
     for number, volume in enumerate(state.references, 1):
         write_volume(part / f"reference{number}.mrc", volume, voxel_A)
@@ -73,16 +80,73 @@ def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any)
         for number, volume in enumerate(state.halves, 1):
             write_volume(part / f"half{number}.mrc", volume, voxel_A)
         write_volume(part / "mask.mrc", state.mask, voxel_A)
-    arrays: dict[str, Any] = dict(extra)
-    arrays["iteration"] = np.array(state.iteration)
-    arrays["is_scaled"] = np.array(state.is_scaled)
-    arrays["group_scale"] = np.array(state.group_scale)
-    arrays["history"] = np.array(json.dumps([dataclasses.asdict(r) for r in state.history]))
+    if state.sums is not None:
+        _write_arrays(part / "sums.npz", _sums_arrays(state.sums))
+    _write_arrays(part / "state.npz", {**extra, **_arrays(state)})
+    fill(part)
+    return _committed(part, final)
+
+
+def save_start(
+    run: Path, number: int, state: State, extra: dict[str, np.ndarray], fill: Any
+) -> Path:
+    """Write what a leg begins with: all but the volumes, which are those of the last iteration.
+
+    It counts for nothing until the list of legs names it.
+
+    Parameters
+    ----------
+    number
+        Of the leg, from 2.
+    extra, fill
+        As for :func:`save_state`.
+    """
+    final = leg_folder(run, number)
+    part = _new_part(final)
+    _write_arrays(part / "state.npz", {**extra, **_arrays(state)})
+    fill(part)
+    return _committed(part, final)
+
+
+def _new_part(final: Path) -> Path:
+    part = final.with_name(f".{final.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    return part
+
+
+def _committed(part: Path, final: Path) -> Path:
+    sync_directory(part)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(part, final)
+    sync_directory(final.parent)
+    return final
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _arrays(state: State) -> dict[str, Any]:
+    """Return all of a state but its volumes."""
+    arrays: dict[str, Any] = {
+        "iteration": np.array(state.iteration),
+        "is_scaled": np.array(state.is_scaled),
+        "has_sums": np.array(state.sums is not None),
+        "group_scale": np.array(state.group_scale),
+        "history": np.array(json.dumps([dataclasses.asdict(r) for r in state.history])),
+    }
     for half, spectra in enumerate(state.noise, 1):
         for g, spectrum in enumerate(spectra):
             arrays[f"noise_{half}_{g}"] = spectrum.numpy()
-    if state.poses is not None:
-        arrays.update({f"poses_{k}": v for k, v in as_arrays(state.poses).items()})
+    for name in ("poses", "previous"):
+        poses = getattr(state, name)
+        if poses is not None:
+            arrays.update({f"{name}_{k}": v for k, v in as_arrays(poses).items()})
     if state.evaluation is not None:
         e = state.evaluation
         arrays.update({f"curve_{name}": getattr(e.curves, name).numpy() for name in _CURVES})
@@ -91,25 +155,38 @@ def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any)
         )
         if e.comparison_fsc is not None:
             arrays["comparison_fsc"] = e.comparison_fsc.numpy()
-    with open(part / "state.npz", "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    fill(part)
-    sync_directory(part)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(part, final)
-    sync_directory(run)
-    return final
+    return arrays
+
+
+def _sums_arrays(sums: tuple[FoldedSums, FoldedSums]) -> dict[str, Any]:
+    out = {}
+    for half, total in enumerate(sums, 1):
+        for field in dataclasses.fields(total):
+            value = getattr(total, field.name)
+            is_tensor = isinstance(value, torch.Tensor)
+            out[f"{field.name}_{half}"] = value.cpu().numpy() if is_tensor else np.array(value)
+    return out
+
+
+def _read_sums(path: Path) -> tuple[FoldedSums, FoldedSums]:
+    arrays = _read_arrays(path)
+
+    def of_half(half: int) -> FoldedSums:
+        values = {}
+        for field in dataclasses.fields(FoldedSums):
+            value = arrays[f"{field.name}_{half}"]
+            values[field.name] = torch.from_numpy(value) if value.ndim else value.item()
+        return FoldedSums(**values)
+
+    return of_half(1), of_half(2)
 
 
 def prune_references(run: Path, iteration: int) -> None:
-    """Remove the references of iterations before the last two: only resuming needs them."""
+    """Remove references and sums of iterations before the last two: only resuming needs them."""
     for old in committed_iterations(run):
         if old < iteration - 1:
-            for number in (1, 2):
-                (iteration_folder(run, old) / f"reference{number}.mrc").unlink(missing_ok=True)
+            for name in ("reference1.mrc", "reference2.mrc", "sums.npz"):
+                (iteration_folder(run, old) / name).unlink(missing_ok=True)
 
 
 def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]:
@@ -121,17 +198,45 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
         If the folder is damaged.
     """
     folder = iteration_folder(run, iteration)
+    return _load(folder, None, "remove this iteration's folder to resume from the one before")
+
+
+def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
+    """Read what a leg began with, and the arrays kept with it.
+
+    Raises
+    ------
+    InputError
+        If its folder, or the iteration before it, is damaged.
+    """
+    return _load(leg_folder(run, number), run, "restore the folder")
+
+
+def _load(folder: Path, run: Path | None, do: str) -> tuple[State, dict[str, np.ndarray]]:
+    """Read a folder's arrays, and the volumes beside them or of the run's iteration."""
     try:
-        with open(folder / "state.npz", "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return _state(folder, arrays), arrays
+        arrays = _read_arrays(folder / "state.npz")
+        volumes = folder
+        if run is not None:
+            volumes = iteration_folder(run, int(arrays["iteration"]))
+        return _state(volumes, arrays), arrays
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"the checkpoint cannot be read ({reason})",
-            where=str(folder / "state.npz"),
-            do="remove this iteration's folder to resume from the one before",
+            f"the checkpoint cannot be read ({reason})", where=str(folder / "state.npz"), do=do
         ) from None
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _poses(arrays: dict[str, np.ndarray], prefix: str) -> Poses | None:
+    """Return the poses that were saved under a name."""
+    start = f"{prefix}_"
+    found = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+    return from_arrays(found) if found else None
 
 
 def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
@@ -154,11 +259,6 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
             comparison_fsc=None if comparison is None else torch.from_numpy(comparison),
             coverage=coverage,
         )
-    poses = None
-    if "poses_rotations" in arrays:
-        poses = from_arrays(
-            {k.removeprefix("poses_"): v for k, v in arrays.items() if k.startswith("poses_")}
-        )
     n_groups = sum(k.startswith("noise_1_") for k in arrays)
     noise = tuple(
         tuple(torch.from_numpy(arrays[f"noise_{half}_{g}"]) for g in range(n_groups))
@@ -166,7 +266,7 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
     )
     return State(
         iteration=int(arrays["iteration"]),
-        poses=poses,
+        poses=_poses(arrays, "poses"),
         references=references,  # type: ignore[arg-type]
         is_scaled=bool(arrays["is_scaled"]),
         group_scale=(
@@ -178,4 +278,6 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
         mask=mask,
         evaluation=evaluation,
         history=history,
+        previous=_poses(arrays, "previous"),
+        sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
     )

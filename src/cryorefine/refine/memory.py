@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryorefine.kernels.grid import HALO, grid_layout
+from cryorefine.kernels.grid import HALO, OVERSAMPLING, grid_layout
 from cryorefine.particles.images import MAPPED_BYTES
 from cryorefine.refine.events import EventLog
 
@@ -58,6 +58,7 @@ class MemoryPlan:
 def plan_memory(
     *,
     size_px: int,
+    oversampling: float = OVERSAMPLING,
     is_symmetric: bool,
     searches: bool,
     n_particles: int,
@@ -74,8 +75,8 @@ def plan_memory(
 
     Parameters
     ----------
-    size_px
-        Box of the maps.
+    size_px, oversampling
+        Box of the maps; grid points per Fourier coefficient.
     is_symmetric
         Whether there is a point group to apply: it needs room for turned grids.
     searches
@@ -92,7 +93,7 @@ def plan_memory(
         peak = fixed_bytes + round(grids * grid_bytes + _BATCHES * batch)
         return MemoryPlan(copies, batch_bytes, peak, free_bytes)
 
-    _, _, half = grid_layout(size_px, size_px / 2)
+    _, _, half = grid_layout(size_px, size_px / 2, oversampling)
     grid_bytes = 8 * (2 * half + 1) ** 2 * (half + 1 + HALO)
     image_bytes = _POINT_BYTES * round(math.pi / 8 * size_px**2)
     fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
@@ -23,14 +26,17 @@ from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
 from cryorefine.refine.device import device_name
 from cryorefine.refine.memory import peak_bytes
+from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.refine.tables import write_fsc_table, write_particle_table, write_rejected_table
+from cryorefine.refine.words import methods_text, summary_text
 
 __all__ = [
     "Clock",
     "check_output_folder",
     "clear_run",
+    "particle_statistics",
     "publish",
     "summarise",
     "write_iteration_files",
@@ -45,7 +51,11 @@ _TOP = (
     "mask.mrc",
     "fsc.star",
     "particles.star",
+    "statistics.json",
     "summary.json",
+    "summary.txt",
+    "methods.txt",
+    "map_processed.mrc",
 )
 _RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
               "rejected_particles.star")  # fmt: skip
@@ -137,7 +147,13 @@ def write_manifest(
 ) -> None:
     """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
     paths = [settings.particles, *settings.reference, *stacks]
-    paths += [p for p in (settings.mask, settings.compare_to) if p is not None]
+    paths += [
+        p
+        for p in (
+            settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to
+        )
+        if p is not None
+    ]  # fmt: skip
     manifest = {
         "cryorefine": version("cryorefine"),
         "python": platform.python_version(),
@@ -201,13 +217,67 @@ def write_iteration_files(
         return
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
-    write_volume(folder / "map.mrc", weight_map(average, curves).cpu(), inputs.voxel_A)
+    weighted = weight_map(average, curves)
+    write_volume(folder / "map.mrc", weighted.cpu(), inputs.voxel_A)
     sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
     write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
     write_fsc_table(folder / "fsc.star", state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
     full = {**summary, "bfactor_A2": fit.bfactor_A2}
     write_text(folder / "summary.json", json.dumps(full, indent=2) + "\n")
+    statistics = particle_statistics(inputs, state.poses)
+    write_text(folder / "statistics.json", json.dumps(statistics, indent=2) + "\n")
+    write_text(folder / "summary.txt", summary_text(inputs, state, full, statistics))
+    write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics))
+    processed = _processed(inputs, state, weighted)
+    if processed is not None:
+        write_volume(folder / "map_processed.mrc", processed.cpu(), inputs.voxel_A)
+
+
+def _processed(
+    inputs: Inputs, state: State, volume: Float[Tensor, "z y x"]
+) -> Float[Tensor, "z y x"] | None:
+    """Return the map after the user's mask and command; None where neither was asked for."""
+    settings = inputs.settings
+    if inputs.post_mask is None and settings.post_command is None:
+        return None
+    if inputs.post_mask is not None:
+        volume = volume * inputs.post_mask
+    if settings.post_command is not None:
+        volume = run_user_command(inputs, volume, settings.post_command, 0, state.iteration)
+    return volume
+
+
+def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
+    """Return how many particles came in, were used and were not, and what they are like.
+
+    ``n_used`` are those with a weight in the last reconstruction; ``n_without_pose`` those that
+    no iteration has come to yet.
+    """
+    quality = poses.quality
+    assigned = poses.is_assigned
+    weight = quality["weight"].nan_to_num(0.0)
+    n_used = int((weight > 0).sum())
+    reasons = Counter(inputs.rejected_reasons)
+    means = {
+        name: _number(float(values[assigned].nanmean()))
+        for name, values in quality.items()
+        if name not in ("gap", "defocus_group")
+    }
+    return {
+        "n_input": len(inputs.table) + len(inputs.rejected),
+        "n_used": n_used,
+        "n_rejected": len(inputs.rejected),
+        "n_without_pose": int((~assigned).sum()),
+        "n_without_weight": int((assigned & (weight <= 0)).sum()),
+        "rejected_because": dict(reasons),
+        "half_sets": [int((inputs.half == half).sum()) for half in (1, 2)],
+        "mean_effective_poses": means.get("n_effective"),
+        "effective_particles": _number(float(weight.sum() ** 2 / weight.square().sum()))
+        if n_used
+        else 0.0,
+        "means": means,
+    }
 
 
 def publish(run: Path, iteration: Path, inputs: Inputs) -> None:

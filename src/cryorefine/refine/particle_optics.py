@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.assign.align import AlignmentOptions, BatchPoses, is_tilt_allowed, spread
+from cryorefine.assign.align import AlignmentOptions, BatchPoses, is_tilt_allowed, pull_back, spread
 from cryorefine.assign.particle_optics import (
     OpticsPrior,
     refine_particle_optics,
@@ -48,6 +48,8 @@ def refine_batch(
     values: Float[Tensor, "b v"],
     prior: OpticsPrior,
     options: AlignmentOptions,
+    *,
+    start: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 2"]],
 ) -> tuple[BatchPoses, Float[Tensor, "b v"]]:
     """Refine a batch's poses together with the particles' own values.
 
@@ -59,6 +61,8 @@ def refine_batch(
         Their coefficients, not whitened, from which the offsets in ``values`` have been taken.
     values
         As they were in the last iteration.
+    start
+        Poses of the last iteration: the limits of local refinement are about them.
 
     Returns
     -------
@@ -77,7 +81,12 @@ def refine_batch(
         prior,
         max_shift_px=options.max_shift_px,
         shift_precision=options.shift_sigma_px**-2,
+        turns=options.local.turns,
+        moves=options.local.moves,
     )
+    within = pull_back(refined.rotations, refined.shifts_px, *start, options.local)
+    if within is not None:
+        refined = replace(refined, rotations=within[0], shifts_px=within[1])
     keeps = is_tilt_allowed(refined.rotations, options.tilt_range_rad)[:, None]
     shifts = torch.where(keeps, refined.shifts_px, found.shifts_px)
     sigma_rotation, sigma_shift = spread(refined.covariance, options)

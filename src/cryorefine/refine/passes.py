@@ -12,6 +12,7 @@ from torch import Tensor
 from cryorefine.assign.align import (
     AlignmentOptions,
     BatchPoses,
+    LocalLimits,
     align_globally,
     align_locally,
     score_poses,
@@ -26,7 +27,6 @@ from cryorefine.assign.particle_optics import (
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
-from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
 from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
@@ -126,6 +126,17 @@ def is_assigned(state: State, n: int) -> np.ndarray:
     return np.zeros(n, bool) if state.poses is None else state.poses.is_assigned.numpy()
 
 
+def _local_limits(inputs: Inputs, view: GroupBand) -> LocalLimits:
+    settings = inputs.settings
+    turn_deg, shift_percent = settings.max_angle_change_deg, settings.max_shift_change_percent
+    return LocalLimits(
+        turns=settings.refine_angles,
+        moves=settings.refine_shifts,
+        max_turn_rad=math.inf if turn_deg is None else math.radians(turn_deg),
+        max_move_px=math.inf if shift_percent is None else shift_percent / 100 * view.group.box_px,
+    )
+
+
 def _model_shell(view: GroupBand, resolution_A: float) -> int:
     """Return the last shell of a group's images that the reference has a model for."""
     return min(view.band.n_shells - 1, int(view.group.box_A / resolution_A + 1e-6))
@@ -134,12 +145,11 @@ def _model_shell(view: GroupBand, resolution_A: float) -> int:
 def reference_grid(
     inputs: Inputs, volume: Float[Tensor, "z y x"], resolution_A: float
 ) -> SliceGrid:
-    """Mask a reference and transform it for reading slices down to a resolution."""
-    mask = inputs.mask
-    if mask is None:
-        mask = sphere_mask(inputs.size_px, inputs.radius_px, device=inputs.device)
+    """Transform a reference for reading slices down to a resolution."""
     return make_slice_grid(
-        volume.to(inputs.device) * mask, inputs.geometry.box_A / resolution_A + 1.0
+        volume.to(inputs.device),
+        inputs.geometry.box_A / resolution_A + 1.0,
+        oversampling=inputs.settings.fourier_padding,
     )
 
 
@@ -303,6 +313,7 @@ def assign_poses(
                 else _max_shift_px(inputs, view),
                 shift_sigma_px=sigma_A / view.group.pixel_A,
                 resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
+                local=_local_limits(inputs, view),
                 tilt_range_rad=(
                     float(np.deg2rad(inputs.settings.min_tilt_deg)),
                     float(np.deg2rad(inputs.settings.max_tilt_deg)),
@@ -334,6 +345,7 @@ def assign_poses(
                         optics[index],
                         prior,
                         options,
+                        start=poses_of(state.poses, batch.rows, view),
                     )
                 rotations[index] = found.rotations
                 shift_A[index] = found.shifts_px * view.group.pixel_A
@@ -438,6 +450,7 @@ def reconstruct_halves(
             inputs.size_px,
             inputs.geometry.box_A / resolution_A,
             copies=copies,
+            oversampling=inputs.settings.fourier_padding,
             device=inputs.device,
         )
         noise = []

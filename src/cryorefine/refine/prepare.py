@@ -1,6 +1,8 @@
 """From settings to what a run works on: everything is checked here, before anything is written."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +17,11 @@ from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.mrc import Volume, read_volume
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.model.observe import make_group_band, select_statistics
+from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
+from cryorefine.postprocess.command import check_command
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.device import device_of_run
 from cryorefine.refine.events import EventLog
@@ -28,7 +32,10 @@ from cryorefine.refine.screen import Screening, initial_noise, screen_images
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["Opened", "first_state", "open_inputs", "screen", "screened_inputs"]
+__all__ = ["COMMAND_VARIABLES", "Opened", "first_state", "open_inputs", "screen", "screened_inputs"]
+
+COMMAND_VARIABLES = ("volume", "sampling", "dim", "half", "iteration")
+"""What the commands of a user may name; the post-processed map has half 0."""
 
 _SMALLEST_BOX_PX = 16
 _LEAST_SYMMETRIC = 0.8
@@ -38,13 +45,20 @@ _RADIUS_MARGIN = 1.05
 class Opened:
     """Inputs that were found to exist and to fit together, before any image has been read."""
 
-    def __init__(self, settings: RefineSettings):
+    def __init__(self, settings: RefineSettings, *, is_continued: bool = False):
         self.settings = settings
         self.device = device_of_run(settings)
         self.group = parse_symmetry(settings.symmetry)
         table = read_particles(settings.particles, ctf=settings.ctf)
+        table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
+        if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
+            raise InputError(
+                "the images were multiplied by their CTF and hold no other defocus",
+                where=str(settings.particles),
+                do="leave out --refine-defocus, or extract the particles without that correction",
+            )
         self.table, self.images = open_images(table)
-        if not table.has_pose:
+        if not table.has_pose and not is_continued:
             self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
         if self.size_px < _SMALLEST_BOX_PX:
@@ -64,7 +78,13 @@ class Opened:
         for path, volume in zip(settings.reference, self.references, strict=True):
             if float(volume.data.std()) == 0:
                 raise InputError("the map is constant", where=str(path), do="give another map")
-        self.mask = _read_mask(settings, self.voxel_A, self.size_px)
+        self.mask, self.reference_mask, self.post_mask = (
+            None if path is None else _read_mask(path, self.voxel_A, self.size_px)
+            for path in (settings.mask, settings.reference_mask, settings.post_mask)
+        )
+        for command in (settings.reference_command, settings.post_command):
+            if command is not None and not settings.command_shell:
+                check_command(command, COMMAND_VARIABLES)
         self.comparison = None
         if settings.compare_to is not None:
             known = read_volume(settings.compare_to)
@@ -186,6 +206,20 @@ def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> fl
     return float(inside.norm(dim=1).max()) * _RADIUS_MARGIN
 
 
+def _declared(group: OpticsGroup, settings: RefineSettings) -> OpticsGroup:
+    """Return an optics group with what the user says of its images."""
+    correction = group.correction
+    for told, state in (
+        (settings.phase_flipped, "phase_flipped"),
+        (settings.ctf_premultiplied, "premultiplied"),
+    ):
+        if told:
+            correction = state
+        elif told is False and correction == state:
+            correction = "none"
+    return replace(group, correction=correction, has_envelope=settings.ctf_envelope)
+
+
 def _volume_sampling(table: ParticleTable) -> tuple[float, int]:
     """Return voxel and box of the maps: finest sampling and largest extent of all groups."""
     used = [table.optics[g] for g in np.unique(table.optics_index)]
@@ -194,36 +228,34 @@ def _volume_sampling(table: ParticleTable) -> tuple[float, int]:
     return voxel_A, round(extent_A / voxel_A)
 
 
-def _read_mask(
-    settings: RefineSettings, voxel_A: float, size_px: int
-) -> Float[Tensor, "z y x"] | None:
-    if settings.mask is None:
-        return None
-    volume = read_volume(settings.mask)
+def _read_mask(path: Path, voxel_A: float, size_px: int) -> Float[Tensor, "z y x"]:
+    volume = read_volume(path)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low < -0.01 or high > 1.01:
         raise InputError(
             f"mask values run from {low:.3g} to {high:.3g}",
-            where=str(settings.mask),
+            where=str(path),
             do="give a mask with values from 0 to 1",
         )
     if high <= 0:
-        raise InputError("the mask is empty", where=str(settings.mask), do="give another mask")
+        raise InputError("the mask is empty", where=str(path), do="give another mask")
     fitted = resample_volume(
         volume.data, voxel_A=volume.voxel_A, new_voxel_A=voxel_A, new_size_px=size_px
     )
     return fitted.clamp(0, 1)
 
 
-def open_inputs(settings: RefineSettings) -> Opened:
+def open_inputs(settings: RefineSettings, *, is_continued: bool = False) -> Opened:
     """Check all inputs without reading any image or writing any file.
+
+    A continued run has poses of its own where the file has none.
 
     Raises
     ------
     InputError
         If anything is missing, damaged or does not fit.
     """
-    return Opened(settings)
+    return Opened(settings, is_continued=is_continued)
 
 
 def screened_inputs(
@@ -288,13 +320,16 @@ def screened_inputs(
         size_px=opened.size_px,
         radius_px=radius_px,
         geometry=geometry,
-        mask=None if opened.mask is None else opened.mask.to(opened.device),
-        comparison=None if opened.comparison is None else opened.comparison.to(opened.device),
+        mask=_on_device(opened, opened.mask),
+        reference_mask=_on_device(opened, opened.reference_mask),
+        post_mask=_on_device(opened, opened.post_mask),
+        comparison=_on_device(opened, opened.comparison),
         device=opened.device,
         memory=plan_memory(
             size_px=opened.size_px,
+            oversampling=settings.fourier_padding,
             is_symmetric=opened.group.order > 1,
-            searches=settings.alignment in ("automatic", "global"),
+            searches=settings.alignment in ("automatic", "global", "stochastic"),
             n_particles=len(table),
             stored_bytes=opened.images.stored_bytes,
             threads=torch.get_num_threads(),
@@ -302,6 +337,10 @@ def screened_inputs(
             free_bytes=free_bytes(),
         ),
     )
+
+
+def _on_device(opened: Opened, volume: Tensor | None) -> Tensor | None:
+    return None if volume is None else volume.to(opened.device)
 
 
 def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
@@ -356,4 +395,11 @@ def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
     """Look at every image once."""
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
-    return screen_images(opened.table, opened.images, radii, events, device=opened.device)
+    return screen_images(
+        opened.table,
+        opened.images,
+        radii,
+        events,
+        max_energy=opened.settings.max_energy,
+        device=opened.device,
+    )

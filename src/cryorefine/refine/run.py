@@ -1,4 +1,4 @@
-"""Run a refinement from beginning to end, or from where it stopped."""
+"""Run a refinement from beginning to end, go on where it stopped, or continue it with changes."""
 
 import dataclasses
 import errno
@@ -16,12 +16,30 @@ from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.checkpoint import (
     committed_iterations,
+    load_start,
     load_state,
     prune_references,
+    save_start,
     save_state,
+)
+from cryorefine.refine.continue_run import (
+    Wish,
+    begin_leg,
+    check_same_particles,
+    optics_arrays,
 )
 from cryorefine.refine.device import device_name
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.legs import (
+    Leg,
+    clear_legs,
+    current_settings,
+    read_legs,
+    sampling_of_leg,
+    settings_within_run,
+    switch_leg,
+    write_first_leg,
+)
 from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.output import (
     Clock,
@@ -32,15 +50,10 @@ from cryorefine.refine.output import (
     write_iteration_files,
     write_manifest,
 )
-from cryorefine.refine.prepare import first_state, open_inputs, screen, screened_inputs
-from cryorefine.refine.schedule import next_sampling
+from cryorefine.refine.prepare import Opened, first_state, open_inputs, screen, screened_inputs
+from cryorefine.refine.roster import Roster, first_roster
 from cryorefine.refine.screen import Screening
-from cryorefine.refine.settings import (
-    RefineSettings,
-    load_settings,
-    make_settings,
-    save_settings,
-)
+from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.step import iterate, reconstruct_start
 from cryorefine.refine.threads import use_threads
@@ -81,11 +94,7 @@ def refine(
     """
     threads = use_threads(settings.threads)
     check_output_folder(output, overwrite=overwrite)
-    held: list[dict[str, Any]] = []
-    early = EventLog()
-    early.subscribe(held.append)
-    for listener in listeners:
-        early.subscribe(listener)
+    early = _EarlyLog(listeners)
     clock = Clock()
     opened = open_inputs(settings)
     start = opened.start_volumes(early) if settings.reference else None
@@ -101,17 +110,153 @@ def refine(
 
     output.mkdir(parents=True, exist_ok=True)
     if overwrite:
+        clear_legs(output)
         clear_run(output)
     save_settings(output / "settings.toml", settings)
     write_manifest(output, settings, opened.table.stacks, opened.device)
+    leg = Leg(
+        first_iteration=1,
+        counts_from=1,
+        settings=settings.model_dump(mode="json", exclude_unset=True),
+        started=_now(),
+        n_particles=len(opened.table),
+        n_used=len(inputs.table),
+    )
+    write_first_leg(output, leg)
+    events = early.continued(output)
+    _tell_start(events, opened, inputs, threads)
+    used = np.flatnonzero(screening.is_usable)
+    roster = first_roster(opened.table, used, inputs.half)
+    constants = _constants(inputs, screening, roster)
+    _commit(output, inputs, state, constants, clock, finished=False)
+    return _loop(output, leg, inputs, state, constants, clock, events, reporter)
+
+
+def resume(
+    output: Path,
+    *,
+    changes: dict[str, Any] | None = None,
+    keep_above_percentile: float | None = None,
+    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Continue a run from its last whole iteration.
+
+    With its own settings a run that has ended is left as it is, and the result is the same, bit
+    by bit, as that of a run that was never stopped, given the same number of threads.
+
+    With changes a new leg begins: all settings hold but for those given now. A run that has ended
+    makes as many iterations again as its settings say, one that was stopped makes the rest;
+    ``iterations`` counts from here. The run is untouched until all inputs have been checked.
+
+    Parameters
+    ----------
+    changes
+        New values of settings, by name; ``particles`` may be among them.
+    keep_above_percentile
+        Use only particles whose quality is above this percentile, 0 to 100; 0 brings all back.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, its inputs have changed, or the changes cannot be made.
+    StoppedEarly
+        On Ctrl-C; whole iterations are kept.
+    """
+    done = committed_iterations(output)
+    if not done or not (output / "settings.toml").exists():
+        raise InputError(
+            "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
+        )
+    legs = read_legs(output)
+    values = current_settings(output, legs)
+    settings = make_settings(values, where=str(output))
+    if len(legs) > 1 and done[-1] < legs[-1].first_iteration:
+        state, arrays = load_start(output, len(legs))
+    else:
+        state, arrays = load_state(output, done[-1])
+    clock = Clock(*arrays["spent_s"].tolist())
+    wish = Wish(changes or {}, keep_above_percentile)
+    if wish.is_any:
+        return _continue(output, legs, values, state, arrays, clock, wish, listeners, reporter)
+    use_threads(settings.threads)
+    opened = open_inputs(settings_within_run(settings, legs[-1]), is_continued=True)
+    check_same_particles(opened, arrays)
+    reasons = tuple(str(r) for r in arrays["reasons"])
+    screening = Screening(
+        ImageStatistics(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])), reasons
+    )
+    quiet = EventLog()
+    inputs = screened_inputs(opened, screening, arrays["half"], float(arrays["radius_px"]), quiet)
     events = EventLog(output / "events.jsonl")
-    for event in held:  # what happened before there was a folder
-        if event["kind"] != "progress":
-            events.emit(
-                event["kind"], **{k: v for k, v in event.items() if k not in ("kind", "time")}
-            )
     for listener in listeners:
         events.subscribe(listener)
+    events.emit("resume", iteration=state.iteration)
+    tell_memory(events, inputs.memory)
+    constants = {name: array for name, array in arrays.items() if _is_constant(name)}
+    return _loop(output, legs[-1], inputs, state, constants, clock, events, reporter)
+
+
+def _continue(
+    output: Path,
+    legs: list[Leg],
+    values: dict[str, Any],
+    state: State,
+    arrays: dict[str, np.ndarray],
+    clock: Clock,
+    wish: Wish,
+    listeners: tuple[Callable[[dict[str, Any]], None], ...],
+    reporter: Reporter | None,
+) -> dict[str, Any]:
+    """Begin another leg of a run, and go on with it."""
+    early = _EarlyLog(listeners)
+    early.emit("resume", iteration=state.iteration)
+    with _interruptible("the run is as it was; give the command again to continue it"):
+        begun = begin_leg(output, legs, values, state, arrays, wish, early, started=_now())
+        constants = _constants(begun.inputs, begun.screening, begun.roster)
+
+        def fill(folder: Path) -> None:
+            save_settings(folder / "settings.toml", begun.settings)
+            stacks = begun.opened.table.stacks
+            write_manifest(folder, begun.settings, stacks, begun.opened.device)
+
+        extra = {**constants, **_progress(clock, finished=False)}
+        save_start(output, len(legs) + 1, begun.state, extra, fill)
+        switch_leg(output, [*legs, begun.leg])
+    events = early.continued(output)
+    events.emit("leg", number=len(legs) + 1, **dataclasses.asdict(begun.leg))
+    _tell_start(events, begun.opened, begun.inputs, torch.get_num_threads())
+    return _loop(output, begun.leg, begun.inputs, begun.state, constants, clock, events, reporter)
+
+
+class _EarlyLog(EventLog):
+    """Tells listeners at once, and keeps what happens before there is a folder to write to."""
+
+    def __init__(self, listeners: tuple[Callable[[dict[str, Any]], None], ...]) -> None:
+        super().__init__()
+        self._held: list[dict[str, Any]] = []
+        self._outer = listeners
+        for listener in (self._held.append, *listeners):
+            self.subscribe(listener)
+
+    def continued(self, output: Path) -> EventLog:
+        """Return the log of a run folder, which has been told of all before."""
+        events = EventLog(output / "events.jsonl")
+        for event in self._held:
+            if event["kind"] != "progress":
+                told = {k: v for k, v in event.items() if k not in ("kind", "time")}
+                events.emit(event["kind"], **told)
+        for listener in self._outer:
+            events.subscribe(listener)
+        return events
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) -> None:
+    """Emit what a run, or a leg of it, works on."""
     events.emit(
         "start",
         n_particles=len(opened.table),
@@ -126,57 +271,6 @@ def refine(
         device=device_name(opened.device),
     )
     tell_memory(events, inputs.memory)
-    constants = _constants(inputs, screening)
-    _commit(output, inputs, state, constants, clock, finished=False)
-    return _loop(output, inputs, state, constants, clock, events, reporter)
-
-
-def resume(
-    output: Path,
-    *,
-    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Continue a run from its last whole iteration, with its own settings.
-
-    A run that has ended is left as it is. The result is the same, bit by bit, as that of a run
-    that was never stopped, given the same number of threads.
-
-    Raises
-    ------
-    InputError
-        If the folder holds no run, or its inputs have changed.
-    """
-    done = committed_iterations(output)
-    if not done or not (output / "settings.toml").exists():
-        raise InputError(
-            "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
-        )
-    settings = make_settings(load_settings(output / "settings.toml"), where=str(output))
-    use_threads(settings.threads)
-    state, arrays = load_state(output, done[-1])
-    clock = Clock(*arrays["spent_s"].tolist())
-    opened = open_inputs(settings)
-    reasons = tuple(str(r) for r in arrays["reasons"])
-    if len(reasons) != len(opened.table):
-        raise InputError(
-            f"the particle file has {len(opened.table)} particles, the run started with "
-            f"{len(reasons)}",
-            where=str(settings.particles),
-            do="restore the file the run was started with",
-        )
-    screening = Screening(
-        ImageStatistics(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])), reasons
-    )
-    quiet = EventLog()
-    inputs = screened_inputs(opened, screening, arrays["half"], float(arrays["radius_px"]), quiet)
-    events = EventLog(output / "events.jsonl")
-    for listener in listeners:
-        events.subscribe(listener)
-    events.emit("resume", iteration=state.iteration)
-    tell_memory(events, inputs.memory)
-    constants = _constants(inputs, screening)
-    return _loop(output, inputs, state, constants, clock, events, reporter)
 
 
 @contextmanager
@@ -192,7 +286,7 @@ def _interruptible(safe: str) -> Iterator[None]:
         raise StoppedEarly(f"{error.filename or 'writing'}: {error.strerror}; {safe}") from None
 
 
-def _constants(inputs: Inputs, screening: Screening) -> dict[str, np.ndarray]:
+def _constants(inputs: Inputs, screening: Screening, roster: Roster) -> dict[str, np.ndarray]:
     """Return what every checkpoint carries, so that the latest one alone is enough to resume."""
     return {
         "half": inputs.half,
@@ -201,7 +295,19 @@ def _constants(inputs: Inputs, screening: Screening) -> dict[str, np.ndarray]:
         "reasons": np.array(screening.reasons),
         "radius_px": np.array(inputs.radius_px),
         "voxel_A": np.array(inputs.voxel_A),
+        **optics_arrays(inputs.optics),
+        **roster.arrays(),
     }
+
+
+def _is_constant(name: str) -> bool:
+    """Tell whether an array of a checkpoint is one of those."""
+    names = ("half", "mean", "std", "reasons", "radius_px", "voxel_A")
+    return name in names or name.startswith(("optics_", "roster_", "aside_"))
+
+
+def _progress(clock: Clock, *, finished: bool) -> dict[str, np.ndarray]:
+    return {"spent_s": np.array(clock.read()), "finished": np.array(finished)}
 
 
 def _commit(
@@ -214,7 +320,7 @@ def _commit(
     finished: bool,
 ) -> dict[str, Any]:
     summary = summarise(inputs, state, clock, finished=finished)
-    extra = {**constants, "spent_s": np.array(clock.read())}
+    extra = {**constants, **_progress(clock, finished=finished)}
     folder = save_state(
         output,
         state,
@@ -222,12 +328,16 @@ def _commit(
         lambda part: write_iteration_files(part, inputs, state, summary),
     )
     publish(output, folder, inputs)
-    prune_references(output, state.iteration)
+    if len(inputs.rejected) == 0:
+        (output / "rejected_particles.star").unlink(missing_ok=True)  # that of an earlier leg
+    if inputs.settings.intermediate == "remove":
+        prune_references(output, state.iteration)
     return summary
 
 
 def _loop(
     output: Path,
+    leg: Leg,
     inputs: Inputs,
     state: State,
     constants: dict[str, np.ndarray],
@@ -238,14 +348,14 @@ def _loop(
     settings, geometry = inputs.settings, inputs.geometry
     report = _Report(output, reporter)
     summary = summarise(inputs, state, clock, finished=True)
-    sampling = next_sampling(settings, geometry, state.history)
+    sampling = sampling_of_leg(settings, geometry, state.history, leg)
     while sampling is not None:
         safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
             with _interruptible(safe):
                 events.emit("iteration_start", **dataclasses.asdict(sampling))
                 state = iterate(inputs, state, sampling, events)
-                sampling = next_sampling(settings, geometry, state.history)
+                sampling = sampling_of_leg(settings, geometry, state.history, leg)
                 finished = sampling is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)
                 _tell_iteration(events, state, summary)

@@ -13,7 +13,7 @@ __all__ = ["Geometry", "IterationRecord", "Sampling", "may_end", "next_sampling"
 Mode = Literal["global", "local", "none"]
 
 _BEYOND_RESOLUTION = 0.9
-_FASTEST_GAIN = 0.5
+_FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _COARSE_OPERATIONS = 1.3e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
@@ -100,6 +100,8 @@ class Sampling:
         refined from where they are. Those that have no pose yet are searched in any case.
     share
         Of the particles, used in this iteration.
+    subset
+        Particles of each half that are drawn for this iteration; None: as ``share`` says.
     is_last
         Whether the run ends after it.
     """
@@ -113,6 +115,7 @@ class Sampling:
     reconstruct_resolution_A: float
     search_every: int
     share: float
+    subset: int | None
     is_last: bool
 
     def is_searched(self, n: int) -> np.ndarray:
@@ -154,35 +157,36 @@ def coarse_resolution(align_resolution_A: float, geometry: Geometry) -> float:
 
 
 def next_sampling(
-    settings: RefineSettings, geometry: Geometry, history: list[IterationRecord]
+    settings: RefineSettings,
+    geometry: Geometry,
+    history: list[IterationRecord],
+    *,
+    before: IterationRecord | None = None,
 ) -> Sampling | None:
     """Return what to do next, or None if the run is complete.
 
+    ``before`` is the last record of an earlier run that this one continues with other settings:
+    its resolution is where this one starts.
+
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
-    fine as the last alignment. Mode: automatic runs search globally until fewer than 3 % of the
-    particles jump, or three iterations in a row have gained nothing and moved most particles by
-    far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the particles
-    is searched at each iteration, in turn, while the others follow the references as they get
-    better. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
-    many, for coarse references need no more. End: when neither resolution nor poses gain any
-    more and the half maps are filled up to Nyquist, if need be by one more iteration. A fixed
+    fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
+    until fewer than 3 % of the particles jump, or three iterations in a row have gained nothing and
+    moved most particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a
+    third of the particles is searched at each iteration, in turn, while the others follow the
+    references as they get better. Particles: the first iteration of an automatic run uses 1,000,
+    each later one twice as many, for coarse references need no more. End: when neither resolution
+    nor poses gain any more and the half maps are filled up to Nyquist, if need be by one more
+    iteration. A fixed
     schedule keeps the first rule only: the last two fifths of its iterations are local.
     """
     done = len(history)
     if done >= settings.max_iterations or _ended(settings, history, geometry):
         return None
-    if history:
-        last = history[-1]
-        finest = _FASTEST_GAIN * last.align_resolution_A
-        align = max(finest, _BEYOND_RESOLUTION * last.resolution_A)
-        if math.isinf(align):
-            align = last.align_resolution_A
-    elif settings.alignment == "none":
-        align = geometry.nyquist_A
-    else:
-        align = _BEYOND_RESOLUTION * settings.initial_lowpass_angstrom
-    align = min(max(align, geometry.nyquist_A), geometry.box_A / 3)
     mode = _mode(settings, history)
+    is_mixed = settings.alignment == "stochastic"  # sums of all iterations must fit together
+    first = 1 if before is None else before.iteration + 1
+    last = history[-1] if history else before
+    align = _align_resolution(settings, geometry, mode, first + done, last)
     coarse = coarse_resolution(align, geometry)
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
     share = 1.0 if is_last else _share(settings, geometry, done)
@@ -190,18 +194,44 @@ def next_sampling(
     reach = max(1.6 * shells, shells + 10)
     nyquist_shell = geometry.box_A / geometry.nyquist_A
     return Sampling(
-        iteration=done + 1,
+        iteration=first + done,
         mode=mode,
         align_resolution_A=align,
         coarse_resolution_A=coarse,
         coarse_step_rad=coarse_step(coarse, geometry),
         coarse_shift_step_A=coarse / 3.5,
         reconstruct_resolution_A=geometry.box_A
-        / (nyquist_shell if is_last else min(nyquist_shell, reach)),
+        / (nyquist_shell if is_last or is_mixed else min(nyquist_shell, reach)),
         search_every=_search_every(settings, history),
         share=share,
+        subset=settings.stochastic_subset if is_mixed else None,
         is_last=is_last,
     )
+
+
+def _align_resolution(
+    settings: RefineSettings,
+    geometry: Geometry,
+    mode: Mode,
+    iteration: int,
+    last: IterationRecord | None,
+) -> float:
+    """Return the finest detail to compare poses at."""
+    targets = settings.target_resolution
+    if settings.alignment == "none" or not settings.multiresolution:
+        align = geometry.nyquist_A
+    elif targets:
+        known_A = settings.initial_lowpass_angstrom if last is None else last.resolution_A
+        gain = _FASTEST_LOCAL_GAIN if mode == "local" else _FASTEST_GAIN
+        align = max(gain * known_A, targets[min(iteration, len(targets)) - 1])
+    elif last is None:
+        align = _BEYOND_RESOLUTION * settings.initial_lowpass_angstrom
+    else:
+        finest = _FASTEST_GAIN * last.align_resolution_A
+        align = max(finest, _BEYOND_RESOLUTION * last.resolution_A)
+    if math.isinf(align) and last is not None:
+        align = last.align_resolution_A
+    return min(max(align, geometry.nyquist_A), geometry.box_A / 3)
 
 
 def _share(settings: RefineSettings, geometry: Geometry, done: int) -> float:
@@ -218,6 +248,8 @@ def _search_every(settings: RefineSettings, history: list[IterationRecord]) -> i
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
+    if settings.alignment == "stochastic":
+        return "global"
     if settings.alignment != "automatic":
         return settings.alignment
     if not settings.is_data_driven:

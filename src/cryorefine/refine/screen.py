@@ -1,5 +1,6 @@
 """One look at every image before anything is refined: usable or not, background, power."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,7 @@ def screen_images(
     radius_px: np.ndarray,
     events: EventLog,
     *,
+    max_energy: float = math.inf,
     device: torch.device | str = "cpu",
 ) -> Screening:
     """Read all images once; find those that are not finite or constant.
@@ -64,6 +66,8 @@ def screen_images(
     ----------
     radius_px
         Radius of the particle in pixels of each optics group; the background is outside.
+    max_energy
+        Images with more mean power than this many times their background's are rejected.
     device
         Where the images are looked at; the result is on the CPU.
     """
@@ -80,9 +84,19 @@ def screen_images(
             for k in torch.nonzero(std[index] == 0).flatten().tolist():
                 finite = bool(torch.isfinite(batch[k]).all())
                 reasons[int(part[k])] = "constant" if finite else "NaN or infinite pixels"
+            energy = _energy(batch, statistics)
+            for k in torch.nonzero(energy > max_energy).flatten().tolist():
+                reasons[int(part[k])] = f"power {float(energy[k]):.0f} times the background's"
             done += len(part)
             events.emit("progress", stage="reading images", done=done, total=n)
     return Screening(ImageStatistics(mean, std), tuple(reasons))
+
+
+def _energy(batch: Float[Tensor, "b y x"], statistics: ImageStatistics) -> Float[Tensor, "b"]:
+    """Return the images' mean power about the background's level, in units of its variance."""
+    level, spread = statistics.mean[:, None, None], statistics.std
+    power = (batch - level).square().flatten(1).mean(1)
+    return torch.where(spread > 0, power / spread.square().clamp_min(1e-30), 0.0)
 
 
 def initial_noise(

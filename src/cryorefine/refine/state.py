@@ -13,6 +13,7 @@ from cryorefine.model.observe import ImageStatistics, select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
+from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.memory import MemoryPlan
 from cryorefine.refine.schedule import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
@@ -38,8 +39,8 @@ class Inputs:
         Sampling and box of all volumes.
     radius_px
         Radius of the particle in voxels.
-    mask, comparison
-        The user's mask and known map at that sampling, on the device; None where not given.
+    mask, reference_mask, post_mask, comparison
+        The user's masks and known map at that sampling, on the device; None where not given.
     device
         Where the passes compute.
     memory
@@ -59,6 +60,8 @@ class Inputs:
     radius_px: float
     geometry: Geometry
     mask: Float[Tensor, "z y x"] | None
+    reference_mask: Float[Tensor, "z y x"] | None
+    post_mask: Float[Tensor, "z y x"] | None
     comparison: Float[Tensor, "z y x"] | None
     device: torch.device
     memory: MemoryPlan
@@ -200,6 +203,10 @@ class State:
         Of the half maps; None before the first reconstruction.
     history
         One record an iteration.
+    previous
+        Poses of the iteration before; None where they are not known.
+    sums
+        Folded sums of both halves, of stochastic runs only.
     """
 
     iteration: int
@@ -212,6 +219,8 @@ class State:
     mask: Float[Tensor, "z y x"] | None
     evaluation: Evaluation | None
     history: list[IterationRecord]
+    previous: Poses | None = None
+    sums: tuple[FoldedSums, FoldedSums] | None = None
 
     def average(self) -> Float[Tensor, "z y x"]:
         """Return the mean of the raw half maps."""

@@ -8,14 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.evaluate.coverage import coverage_efficiency
-from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc
+from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc, level
 from cryorefine.fourier.filter import low_pass
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
-from cryorefine.reconstruct.solve import solve
+from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.calibrate import calibrate_covariance
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.likeness import measure_likeness
+from cryorefine.refine.next_reference import shaped_reference
 from cryorefine.refine.passes import (
     assign_poses,
     find_grey_scale,
@@ -23,11 +25,12 @@ from cryorefine.refine.passes import (
     reconstruct_halves,
     reference_grid,
 )
+from cryorefine.refine.qualities import qualify_and_weigh
 from cryorefine.refine.schedule import IterationRecord, Sampling, may_end
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
-__all__ = ["evaluate_halves", "iterate", "reconstruct_start", "reference_ssnr"]
+__all__ = ["evaluate_halves", "iterate", "mixed_sums", "reconstruct_start", "reference_ssnr"]
 
 _MASK_RESOLUTION_A = 15.0
 _SHELLS_BEYOND = 3
@@ -35,32 +38,60 @@ _SHELLS_BEYOND = 3
 
 def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
     """Make one iteration with the particles that it asks for; the others keep what they have."""
-    if sampling.share == 1:
-        return _iterate(inputs, state, sampling, events)
     n = len(inputs.table)
-    rows = sampling.rows(n)
+    if sampling.subset is not None:
+        rows = _drawn(inputs, sampling.subset, sampling.iteration)
+    elif sampling.share < 1:
+        rows = sampling.rows(n)
+    else:
+        before = None if state.poses is None else _plain(state.poses)
+        return dataclasses.replace(_iterate(inputs, state, sampling, events), previous=before)
     poses = None if state.poses is None else state.poses.select(rows)
-    part = dataclasses.replace(state, poses=poses)
+    previous = None if state.previous is None else state.previous.select(rows)
+    part = dataclasses.replace(state, poses=poses, previous=previous)
     after = _iterate(inputs.select(rows), part, sampling, events)
     if after.poses is None:
         raise AssertionError("an iteration always finds poses")
+    before = None
+    if poses is not None:
+        before = (state.previous or unknown_poses(n)).updated(rows, _plain(poses))
     return dataclasses.replace(
-        after, poses=(state.poses or unknown_poses(n)).updated(rows, after.poses)
+        after,
+        poses=(state.poses or unknown_poses(n)).updated(rows, after.poses),
+        previous=before,
     )
+
+
+def _drawn(inputs: Inputs, subset: int, iteration: int) -> np.ndarray:
+    """Draw particles of each half at random, ascending; all where there are not more."""
+    generator = np.random.default_rng([inputs.settings.seed, iteration])
+    rows = [generator.permutation(np.flatnonzero(inputs.half == half))[:subset] for half in (1, 2)]
+    return np.sort(np.concatenate(rows))
+
+
+def _plain(poses: Poses) -> Poses:
+    """Return poses without what only the last iteration's are asked for."""
+    quality = {name: poses.quality[name] for name in ("score",) if name in poses.quality}
+    return Poses(poses.rotations, poses.shift_A, quality)
 
 
 def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
-    grids = (
-        reference_grid(inputs, state.references[0], sampling.align_resolution_A),
-        reference_grid(inputs, state.references[1], sampling.align_resolution_A),
+    first, second = (
+        reference_grid(inputs, shaped_reference(inputs, state, half), sampling.align_resolution_A)
+        for half in (1, 2)
     )
+    grids = first, second
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, sampling, events)
     poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
     if may_end(sampling, inputs.geometry) and sampling.mode != "none":
         poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
+    poses = qualify_and_weigh(inputs, state, poses, sampling)
     state = dataclasses.replace(state, group_scale=group_scale)
+    if may_end(sampling, inputs.geometry):
+        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
+        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
     release_memory()
     sums, noise = reconstruct_halves(
         inputs,
@@ -69,9 +100,11 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
         grids,
         model_resolution_A=sampling.align_resolution_A,
         resolution_A=sampling.reconstruct_resolution_A,
-        weights=torch.ones(len(inputs.table)),
+        weights=poses.quality["weight"].float(),
         events=events,
     )
+    if sampling.subset is not None:
+        sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
     release_memory()
     halves = (solve(sums[0]), solve(sums[1]))
     mask, evaluation = evaluate_halves(
@@ -95,7 +128,29 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
         mask=mask.cpu(),
         evaluation=evaluation,
         history=[*state.history, record],
+        previous=state.previous,
+        sums=None if sampling.subset is None else sums,
     )
+
+
+def mixed_sums(
+    old: tuple[FoldedSums, FoldedSums] | None, new: tuple[FoldedSums, FoldedSums], share: float
+) -> tuple[FoldedSums, FoldedSums]:
+    """Return ``(1 - share) old + share new``, numerators and denominators alike; new at first.
+
+    Every image then counts by what it says at each frequency, which a mean of maps would not do.
+    """
+    if old is None:
+        return new
+    first, second = (
+        dataclasses.replace(
+            b,
+            values=torch.lerp(a.values.to(b.values), b.values, share),
+            weights=torch.lerp(a.weights.to(b.weights), b.weights, share),
+        )
+        for a, b in zip(old, new, strict=True)
+    )
+    return first, second
 
 
 def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
@@ -187,7 +242,7 @@ def evaluate_halves(
     criterion = inputs.settings.fsc_criterion
     comparison = None
     if inputs.comparison is not None:
-        comparison = fsc(average * mask, inputs.comparison * mask)
+        comparison = fsc(level(average) * mask, inputs.comparison * mask)
     return mask, Evaluation(
         curves=curves,
         resolution_A=curves.resolution_A(criterion),
@@ -217,7 +272,9 @@ def _reference(
     evaluation: Evaluation,
 ) -> Float[Tensor, "z y x"]:
     """Return a half's next reference; the mask is found in the half itself."""
-    if inputs.mask is not None:
+    settings = inputs.settings
+    is_masked = inputs.mask is not None or inputs.reference_mask is not None
+    if is_masked or settings.reference_shape != "found":
         return regularised
     curves = evaluation.curves
     return quieten_solvent(

@@ -34,16 +34,40 @@ QUALITY_COLUMNS = {
     "sigma_rotation_deg": "cryorefineSigmaRotationDeg",
     "sigma_shift_A": "cryorefineSigmaShiftA",
     "at_shift_limit": "cryorefineShiftAtLimit",
+    "max_cc": "cryorefineMaxCC",
+    "max_cc_percentile": "cryorefineMaxCCPercentile",
+    "cost": "cryorefineCost",
+    "cost_percentile": "cryorefineCostPercentile",
+    "percentile": "cryorefinePercentile",
+    "defocus_group": "cryorefineDefocusGroup",
+    "correlation_index": "cryorefineCorrelationIndex",
+    "correlation_mask": "cryorefineCorrelationMask",
+    "correlation_weight": "cryorefineCorrelationWeight",
+    "imed": "cryorefineImed",
+    "angle_diff_deg": "cryorefineAngleDiffDeg",
+    "shift_diff_A": "cryorefineShiftDiffA",
+    "angle_diff2_deg": "cryorefineAngleDiff2Deg",
+    "shift_diff2_A": "cryorefineShiftDiff2A",
+    "angular_temperature_deg": "cryorefineAngularTemperatureDeg",
+    "ssnr_dB": "cryorefineSsnrDecibel",
+    "weight_ssnr": "cryorefineWeightSsnr",
+    "weight_cost": "cryorefineWeightCost",
+    "weight_stability": "cryorefineWeightStability",
+    "weight_cc": "cryorefineWeightCC",
+    "weight": "cryorefineWeight",
 }
 """Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
 
+_WHOLE_NUMBERS = ("at_shift_limit", "defocus_group")
+_AXES = ("RX", "RY", "RZ", "X", "Y")
 _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
 
 
 def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     """Write all usable particles with their poses, halves and quality measures.
 
-    Measures are 0 for particles that an unfinished run has not come to yet.
+    Measures are 0 for particles that an unfinished run has not come to yet, and where there is
+    nothing to measure: changes of a pose that had no other before.
     """
     table = inputs.table
     if poses.optics is not None:
@@ -70,10 +94,23 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
                 .clamp(-_NO_COMPETITOR, _NO_COMPETITOR)
                 .numpy()
             )
-            quality[label] = values.astype(np.int64) if name == "at_shift_limit" else values
+            quality[label] = values.astype(np.int64) if name in _WHOLE_NUMBERS else values
+    if poses.covariance is not None:
+        quality.update(_covariance_columns(poses.covariance))
     if poses.optics is not None:
         quality.update(_optics_columns(poses.optics))
     write_relion(path, table, quality=quality)
+
+
+def _covariance_columns(covariance: Float[Tensor, "n 5 5"]) -> dict[str, np.ndarray]:
+    """Return the upper triangle by label: rotation about the image's axes in °, shift in Å."""
+    unit = torch.tensor([np.rad2deg(1.0)] * 3 + [1.0] * 2, dtype=covariance.dtype)
+    scaled = (covariance * unit * unit[:, None]).nan_to_num(0.0).numpy()
+    return {
+        f"cryorefineCovariance{_AXES[a]}{_AXES[b]}": scaled[:, a, b]
+        for a in range(5)
+        for b in range(a, 5)
+    }
 
 
 def _optics_columns(optics: Float[Tensor, "n v"]) -> dict[str, np.ndarray]:

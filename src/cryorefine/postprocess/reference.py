@@ -1,0 +1,110 @@
+"""Shape the map that particles are compared with next: filter, outline, positivity, dropout."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cryorefine.fourier.filter import low_pass
+from cryorefine.masks.cylinder import cylinder_mask
+from cryorefine.masks.soft import sphere_mask
+
+__all__ = ["Shape", "drop_voxels", "shape_reference", "without_negative"]
+
+Shape = Literal["sphere", "cylinder", "none"]
+
+_EDGE_PX = 5.0
+
+
+def drop_voxels(
+    volume: Float[Tensor, "z y x"],
+    inside: Bool[Tensor, "z y x"] | Float[Tensor, "z y x"],
+    *,
+    probability: float,
+    seed: int,
+) -> Float[Tensor, "z y x"]:
+    """Set voxels to 0 at random; the others keep their values, they are not scaled up.
+
+    Which ones depends on the seed and on the size of the box, not on the device, and whether a
+    voxel inside goes does not depend on the rest of ``inside``. One with a higher probability
+    includes all that go with a lower one.
+
+    Parameters
+    ----------
+    inside
+        Where voxels may go: true, or above ½.
+    probability
+        That one goes, 0 to 1.
+    """
+    # Drawn on the CPU: other devices have other generators.
+    chance = torch.rand(volume.shape, generator=torch.Generator().manual_seed(seed))
+    gone = (chance < probability).to(volume.device) & (inside > 0.5).to(volume.device)
+    return volume.masked_fill(gone, 0.0)
+
+
+def without_negative(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Return a map with 0 where it was negative."""
+    return volume.clamp_min(0)
+
+
+def shape_reference(
+    volume: Float[Tensor, "z y x"],
+    *,
+    voxel_A: float,
+    mask: Float[Tensor, "z y x"] | None,
+    shape: Shape,
+    radius_px: float,
+    lowpass_A: float | None,
+    positivity: bool,
+    dropout: float,
+    seed: int,
+) -> Float[Tensor, "z y x"]:
+    """Return the reference made of a map, one step after the other.
+
+    1. It is low-passed to ``lowpass_A``,
+    2. multiplied by the shape, a sphere or a cylinder about z,
+    3. set to 0 where it is negative,
+    4. multiplied by the mask,
+    5. and voxels are dropped where the mask is above ½: the shape where there is no mask, the
+       whole box where there is neither.
+
+    Steps that nobody asked for leave the map as it is. On the device of ``volume``.
+
+    Parameters
+    ----------
+    mask
+        0 to 1; None for none.
+    radius_px
+        Of the shape. Its edge of 5 px lies outside; the box may cut it.
+    lowpass_A
+        None for no low-pass.
+    dropout
+        Probability that a voxel is dropped; see :func:`drop_voxels`.
+    """
+    n = volume.shape[-1]
+    outline = _outline(shape, n, radius_px, volume.device)
+    if mask is not None:
+        mask = mask.to(volume.device)
+    if lowpass_A is not None:
+        volume = low_pass(volume, voxel_A=voxel_A, resolution_A=lowpass_A)
+    if outline is not None:
+        volume = volume * outline
+    if positivity:
+        volume = without_negative(volume)
+    if mask is not None:
+        volume = volume * mask
+    if dropout > 0:
+        inside = mask if mask is not None else outline
+        inside = torch.ones_like(volume) if inside is None else inside
+        volume = drop_voxels(volume, inside, probability=dropout, seed=seed)
+    return volume
+
+
+def _outline(
+    shape: Shape, size_px: int, radius_px: float, device: torch.device
+) -> Float[Tensor, "z y x"] | None:
+    if shape == "none":
+        return None
+    make = sphere_mask if shape == "sphere" else cylinder_mask
+    return make(size_px, radius_px, _EDGE_PX, device)

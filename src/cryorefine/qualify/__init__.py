@@ -1,0 +1,1 @@
+"""How particles compare with their like: groups, percentiles within them, angular restlessness."""

@@ -1,0 +1,454 @@
+"""Begin another leg of a run: other settings, other particles, and the state that they start from.
+
+Nothing here writes a file.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from cryorefine.errors import InputError
+from cryorefine.model.observe import make_group_band
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.refine.events import EventLog
+from cryorefine.refine.legs import Leg, settings_within_run
+from cryorefine.refine.prepare import Opened, open_inputs, screen, screened_inputs
+from cryorefine.refine.roster import Roster, extend_halves, known_poses, next_roster
+from cryorefine.refine.screen import Screening
+from cryorefine.refine.settings import RefineSettings, make_settings
+from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.refine.threads import use_threads
+
+__all__ = [
+    "FIXED",
+    "NextLeg",
+    "Wish",
+    "begin_leg",
+    "check_same_particles",
+    "merge_settings",
+    "optics_arrays",
+]
+
+FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
+"""Settings that the state of a run depends on: they cannot change in it."""
+
+_SCHEDULE = {"iterations", "alignment", "automatic_schedule"}
+_SAME_LENGTH = 1e-4  # relative
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to change in a run that is continued.
+
+    Attributes
+    ----------
+    settings
+        New values by name.
+    keep_above_percentile
+        Only particles whose quality is above this percentile are used; None: as before.
+    """
+
+    settings: dict[str, Any]
+    keep_above_percentile: float | None = None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is to change."""
+        return bool(self.settings) or self.keep_above_percentile is not None
+
+
+@dataclass(frozen=True, eq=False)
+class NextLeg:
+    """All that a leg begins with.
+
+    Attributes
+    ----------
+    settings
+        Its own; those of ``inputs`` are what the whole run sees of them.
+    """
+
+    leg: Leg
+    settings: RefineSettings
+    opened: Opened
+    screening: Screening
+    inputs: Inputs
+    state: State
+    roster: Roster
+
+
+def merge_settings(
+    values: dict[str, Any], last: Leg, wish: Wish, *, where: str
+) -> tuple[RefineSettings, dict[str, Any]]:
+    """Return a new leg's settings: all that held before, but for what is given now.
+
+    Alignment 'none' has no use for some of them. They are suspended rather than refused: what was
+    given in an earlier leg cannot be taken back on the command line.
+
+    Parameters
+    ----------
+    values
+        Of ``settings.toml``.
+
+    Returns
+    -------
+    settings, suspended
+
+    Raises
+    ------
+    InputError
+        Listing every problem at once.
+    """
+    before = {**values, **last.suspended}
+    after = {**before, **wish.settings}
+    suspended = {}
+    if after.get("alignment") == "none":
+        carried = [name for name in before if name not in wish.settings]
+        suspended = {n: before[n] for n in carried if _needs_alignment(n, before[n])}
+        after = {name: value for name, value in after.items() if name not in suspended}
+    problems = list(_fixed_that_change(before, wish.settings))
+    do = "start a new run with 'cryorefine refine' to change it" if problems else ""
+    percentile = wish.keep_above_percentile
+    if percentile is not None and not 0 <= percentile <= 100:
+        problems.append(f"--keep-above-percentile {percentile:g} is not between 0 and 100")
+    settings = None
+    try:
+        settings = make_settings(after, where=where)
+    except InputError as error:
+        problems.append(error.what)
+    if problems or settings is None:
+        raise InputError("; ".join(problems), where=where, do=do or "correct the options")
+    return settings, suspended
+
+
+def _value(name: str, raw: Any, **others: Any) -> Any:
+    """Return the value that a setting would have; raises ValidationError if it cannot."""
+    others = {"particles": "-", **others}
+    return getattr(RefineSettings(**{**others, name: raw}), name)
+
+
+def _needs_alignment(name: str, raw: Any) -> bool:
+    """Tell whether a setting is refused with alignment 'none', and would not be with another."""
+    try:
+        _value(name, raw, alignment="automatic")
+    except ValidationError:
+        return False
+    try:
+        _value(name, raw, alignment="none")
+    except ValidationError:
+        return True
+    return False
+
+
+def _fixed_that_change(before: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(FIXED & given.keys()):
+        default = RefineSettings.model_fields[name].default
+        try:
+            old, new = (_value(name, v) for v in (before.get(name, default), given[name]))
+        except ValidationError:
+            continue  # said with the other problems
+        if _identity(old) != _identity(new):
+            shown = " ".join(map(str, old)) if isinstance(old, tuple) else old
+            yield (
+                f"--{name.replace('_', '-')} cannot change in a run (it began with "
+                f"{'none' if shown in (None, '') else shown})"
+            )
+
+
+def _identity(value: Any) -> Any:
+    """Return what two equal values share: of files, where they really are."""
+    if isinstance(value, tuple):
+        return tuple(_identity(v) for v in value)
+    return os.path.realpath(value) if isinstance(value, Path) else value
+
+
+def begin_leg(
+    run: Path,
+    legs: list[Leg],
+    values: dict[str, Any],
+    state: State,
+    arrays: dict[str, np.ndarray],
+    wish: Wish,
+    events: EventLog,
+    *,
+    started: str,
+) -> NextLeg:
+    """Make ready what another leg of a run begins with.
+
+    Parameters
+    ----------
+    values
+        Of ``settings.toml``.
+    state, arrays
+        The run's last state and what was kept with it.
+
+    Raises
+    ------
+    InputError
+        If the settings or the particles do not go with the run.
+    """
+    before = {**values, **legs[-1].suspended}
+    settings, suspended = merge_settings(values, legs[-1], wish, where=str(run))
+    use_threads(settings.threads)
+    roster = _roster(run, arrays)
+    is_new_file = "particles" in wish.settings
+    opened = open_inputs(settings, is_continued=True)
+    check_same_particles(opened, arrays, is_new_file=is_new_file)
+    _check_sampling(opened, state, arrays)
+
+    match = roster.match(opened.table) if is_new_file else np.arange(len(opened.table))
+    if not (match >= 0).any():
+        raise InputError(
+            "none of its images is in the run",
+            where=str(settings.particles),
+            do="start a new run with 'cryorefine refine', with this one's map as --reference",
+        )
+    was_used = np.flatnonzero(arrays["reasons"] == "")
+    known = known_poses(roster, was_used, state.poses)
+    poses = known.of_table(roster, opened.table, match, is_new_file=is_new_file)
+    previous = known_poses(roster, was_used, state.previous).of_table(
+        roster, opened.table, match, is_new_file=False
+    )
+    dropped = _dropped(roster, match, poses, wish.keep_above_percentile, run)
+    radius_px = float(arrays["radius_px"])
+    if settings.particle_radius_px is not None:
+        radius_px = opened.radius_px(None, events)
+    screening, used = _screened(opened, radius_px, dropped, events)
+    table = opened.table.select(used)
+    half = extend_halves(table, roster, seed=(settings.seed, len(legs)), events=events)
+    lacks_pose = _lack_pose(opened, poses, used)
+    _check_poses(settings, lacks_pose)
+    _tell_particles(events, roster, was_used, match[used])
+
+    # Those that the schedule so far did not know of are searched for before it turns local.
+    are_new = state.poses is not None and bool(np.any(lacks_pose & ~np.isin(match[used], was_used)))
+    search = _search(before, settings, are_new)
+    goes_on = not (
+        arrays["finished"] or wish.settings.keys() & _SCHEDULE or are_new or search != "nobody"
+    )
+    first_iteration = state.iteration + 1
+    leg = Leg(
+        first_iteration=first_iteration,
+        counts_from=legs[-1].counts_from if goes_on else first_iteration,
+        settings=settings.model_dump(mode="json", include=set(wish.settings)),
+        suspended=suspended,
+        search=search,
+        keep_above_percentile=wish.keep_above_percentile,
+        started=started,
+        n_particles=len(opened.table),
+        n_used=len(used),
+    )
+    opened.settings = settings_within_run(settings, leg)
+    inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
+    noise, group_scale = _regrouped(state, arrays, inputs)
+    return NextLeg(
+        leg=leg,
+        settings=settings,
+        opened=opened,
+        screening=screening,
+        inputs=inputs,
+        state=replace(
+            state,
+            poses=None if poses is None else poses.select(used),
+            previous=None if state.previous is None or previous is None else previous.select(used),
+            noise=noise,
+            group_scale=group_scale,
+            sums=state.sums if _keeps_sums(before, settings) else None,
+        ),
+        roster=next_roster(
+            roster, known, opened.table, match, used=used, half=half, dropped=dropped
+        ),
+    )
+
+
+def _roster(run: Path, arrays: dict[str, np.ndarray]) -> Roster:
+    if "roster_half" not in arrays:
+        raise InputError(
+            "the run was made by an earlier version and can go on with its own settings only",
+            where=str(run),
+            do="resume it without options, or start a new run",
+        )
+    return Roster.from_arrays(arrays)
+
+
+def check_same_particles(
+    opened: Opened, arrays: dict[str, np.ndarray], *, is_new_file: bool = False
+) -> None:
+    """Refuse a particle file that was changed behind the run's back.
+
+    Raises
+    ------
+    InputError
+        If it has other particles than the run, and is not given as a new one.
+    """
+    if is_new_file:
+        return
+    n, where = len(arrays["reasons"]), str(opened.settings.particles)
+    do = "restore the file the run was started with, or give the changed one with --particles"
+    if len(opened.table) != n:
+        raise InputError(
+            f"the particle file has {len(opened.table)} particles, the run started with {n}",
+            where=where,
+            do=do,
+        )
+    images = arrays.get("roster_image_index")
+    if images is not None and not np.array_equal(images[:n], opened.table.image_index):
+        raise InputError("the particle file has other images than the run", where=where, do=do)
+
+
+def _check_sampling(opened: Opened, state: State, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse particles whose maps would have another box or voxel."""
+    voxel_A, size_px = float(arrays["voxel_A"]), state.references[0].shape[-1]
+    is_same = opened.size_px == size_px
+    if not is_same or abs(opened.voxel_A - voxel_A) > _SAME_LENGTH * voxel_A:
+        raise InputError(
+            f"its particles have a box of {opened.size_px} pixels of {opened.voxel_A:.4g} Å, the "
+            f"run's have {size_px} of {voxel_A:.4g} Å",
+            where=str(opened.settings.particles),
+            do="extract the particles in the run's box and pixel size, or start a new run",
+        )
+
+
+def _dropped(
+    roster: Roster,
+    match: np.ndarray,
+    poses: Poses | None,
+    limit: float | None,
+    run: Path,
+) -> np.ndarray:
+    """Return why particles are left out for their quality; a limit replaces all before it."""
+    if limit is None:
+        return np.where(match >= 0, roster.dropped[match], "")
+    if limit == 0:
+        return np.zeros(len(match), "<U1")
+    percentile = None if poses is None else poses.quality.get("percentile")
+    if percentile is None:
+        raise InputError(
+            "--keep-above-percentile: the run has no percentiles of its particles yet",
+            where=str(run),
+            do="let it make an iteration first",
+        )
+    percent = 100 * percentile.numpy()
+    return np.array(
+        [f"percentile {p:.1f} below limit {limit:g}" if p < limit else "" for p in percent], np.str_
+    )
+
+
+def _screened(
+    opened: Opened, radius_px: float, dropped: np.ndarray, events: EventLog
+) -> tuple[Screening, np.ndarray]:
+    """Look at all images, and return which rows are used as well."""
+    screening = screen(opened, radius_px, events)
+    reasons = tuple(a or str(b) for a, b in zip(screening.reasons, dropped, strict=True))
+    screening = replace(screening, reasons=reasons)
+    used = np.flatnonzero(screening.is_usable)
+    if len(used) == 0:
+        raise InputError(
+            f"none of the {len(reasons)} particles is left ({reasons[0]})",
+            where=str(opened.settings.particles),
+            do="keep more particles",
+        )
+    return screening, used
+
+
+def _lack_pose(opened: Opened, poses: Poses | None, used: np.ndarray) -> np.ndarray:
+    """Tell of which particles in use neither the run nor the file has a pose."""
+    if opened.table.has_pose:
+        return np.zeros(len(used), bool)
+    return np.ones(len(used), bool) if poses is None else ~poses.is_assigned.numpy()[used]
+
+
+def _check_poses(settings: RefineSettings, lacks_pose: np.ndarray) -> None:
+    if lacks_pose.any() and settings.alignment in ("local", "none"):
+        raise InputError(
+            f"{int(lacks_pose.sum())} of {len(lacks_pose)} particles have no pose yet, which "
+            f"alignment '{settings.alignment}' needs",
+            where=str(settings.particles),
+            do="make an iteration with --alignment global first, or give poses in the file",
+        )
+
+
+def _search(
+    before: dict[str, Any], settings: RefineSettings, lacks_poses: bool
+) -> Literal["nobody", "new", "all"]:
+    """Return for whom an automatic alignment has to look everywhere when the leg begins."""
+    if not settings.is_data_driven:
+        return "nobody"
+    turned_automatic = before.get("alignment", "automatic") != "automatic"
+    other_symmetry = str(before.get("symmetry", "c1")).lower() != settings.symmetry.lower()
+    if turned_automatic or other_symmetry:
+        return "all"
+    return "new" if lacks_poses else "nobody"
+
+
+def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
+    """Tell whether a stochastic reconstruction can go on from the sums so far."""
+    for name in ("alignment", "symmetry", "fourier_padding"):
+        default = RefineSettings.model_fields[name].default
+        if before.get(name, default) != getattr(settings, name):
+            return False
+    return settings.alignment == "stochastic"
+
+
+def _tell_particles(
+    events: EventLog, roster: Roster, was_used: np.ndarray, old_rows: np.ndarray
+) -> None:
+    """Report what became of the particles, whoever is affected."""
+    known = old_rows[old_rows >= 0]
+    kept = np.intersect1d(known, was_used)
+    returned = known[roster.half[known] > 0]
+    events.emit(
+        "particles",
+        n_kept=len(kept),
+        n_returned=len(np.setdiff1d(returned, was_used)),
+        n_new=len(old_rows) - len(np.union1d(kept, returned)),
+        n_dropped=len(was_used) - len(kept),
+    )
+
+
+def optics_arrays(groups: tuple[OpticsGroup, ...]) -> dict[str, np.ndarray]:
+    """Return what tells optics groups from each other, to keep with a state."""
+    return {
+        "optics_names": np.array([g.name for g in groups], np.str_),
+        "optics_pixel_A": np.array([g.pixel_A for g in groups]),
+        "optics_box_px": np.array([g.box_px for g in groups]),
+    }
+
+
+def _regrouped(
+    state: State, arrays: dict[str, np.ndarray], inputs: Inputs
+) -> tuple[tuple[tuple[torch.Tensor, ...], ...], tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return noise spectra and amplitudes for the optics groups of the leg's particles.
+
+    A group goes on by its name; a new one starts with the noise of one of the same sampling.
+    """
+    names = [str(n) for n in arrays["optics_names"]]
+    pixels, boxes = arrays["optics_pixel_A"], arrays["optics_box_px"]
+    spectra: tuple[list[torch.Tensor], ...] = ([], [])
+    scales: tuple[list[float], ...] = ([], [])
+    for group in inputs.optics:
+        alike = np.isclose(pixels, group.pixel_A, rtol=_SAME_LENGTH) & (boxes == group.box_px)
+        named = [i for i in np.flatnonzero(alike) if names[i] == group.name]
+        source = int([*named, *np.flatnonzero(alike), 0][0])
+        view = make_group_band(
+            group,
+            volume_size_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
+        )
+        for half in (0, 1):
+            spectra[half].append(_of_length(state.noise[half][source], view.band.n_shells))
+            scales[half].append(state.group_scale[half][source] if named else 1.0)
+    return (tuple(spectra[0]), tuple(spectra[1])), (tuple(scales[0]), tuple(scales[1]))
+
+
+def _of_length(spectrum: torch.Tensor, n: int) -> torch.Tensor:
+    """Cut a spectrum, or let it go on with its last value: magnifications change its length."""
+    if len(spectrum) >= n:
+        return spectrum[:n].clone() if len(spectrum) > n else spectrum
+    return torch.cat([spectrum, spectrum[-1:].expand(n - len(spectrum))])

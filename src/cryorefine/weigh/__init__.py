@@ -1,0 +1,1 @@
+"""How much each particle counts in a map: weights from single scores, and their product."""
