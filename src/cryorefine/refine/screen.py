@@ -84,7 +84,7 @@ def screen_images(
             for k in torch.nonzero(std[index] == 0).flatten().tolist():
                 finite = bool(torch.isfinite(batch[k]).all())
                 reasons[int(part[k])] = "constant" if finite else "NaN or infinite pixels"
-            energy = _energy(batch, statistics)
+            energy = _energy(batch, statistics).cpu()
             for k in torch.nonzero(energy > max_energy).flatten().tolist():
                 reasons[int(part[k])] = f"power {float(energy[k]):.0f} times the background's"
             done += len(part)
