@@ -1,6 +1,9 @@
 """Errors written for the person who made the mistake: what, where, what to do."""
 
-__all__ = ["CryorefineError", "InputError", "StoppedEarly"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["CryorefineError", "InputError", "Problems", "StoppedEarly"]
 
 
 class CryorefineError(Exception):
@@ -32,6 +35,30 @@ class InputError(CryorefineError):
         text = f"{where}: {what}" if where else what
         text = f"{text}. {do[0].upper()}{do[1:]}." if do else f"{text}."
         super().__init__("".join(map(_printable, text)))
+
+
+class Problems:
+    """Collects what is wrong with several inputs, so that a user hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self._found: list[InputError] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep an :class:`InputError` of the block for later, and go on after it."""
+        try:
+            yield
+        except InputError as error:
+            self._found.append(error)
+
+    def tell(self) -> None:
+        """Raise what was collected: one error as it is, several as one that lists them."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            listed = " ".join(f"({i}) {error}" for i, error in enumerate(self._found, 1))
+            what = f"{len(self._found)} problems: {listed}".removesuffix(".")
+            raise InputError(what, do="correct all of them")
 
 
 def _printable(character: str) -> str:

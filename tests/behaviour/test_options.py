@@ -383,3 +383,11 @@ def test_subsets_and_dropout_are_drawn_anew_but_repeat_with_the_seed(tiny, tmp_p
     assert not np.array_equal(first > 0, used("c", seed=1) > 0)
     events = read_events(tmp_path / "a" / "events.jsonl")
     assert any(event["kind"] == "end" for event in events)
+
+
+def test_all_that_is_wrong_with_files_is_said_at_once(tiny, tmp_path):
+    write_volume(tmp_path / "mask.mrc", 7 * sphere_mask(32, 6.0), 5.0)
+    with refused("4 problems", "no.star", "no.mrc", "mask values run from 0 to 7", "no_program"):
+        run(tiny, tmp_path / "run", particles=tmp_path / "no.star", mask=tmp_path / "mask.mrc",
+            reference=(tmp_path / "no.mrc",), reference_command="no_program {volume}")  # fmt: skip
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.errors import InputError
+from cryorefine.errors import InputError, Problems
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.rotation import matrix_from_euler
@@ -47,8 +47,38 @@ class Opened:
 
     def __init__(self, settings: RefineSettings, *, is_continued: bool = False):
         self.settings = settings
-        self.device = device_of_run(settings)
-        self.group = parse_symmetry(settings.symmetry)
+        problems = Problems()
+        with problems.collected():
+            self.device = device_of_run(settings)
+        with problems.collected():
+            self.group = parse_symmetry(settings.symmetry)
+        with problems.collected():
+            self._read_particles(is_continued)
+        references = []
+        for path in settings.reference:
+            with problems.collected():
+                references.append(_read_reference(path, settings))
+        masks = []
+        for path in (settings.mask, settings.reference_mask, settings.post_mask):
+            with problems.collected():
+                masks.append(None if path is None else _read_mask(path))
+        for command in (settings.reference_command, settings.post_command):
+            with problems.collected():
+                if command is not None:
+                    check_command(command, COMMAND_VARIABLES, shell=settings.command_shell)
+        comparison = None
+        with problems.collected():
+            if settings.compare_to is not None:
+                comparison = read_volume(settings.compare_to)
+        problems.tell()
+        self.references = tuple(references)
+        self.mask, self.reference_mask, self.post_mask = (
+            None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
+        )
+        self.comparison = None if comparison is None else self._fitted(comparison)
+
+    def _read_particles(self, is_continued: bool) -> None:
+        settings = self.settings
         table = read_particles(settings.particles, ctf=settings.ctf)
         table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
         if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
@@ -67,28 +97,6 @@ class Opened:
                 where=str(settings.particles),
                 do=f"extract the particles in a box of {_SMALLEST_BOX_PX} pixels or more",
             )
-        self.references = tuple(
-            read_volume(
-                path,
-                voxel_A=settings.reference_voxel_angstrom,
-                voxel_option="--reference-voxel-angstrom",
-            )
-            for path in settings.reference
-        )
-        for path, volume in zip(settings.reference, self.references, strict=True):
-            if float(volume.data.std()) == 0:
-                raise InputError("the map is constant", where=str(path), do="give another map")
-        self.mask, self.reference_mask, self.post_mask = (
-            None if path is None else _read_mask(path, self.voxel_A, self.size_px)
-            for path in (settings.mask, settings.reference_mask, settings.post_mask)
-        )
-        for command in (settings.reference_command, settings.post_command):
-            if command is not None and not settings.command_shell:
-                check_command(command, COMMAND_VARIABLES)
-        self.comparison = None
-        if settings.compare_to is not None:
-            known = read_volume(settings.compare_to)
-            self.comparison = self._fitted(known)
 
     def _require_no_poses(self) -> None:
         """Refuse what needs poses in the file, which has none."""
@@ -228,7 +236,18 @@ def _volume_sampling(table: ParticleTable) -> tuple[float, int]:
     return voxel_A, round(extent_A / voxel_A)
 
 
-def _read_mask(path: Path, voxel_A: float, size_px: int) -> Float[Tensor, "z y x"]:
+def _read_reference(path: Path, settings: RefineSettings) -> Volume:
+    volume = read_volume(
+        path,
+        voxel_A=settings.reference_voxel_angstrom,
+        voxel_option="--reference-voxel-angstrom",
+    )
+    if float(volume.data.std()) == 0:
+        raise InputError("the map is constant", where=str(path), do="give another map")
+    return volume
+
+
+def _read_mask(path: Path) -> Volume:
     volume = read_volume(path)
     low, high = float(volume.data.min()), float(volume.data.max())
     if low < -0.01 or high > 1.01:
@@ -239,10 +258,7 @@ def _read_mask(path: Path, voxel_A: float, size_px: int) -> Float[Tensor, "z y x
         )
     if high <= 0:
         raise InputError("the mask is empty", where=str(path), do="give another mask")
-    fitted = resample_volume(
-        volume.data, voxel_A=volume.voxel_A, new_voxel_A=voxel_A, new_size_px=size_px
-    )
-    return fitted.clamp(0, 1)
+    return volume
 
 
 def open_inputs(settings: RefineSettings, *, is_continued: bool = False) -> Opened:
