@@ -52,6 +52,7 @@ from cryorefine.refine.output import (
 )
 from cryorefine.refine.prepare import Opened, first_state, open_inputs, screen, screened_inputs
 from cryorefine.refine.roster import Roster, first_roster
+from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.state import Inputs, State
@@ -348,14 +349,20 @@ def _loop(
     settings, geometry = inputs.settings, inputs.geometry
     report = _Report(output, reporter)
     summary = summarise(inputs, state, clock, finished=True)
-    sampling = sampling_of_leg(settings, geometry, state.history, leg)
+
+    def following(history: list[IterationRecord]) -> Sampling | None:
+        return sampling_of_leg(settings, geometry, history, leg)
+
+    sampling = following(state.history)
     while sampling is not None:
         safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
             with _interruptible(safe):
                 events.emit("iteration_start", **dataclasses.asdict(sampling))
-                state = iterate(inputs, state, sampling, events)
-                sampling = sampling_of_leg(settings, geometry, state.history, leg)
+                state = iterate(
+                    inputs, state, sampling, events, is_over=lambda h: following(h) is None
+                )
+                sampling = following(state.history)
                 finished = sampling is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)
                 _tell_iteration(events, state, summary)

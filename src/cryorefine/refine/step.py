@@ -1,6 +1,7 @@
 """One iteration, as the steps of the method follow each other."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,12 +33,20 @@ from cryorefine.refine.threads import release_memory
 
 __all__ = ["evaluate_halves", "iterate", "mixed_sums", "reconstruct_start", "reference_ssnr"]
 
+IsOver = Callable[[list[IterationRecord]], bool]
+
 _MASK_RESOLUTION_A = 15.0
 _SHELLS_BEYOND = 3
 
 
-def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
-    """Make one iteration with the particles that it asks for; the others keep what they have."""
+def iterate(
+    inputs: Inputs, state: State, sampling: Sampling, events: EventLog, *, is_over: IsOver
+) -> State:
+    """Make one iteration with the particles that it asks for; the others keep what they have.
+
+    ``is_over`` tells from the history whether the run ends: what is only written for people to
+    look at is measured then.
+    """
     n = len(inputs.table)
     if sampling.subset is not None:
         rows = _drawn(inputs, sampling.subset, sampling.iteration)
@@ -45,11 +54,13 @@ def iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) 
         rows = sampling.rows(n)
     else:
         before = None if state.poses is None else _plain(state.poses)
-        return dataclasses.replace(_iterate(inputs, state, sampling, events), previous=before)
+        return dataclasses.replace(
+            _iterate(inputs, state, sampling, events, is_over), previous=before
+        )
     poses = None if state.poses is None else state.poses.select(rows)
     previous = None if state.previous is None else state.previous.select(rows)
     part = dataclasses.replace(state, poses=poses, previous=previous)
-    after = _iterate(inputs.select(rows), part, sampling, events)
+    after = _iterate(inputs.select(rows), part, sampling, events, is_over)
     if after.poses is None:
         raise AssertionError("an iteration always finds poses")
     before = None
@@ -75,7 +86,9 @@ def _plain(poses: Poses) -> Poses:
     return Poses(poses.rotations, poses.shift_A, quality)
 
 
-def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog) -> State:
+def _iterate(
+    inputs: Inputs, state: State, sampling: Sampling, events: EventLog, is_over: IsOver
+) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
     first, second = (
         reference_grid(inputs, shaped_reference(inputs, state, half), sampling.align_resolution_A)
@@ -89,9 +102,6 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
         poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
     poses = qualify_and_weigh(inputs, state, poses, sampling)
     state = dataclasses.replace(state, group_scale=group_scale)
-    if may_end(sampling, inputs.geometry):
-        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
-        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
     release_memory()
     sums, noise = reconstruct_halves(
         inputs,
@@ -117,6 +127,9 @@ def _iterate(inputs: Inputs, state: State, sampling: Sampling, events: EventLog)
     )
     release_memory()
     record = _record(inputs, state, poses, sampling, evaluation)
+    if is_over([*state.history, record]):
+        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
+        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
     return State(
         iteration=sampling.iteration,
         poses=poses,
