@@ -286,6 +286,7 @@ def test_loud_images_are_rejected_with_the_reason(tiny, tmp_path):
     assert "times the background" in str(rejected.text("cryorefineRejectedBecause")[0])
     statistics = json.loads((tmp_path / "run" / "statistics.json").read_text())
     assert (statistics["n_input"], statistics["n_rejected"]) == (80, 1)
+    assert statistics["rejected_because"] == {"power … times the background's": 1}
     assert run(tiny, tmp_path / "all", max_energy=1e6, **particles)[0]["n_rejected"] == 0
 
 
