@@ -122,6 +122,29 @@ def test_shifts_never_leave_their_limit_and_say_when_they_reach_it():
         assert not bool(found.at_edge.all())
 
 
+@pytest.mark.parametrize("frozen", ["max_turn_rad", "max_move_px"])
+def test_what_is_frozen_stays_and_the_rest_finds_its_own_maximum(frozen):
+    grid, problem, _, _ = make_problem(32, 8, noise=0.5, turn_deg=2, move_px=0.5)
+    climb = replace(CLIMB, **{frozen: 0.0})
+    fast, slow = (
+        run(grid, problem, climb) for run in (dispatch.refine_poses, reference.refine_poses)
+    )
+    for found in (fast, slow):
+        turned = geodesic_angle(found.rotations, problem.rotations)
+        moved = (found.shifts_px - problem.shifts_px).norm(dim=1)
+        still, free = (turned, moved) if frozen == "max_turn_rad" else (moved, turned)
+        assert float(still.max()) < 1e-7
+        assert float(free.min()) > 1e-3
+        # Nothing is left to gain by what may change, and nothing is said of the two together.
+        top = replace(problem, rotations=found.rotations, shifts_px=found.shifts_px)
+        _, _, gradient, matrix = reference._normal_equations(grid, top)
+        part = slice(3, 5) if frozen == "max_turn_rad" else slice(0, 3)
+        g, h = gradient[:, part], matrix[:, part, part]
+        assert float((0.5 * (g * torch.linalg.solve(h, g)).sum(1)).abs().max()) < 0.1
+        assert float(found.information[:, :3, 3:].abs().max()) == 0
+    torch.testing.assert_close(fast.score, slow.score, rtol=1e-4, atol=0.05)
+
+
 def test_a_tight_prior_holds_the_shift():
     grid, problem, _, _ = make_problem(32, 6, noise=1.0, turn_deg=1, move_px=0.0)
     held = PoseProblem(**{**problem.__dict__, "prior_precision": 1e9})
