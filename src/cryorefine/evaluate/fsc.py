@@ -13,10 +13,9 @@ from cryorefine.fourier.radial import (
     multiply_radially,
     radii,
     random_phases,
-    shell_products,
     wrapped_axis,
 )
-from cryorefine.fourier.shell import shell_correlation
+from cryorefine.fourier.shell import shell_correlation, shell_power
 
 __all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "level", "level_gain", "resolution"]
 
@@ -110,10 +109,7 @@ def level_gain(
     -------
     Per |k|² of the half grid; None if no shell exceeds what it may have.
     """
-    _, power1, power2 = shell_products(first, second, size_px)
-    ones = torch.ones_like(first)
-    count, _, _ = shell_products(ones, ones, size_px)
-    power = (power1 + power2) / count
+    power = shell_power(first, size_px) + shell_power(second, size_px)
     allowed = _LEVEL * power[_FIRST_SHELLS:].cummin(0).values
     gain = torch.ones_like(power)
     gain[_FIRST_SHELLS:] = (allowed / power[_FIRST_SHELLS:].clamp_min(1e-300)).clamp(max=1).sqrt()

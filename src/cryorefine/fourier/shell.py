@@ -1,5 +1,7 @@
 """Frequencies and spherical (circular) shells of half transforms."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
@@ -65,8 +67,7 @@ def shell_mean(
 def shell_power(half: Complex[Tensor, "*h"], size_px: int) -> Float[Tensor, "s"]:
     """Return the mean squared modulus over each shell up to Nyquist, float64."""
     if _is_fast(half):
-        ones = torch.ones_like(half)
-        return shell_products(half, half, size_px)[1] / shell_products(ones, ones, size_px)[1]
+        return shell_products(half, half, size_px)[1] / _coefficients(size_px)
     return shell_mean(half.real.square() + half.imag.square(), size_px)
 
 
@@ -85,6 +86,13 @@ def shell_correlation(
     power_a = _shell_sum(a.real.square() + a.imag.square(), size_px, n, ndim)
     power_b = _shell_sum(b.real.square() + b.imag.square(), size_px, n, ndim)
     return _quotient(cross, power_a, power_b)
+
+
+@lru_cache(maxsize=8)
+def _coefficients(size_px: int) -> Float[Tensor, "s"]:
+    """Return the number of coefficients of a volume's full transform in each shell."""
+    ones = torch.ones((size_px, size_px, size_px // 2 + 1), dtype=torch.complex64)
+    return shell_products(ones, ones, size_px)[1]
 
 
 def _is_fast(half: Tensor) -> bool:

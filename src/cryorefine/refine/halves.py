@@ -6,7 +6,7 @@ from cryorefine.errors import InputError
 from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.events import EventLog
 
-__all__ = ["assign_halves", "find_duplicates"]
+__all__ = ["assign_halves", "deal_halves", "find_duplicates"]
 
 _MOST_UNEVEN = 0.6
 
@@ -48,26 +48,43 @@ def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.nd
             where=str(table.source),
             do="give more particles",
         )
+    few = "too few micrographs to split into even halves"
+    return deal_halves(table, np.zeros(2, np.int64), seed=seed, events=events, few=few)
+
+
+def deal_halves(
+    table: ParticleTable,
+    sizes: np.ndarray,
+    *,
+    seed: int | tuple[int, ...],
+    events: EventLog,
+    few: str,
+) -> np.ndarray:
+    """Deal particles to halves that have ``sizes`` already, by micrographs if that comes out even.
+
+    Otherwise single images are dealt, repeated ones together, and a warning begins with ``few``.
+    """
+    same = find_duplicates(table)
     rng = np.random.default_rng(seed)
     if table.micrographs:
-        half = _deal(table.micrograph_index, rng)[same]  # even if a repeat names another one
-        share = float((half == 1).mean())
+        # Even if a repeat names another micrograph.
+        half = _deal(table.micrograph_index, sizes, rng)[same]
+        share = (sizes[0] + (half == 1).sum()) / (sizes.sum() + len(half))
         if 1 - _MOST_UNEVEN <= share <= _MOST_UNEVEN:
             return half
         events.warn(
-            "too few micrographs to split into even halves: single images were dealt instead, and "
-            "overlapping neighbours may raise the FSC"
+            f"{few}: single images were dealt instead, and overlapping neighbours may raise the FSC"
         )
-    return _deal(same, rng)
+    return _deal(same, sizes, rng)
 
 
-def _deal(unit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _deal(unit: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Deal units (equal values stay together), the largest first, each to the smaller half."""
     values, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
     order = rng.permutation(len(values))
     order = order[np.argsort(-counts[order], kind="stable")]
     of_unit = np.empty(len(values), np.int8)
-    total = np.zeros(2, np.int64)
+    total = sizes.astype(np.int64)
     for position, index in enumerate(order):
         # Ties alternate, so that equal units are dealt evenly.
         pick = int(total[1] < total[0]) if total[0] != total[1] else position % 2

@@ -10,13 +10,12 @@ from cryorefine.errors import InputError
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.events import EventLog
-from cryorefine.refine.halves import find_duplicates
+from cryorefine.refine.halves import deal_halves, find_duplicates
 from cryorefine.refine.state import Poses, unknown_poses
 from cryorefine.refine.tables import as_arrays, from_arrays
 
 __all__ = ["KnownPoses", "Roster", "extend_halves", "first_roster", "known_poses", "next_roster"]
 
-_MOST_UNEVEN = 0.6
 _DEFOCUS = slice(5, 8)  # of a particle's own values
 _SAME_DEFOCUS_A = 0.01
 
@@ -319,7 +318,13 @@ def extend_halves(
     half = np.where(half > 0, half, roster.halves_of_micrographs(table)).astype(np.int8)
     rest = np.flatnonzero(half == 0)
     if len(rest):
-        half[rest] = _dealt(table.select(rest), np.bincount(half, minlength=3)[1:], seed, events)
+        half[rest] = deal_halves(
+            table.select(rest),
+            np.bincount(half, minlength=3)[1:],
+            seed=seed,
+            events=events,
+            few="too few new micrographs to fill both halves evenly",
+        )
     # Even if two rows that show one image name different micrographs.
     half = half[find_duplicates(table)]
     for number in (1, 2):
@@ -330,35 +335,3 @@ def extend_halves(
                 do="keep more particles",
             )
     return half
-
-
-def _dealt(
-    table: ParticleTable, sizes: np.ndarray, seed: tuple[int, ...], events: EventLog
-) -> np.ndarray:
-    """Deal particles to halves that have so many already."""
-    same = find_duplicates(table)
-    rng = np.random.default_rng(seed)
-    if table.micrographs:
-        half = _deal(table.micrograph_index, sizes, rng)[same]
-        share = (sizes[0] + (half == 1).sum()) / (sizes.sum() + len(half))
-        if 1 - _MOST_UNEVEN <= share <= _MOST_UNEVEN:
-            return half
-        events.warn(
-            "too few new micrographs to fill both halves evenly: single images were dealt "
-            "instead, and overlapping neighbours may raise the FSC"
-        )
-    return _deal(same, sizes, rng)
-
-
-def _deal(unit: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deal units (equal values stay together), the largest first, each to the smaller half."""
-    values, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(values))
-    order = order[np.argsort(-counts[order], kind="stable")]
-    of_unit = np.empty(len(values), np.int8)
-    total = sizes.astype(np.int64)
-    for position, index in enumerate(order):
-        pick = int(total[1] < total[0]) if total[0] != total[1] else position % 2
-        of_unit[index] = pick + 1
-        total[pick] += counts[index]
-    return of_unit[inverse.reshape(-1)]
