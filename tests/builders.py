@@ -217,7 +217,7 @@ def make_state(
             draw(n, 2, dtype=torch.float64),
             {"score": draw(n), "gap": gap, "at_shift_limit": draw(n) > 0},
         )
-        curves = FscCurves(*(draw(9, dtype=torch.float64) for _ in range(5)), float("inf"))
+        curves = FscCurves(*(draw(9, dtype=torch.float64) for _ in range(6)), float("inf"))
         comparison = draw(9, dtype=torch.float64) if compared else None
         evaluation = Evaluation(curves, 1 / 3, float("inf"), comparison, 0.1 + 0.2)
         halves = pair()

@@ -159,3 +159,23 @@ def test_maps_without_loud_shells_are_measured_as_they_are():
     first, second = signal + noise(32, 1), signal + noise(32, 2)
     curves = half_map_fsc(first, second, voxel_A=2, mask=mask)
     torch.testing.assert_close(curves.masked, fsc(first * mask, second * mask))
+
+
+def test_signal_that_the_mask_leaves_out_shows_in_the_curve_outside_it():
+    n = 32
+    mask = sphere_mask(n, 8, 4)
+    inside = low_pass(noise(n, 0), voxel_A=1, resolution_A=4) * sphere_mask(n, 4, 4)
+    outside = low_pass(noise(n, 1), voxel_A=1, resolution_A=4) * (1 - sphere_mask(n, 12, 2))
+    noises = [0.02 * noise(n, seed) for seed in (2, 3)]
+    alone = half_map_fsc(*(inside + e for e in noises), voxel_A=1, mask=mask)
+    both = half_map_fsc(*(inside + outside + e for e in noises), voxel_A=1, mask=mask)
+    strong = slice(2, n // 4 - 1)
+    assert both.outside[strong].min() > 0.9
+    assert alone.outside[strong].abs().mean() < 0.3
+    expected = fsc(*((inside + e) * (1 - mask) for e in noises))
+    torch.testing.assert_close(alone.outside, expected, atol=1e-4, rtol=0)
+
+
+def test_without_a_mask_nothing_is_outside_it():
+    curves = half_map_fsc(noise(16, 0), noise(16, 1), voxel_A=1.0)
+    assert not curves.outside.any()

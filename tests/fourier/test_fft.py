@@ -11,6 +11,7 @@ from cryorefine.fourier.fft import (
     fast_even_length,
     image_from_half,
     image_to_half,
+    volume_from_grid,
     volume_from_half,
     volume_to_half,
 )
@@ -130,3 +131,27 @@ def test_no_shorter_fast_even_length_would_do(at_least):
 
     length = fast_even_length(at_least)
     assert not any(is_fast(n) for n in range(at_least + at_least % 2, length, 2))
+
+
+@given(
+    size=st.integers(1, 9),
+    padding=st.integers(0, 7),
+    centre=st.integers(0, 8),
+    seed=st.integers(0, 9),
+)
+def test_a_centred_band_goes_back_to_the_middle_of_its_padded_box(size, padding, centre, seed):
+    padded = size + padding + (size + padding) % 2
+    centre = min(centre, (padded - 1) // 2)
+    whole = _noise(padded, padded, padded, seed=seed)
+    half = volume_to_half(whole)
+    axis = torch.fft.fftfreq(padded, 1 / padded)
+    inside = (axis[:, None, None].abs() <= centre) & (axis[:, None].abs() <= centre)
+    inside = inside & (torch.arange(padded // 2 + 1) <= centre)
+    half = torch.where(inside, half, 0)
+    places = [k % padded for k in range(-centre, centre + 1)]
+    core = half[places][:, places][:, :, : centre + 1]
+    found = volume_from_grid(core, centre=centre, size_px=size, padded_px=padded)
+    low = padded // 2 - size // 2
+    middle = slice(low, low + size)
+    expected = volume_from_half(half, padded)[middle, middle, middle]
+    assert torch.allclose(found, expected, atol=1e-12 * padded**1.5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.fourier.fft import volume_from_grid
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import dispatch, reference
@@ -16,7 +17,6 @@ from cryorefine.kernels.grid import (
     kernel_table,
     make_accumulator,
     make_slice_grid,
-    volume_from_grid,
 )
 
 from .problems import ball_of_noise, exact_slices, poses_and_points, relative_error

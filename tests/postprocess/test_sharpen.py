@@ -11,7 +11,9 @@ def curves_ending_at(shell: int, size_px: int, voxel_A: float) -> FscCurves:
     n = size_px // 2 + 1
     frequency = torch.arange(n, dtype=torch.float64) / (size_px * voxel_A)
     values = (torch.arange(n) < shell).double()
-    return FscCurves(frequency, values, values, torch.zeros(n).double(), values, 10.0)
+    return FscCurves(
+        frequency, values, values, torch.zeros(n).double(), values, torch.zeros(n).double(), 10.0
+    )
 
 
 def noise(size_px: int) -> torch.Tensor:

@@ -13,7 +13,6 @@ from cryorefine.refine.schedule import (
     Geometry,
     coarse_resolution,
     coarse_step,
-    may_end,
     next_sampling,
 )
 from cryorefine.refine.settings import make_settings
@@ -127,7 +126,7 @@ def test_a_fixed_schedule_turns_local_for_the_last_two_fifths_whatever_happens(
     settings = chosen(automatic_schedule="fixed", iterations=iterations)
     records = []
     while (sampling := next_sampling(settings, GEOMETRY, records)) is not None:
-        assert sampling.search_every == 1
+        assert (sampling.search_every, sampling.guard_every) == (1, 1)
         outcome = {"resolution_A": 5.0, "median_turn_deg": 0.0, "jumped_fraction": jumped}
         records.append(make_record(sampling.iteration, mode=sampling.mode, **outcome))
     assert len(records) == (iterations or 5)
@@ -153,7 +152,7 @@ def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
     ("reason", "changes"),
     [
         ("the resolution gains", {"resolution_A": 4.9}),
-        ("the poses turn", {"median_turn_deg": 0.61}),
+        ("the poses turn", {"median_turn_deg": 0.76}),
         ("the search is global", {"mode": "global"}),
         ("nobody knows how far poses turned", {"median_turn_deg": math.nan}),
     ],
@@ -306,6 +305,17 @@ def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn()
     assert np.array(turns).sum(0).tolist() == [1] * 10
 
 
+@pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.02, 1)])
+def test_poses_are_guarded_in_turn_once_next_to_none_jumps(jumped, times):
+    guarded = []
+    for iteration in (1, 2, 3):
+        record = settled(iteration, jumped_fraction=jumped, median_turn_deg=9.0)
+        sampling = next_sampling(chosen(), GEOMETRY, [record] * iteration)
+        assert sampling is not None
+        guarded.append(sampling.is_guarded(10))
+    assert np.array(guarded).sum(0).tolist() == [times] * 10
+
+
 def test_alignment_global_searches_all_particles_whatever_they_do():
     settings = chosen(alignment="global", iterations=5)
     sampling = next_sampling(settings, GEOMETRY, [make_record(1, jumped_fraction=0.05)])
@@ -339,7 +349,7 @@ def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():
 
 @pytest.mark.parametrize("reached_A", [5.0, 2.6])  # fills half maps by one more iteration, or not
 @pytest.mark.parametrize("alignment", ["automatic", "local", "global"])
-def test_every_run_ends_with_an_iteration_that_was_known_to_be_able_to_end_it(alignment, reached_A):
+def test_every_run_ends_with_half_maps_filled_up_to_nyquist(alignment, reached_A):
     settings = chosen(alignment=alignment)
     history, last = [], None
     while (sampling := next_sampling(settings, GEOMETRY, history)) is not None:
@@ -354,4 +364,4 @@ def test_every_run_ends_with_an_iteration_that_was_known_to_be_able_to_end_it(al
             )
         )
     assert last is not None
-    assert may_end(last, GEOMETRY)
+    assert last.reconstruct_resolution_A == pytest.approx(GEOMETRY.nyquist_A)

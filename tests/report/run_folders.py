@@ -25,6 +25,7 @@ def fsc_columns(end_A: float) -> dict[str, np.ndarray]:
         "rlnFourierShellCorrelationUnmaskedMaps": 0.9 * curve,
         "rlnFourierShellCorrelationMaskedMaps": curve,
         "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": 0.1 * curve,
+        "cryorefineFourierShellCorrelationOutsideMask": 0.05 * curve,
     }
 
 

@@ -15,9 +15,17 @@ from cryorefine.report.directions import draw_directions
 from cryorefine.report.histograms import draw_shift
 from cryorefine.report.illustration import attempt
 from cryorefine.report.pictures import show_projections, show_slices
+from cryorefine.report.progress import draw_turn
 from cryorefine.report.run_folder import RunFolder
 from cryorefine.report.words import amount, angstrom, count, duration, memory
-from tests.report.run_folders import VOXEL_A, fsc_columns, make_run, particle_blocks, summary
+from tests.report.run_folders import (
+    VOXEL_A,
+    fsc_columns,
+    make_run,
+    particle_blocks,
+    summary,
+    write_events,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +44,31 @@ def test_comparison_curve_appears_when_its_column_is_there(tmp_path):
     assert name in [key.label for key in figure.keys]
     said = re.search(r"given map falls below 0.5 for good at ([\d.]+) Å", figure.caption)
     assert float(said.group(1)) == pytest.approx(10, rel=0.01)
+
+
+def test_final_curves_show_that_outside_the_mask_unless_an_older_run_lacks_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "outside the mask" in [key.label for key in draw_final_curves(RunFolder(run)).keys]
+    columns = fsc_columns(9.0)
+    del columns["cryorefineFourierShellCorrelationOutsideMask"]
+    write_star(run / "fsc.star", {"fsc": columns})
+    figure = draw_final_curves(RunFolder(run))
+    assert "outside the mask" not in [key.label for key in figure.keys]
+    assert "corrected" in [key.label for key in figure.keys]
+
+
+@pytest.mark.filterwarnings("error")
+def test_turns_of_poses_that_stand_still_leave_room_for_the_others(tmp_path):
+    run = make_run(tmp_path / "run")
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["kind"] == "iteration" and event["iteration"] == 2:
+            event["median_turn_deg"] = 1e-9
+    write_events(run, events)
+    drawn = draw_turn(RunFolder(run)).svg
+    labels = [float(text) for text in re.findall(r">([0-9.]+)</text>", drawn)]
+    assert min(labels) > 1e-4
+    assert 1.0 in labels
 
 
 def test_curve_that_never_falls_is_not_called_a_crossing(tmp_path):

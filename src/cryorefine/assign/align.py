@@ -272,18 +272,20 @@ def align_locally(
     shifts_px: Float[Tensor, "b 2"],
     group: SymmetryGroup,
     options: AlignmentOptions,
+    *,
+    is_guarded: bool = True,
 ) -> BatchPoses:
     """Improve known poses.
 
-    The pose itself is climbed at the full band. Before that it and six guards beside it, turned
-    about each axis by the resolution at the particle's rim, are climbed at a third of the band: a
-    pose that sits on a side maximum is led back by the best guard that has not come to the same
-    maximum.
+    The pose itself is climbed at the full band. If it is guarded, before that it and six guards
+    beside it, turned about each axis by the resolution at the particle's rim, are climbed at a
+    third of the band: a pose that sits on a side maximum is led back by the best guard that has
+    not come to the same maximum.
     """
     limits = options.local
     every = torch.arange(len(x), device=x.device)
     starts, start_rotations, start_shifts = every, rotations, shifts_px
-    if limits.turns:
+    if is_guarded and limits.turns:
         rows, guard_rotations, guard_shifts = _guards(
             grid, view, x, c, rotations, shifts_px, group, options
         )

@@ -14,7 +14,9 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = ["CoarseSearch", "make_coarse_search", "search_coarse", "shift_grid"]
 
-_BLOCK_BYTES, _DEVICE_BYTES = 48 << 20, 1 << 30
+_TILE, _DEVICE_TILE = (1024, 512), (1 << 14, 1 << 14)
+"""Rows and columns of the product that are made, and searched, at once: on CPUs 2 MB, which stay in
+the cache from one to the other (95 GFLOP/s; 60 with 16 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,27 +121,29 @@ def search_coarse(
 
     Notes
     -----
-    One matrix product of ``(b t) × 2p`` by ``2p × q``: ``4 b t p q`` operations.
+    One matrix product of ``(b t) × 2p`` by ``2p × q``: ``4 b t p q`` operations. Which shift is the
+    best is asked again for the candidates that are kept: the largest value alone is found four
+    times as fast.
     """
     b, q, t = len(x), search.slices.shape[1], len(search.shifts_px)
     xc = x[:, search.first : search.last] * c[:, search.first : search.last]
-    c2 = c[:, search.first : search.last].square()
-    best = torch.empty(b, q, device=x.device)
-    best_shift = torch.empty(b, q, dtype=torch.int64, device=x.device)
-    block = max(1, (_BLOCK_BYTES if x.device.type == "cpu" else _DEVICE_BYTES) // (4 * t * q))
-    for start in range(0, b, block):
-        stop = min(start + block, b)
-        # Moving the content by s multiplies the image by the ramp.
-        shifted = xc[start:stop, None, :] * search.ramps[None]
-        packed = torch.cat([shifted.real, shifted.imag], -1)
-        cross = (packed.flatten(0, 1) @ search.slices).view(stop - start, t, q)
-        top, where = cross.max(1)
-        norm = c2[start:stop] @ search.power
-        if any_scale:
-            score = top.clamp_min(0).square() / norm.clamp_min(1e-20)
-        else:
-            score = 2 * top - norm
-        best[start:stop], best_shift[start:stop] = score, where
+    # Moving the content by s multiplies the image by the ramp.
+    shifted = xc[:, None, :] * search.ramps
+    packed = torch.cat([shifted.real, shifted.imag], -1)
+    norm = c[:, search.first : search.last].square() @ search.power
+    top = torch.empty(b, q, device=x.device)
+    rows, columns = _TILE if x.device.type == "cpu" else _DEVICE_TILE
+    images = max(1, rows // t)
+    cross = torch.empty(min(images, b) * t * min(columns, q), device=x.device)
+    for left in range(0, q, columns):
+        slices = search.slices[:, left : left + columns]
+        for start in range(0, b, images):
+            part = packed[start : start + images].flatten(0, 1)
+            tile = cross[: len(part) * slices.shape[1]].view(len(part), -1)
+            torch.mm(part, slices, out=tile)
+            at_best = top[start : start + images, left : left + columns]
+            torch.amax(tile.view(-1, t, slices.shape[1]), 1, out=at_best)
+    best = top.clamp_min(0).square() / norm.clamp_min(1e-20) if any_scale else 2 * top - norm
     pool = min(q, max(16 * keep, 64))
     top_score, top_index = best.topk(pool, dim=1)
     index, score = pick_separated(
@@ -151,5 +155,6 @@ def search_coarse(
         keep=keep,
         window=window,
     )
-    shift = torch.gather(best_shift, 1, index.clamp_min(0))
+    chosen = search.slices.T[index.clamp_min(0)]
+    shift = (packed @ chosen.mT).argmax(1)
     return index, shift, score

@@ -106,9 +106,17 @@ def _smooth_distance(e: Float[Tensor, "b p"], disc: Bool[Tensor, "n n"]) -> Floa
     """Return the root of ``eᵀ G e``, with a Gaussian G that reaches over 3 px along each axis."""
     offset = torch.arange(-_REACH_PX, _REACH_PX + 1, dtype=e.dtype, device=e.device)
     taps = (-0.5 * offset.square()).exp() / math.sqrt(2 * math.pi)
-    full = e.new_zeros(len(e), 1, *disc.shape)
-    full[:, 0, disc] = e
-    blurred = torch.nn.functional.conv2d(full, taps.view(1, 1, -1, 1), padding=(_REACH_PX, 0))
-    blurred = torch.nn.functional.conv2d(blurred, taps.view(1, 1, 1, -1), padding=(0, _REACH_PX))
+    full = e.new_zeros(len(e), *disc.shape)
+    full[:, disc] = e
+    rows, columns = (_band_matrix(taps, n) for n in disc.shape)
     # The cut Gaussian is positive in Fourier space still: only rounding makes a sum negative.
-    return (full * blurred).sum((1, 2, 3)).clamp_min(0).sqrt()
+    return (full * (rows @ full @ columns)).sum((1, 2)).clamp_min(0).sqrt()
+
+
+def _band_matrix(taps: Float[Tensor, "k"], n: int) -> Float[Tensor, "n n"]:
+    """Return the symmetric matrix that convolves n values with taps about each."""
+    reach = len(taps) // 2
+    matrix = torch.zeros(n, n + 2 * reach, dtype=taps.dtype, device=taps.device)
+    for offset, tap in enumerate(taps):
+        matrix.diagonal(offset).fill_(tap)
+    return matrix[:, reach : reach + n]

@@ -36,6 +36,8 @@ class FscCurves:
         Without mask; with the mask; with the mask and phases randomised beyond
         ``randomised_from_A``; and corrected for what the mask alone contributes. Without a mask
         all but ``randomised`` (zeros) equal ``unmasked``.
+    outside
+        With one minus the mask: signal that the mask leaves out. Zeros without a mask.
     """
 
     frequency_per_A: Float[Tensor, "s"]
@@ -43,6 +45,7 @@ class FscCurves:
     masked: Float[Tensor, "s"]
     randomised: Float[Tensor, "s"]
     corrected: Float[Tensor, "s"]
+    outside: Float[Tensor, "s"]
     randomised_from_A: float
 
     def resolution_A(self, threshold: float = 0.143, *, curve: str = "corrected") -> float:
@@ -151,12 +154,14 @@ def half_map_fsc(
     frequency = torch.arange(len(unmasked), dtype=torch.float64) / (n * voxel_A)
     if mask is None:
         zero = torch.zeros_like(unmasked)
-        return FscCurves(frequency, unmasked, unmasked, zero, unmasked, math.inf)
+        return FscCurves(frequency, unmasked, unmasked, zero, unmasked, zero, math.inf)
     gain = level_gain(first, second, n)
     if gain is not None:
         first, second = (multiply_radially(half, wrapped_axis(n), gain) for half in (first, second))
         half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
-    masked = fsc(half1 * mask, half2 * mask)
+    inside1, inside2 = volume_to_half(half1 * mask), volume_to_half(half2 * mask)
+    masked = shell_correlation(inside1, inside2, n)
+    outside = shell_correlation(first - inside1, second - inside2, n)
     below = torch.nonzero(unmasked[1:] < _RANDOMISE_BELOW)
     start = int(below[0]) + 1 if len(below) else n // 2
     random1, random2 = (
@@ -165,4 +170,5 @@ def half_map_fsc(
     )
     randomised = fsc(random1, random2)
     corrected = corrected_fsc(masked, randomised, start)
-    return FscCurves(frequency, unmasked, masked, randomised, corrected, n * voxel_A / start)
+    from_A = n * voxel_A / start
+    return FscCurves(frequency, unmasked, masked, randomised, corrected, outside, from_A)

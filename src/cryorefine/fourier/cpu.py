@@ -61,14 +61,18 @@ def totals(values, k, shell_of, n_shells, total, count):
                     count[z, shell] += 1.0
 
 
+_PHASES = 4096
+_PHASORS = np.exp(2j * np.pi * (np.arange(_PHASES) + 0.5) / _PHASES).astype(np.complex64)
+
+
 @njit(cache=True, error_model="numpy")
-def _uniform(seed, index):
+def _random_phasor(seed, index):
     # Steele, Lea & Flood (2014) OOPSLA, SplitMix64: a counter in, 64 well-mixed bits out.
     u = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
     u = (u ^ (u >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     u = (u ^ (u >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     u = u ^ (u >> np.uint64(31))
-    return np.float64(u >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return _PHASORS[np.int64(u & np.uint64(_PHASES - 1))]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -84,7 +88,7 @@ def random_phases(half, k, from_r2, seed, last_is_own_mate, out):
                 if r2 + x * x < from_r2:
                     out[z, y, x] = value
                     continue
-                modulus = math.hypot(value.real, value.imag)
+                modulus = math.sqrt(value.real * value.real + value.imag * value.imag)
                 place, sign = z * n + y, 1.0
                 if x == 0 or (last_is_own_mate and x == n_x - 1):
                     # These planes hold both mates of each pair.
@@ -93,5 +97,5 @@ def random_phases(half, k, from_r2, seed, last_is_own_mate, out):
                         continue
                     if mate < place:
                         place, sign = mate, -1.0
-                angle = 2.0 * math.pi * _uniform(seed, place * n_x + x)
-                out[z, y, x] = complex(modulus * math.cos(angle), sign * modulus * math.sin(angle))
+                phasor = _random_phasor(seed, place * n_x + x)
+                out[z, y, x] = complex(modulus * phasor.real, sign * modulus * phasor.imag)

@@ -239,6 +239,7 @@ def pick_separated(index, score, rotations, symmetry, cos_apart, keep, window):
     chosen_score = np.full((b, keep), -np.inf, np.float32)
     for i in prange(b):
         count = 0
+        u = np.empty((3, 3))
         for j in range(n):
             if count == keep or score[i, j] < score[i, 0] - window:
                 break
@@ -247,14 +248,16 @@ def pick_separated(index, score, rotations, symmetry, cos_apart, keep, window):
             for m in range(count):
                 other = rotations[chosen[i, m]]
                 # trace(candidate @ g @ other.T) is the sum of g * (candidate.T @ other).
+                for a in range(3):
+                    for d in range(3):
+                        u[a, d] = 0.0
+                        for e in range(3):
+                            u[a, d] += candidate[e, a] * other[e, d]
                 for g in range(symmetry.shape[0]):
                     trace = 0.0
                     for a in range(3):
                         for d in range(3):
-                            u = 0.0
-                            for e in range(3):
-                                u += candidate[e, a] * other[e, d]
-                            trace += symmetry[g, a, d] * u
+                            trace += symmetry[g, a, d] * u[a, d]
                     if 0.5 * (trace - 1) > cos_apart:
                         is_apart = False
                         break

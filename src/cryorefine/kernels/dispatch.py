@@ -158,16 +158,17 @@ def permute_grid(
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
     if values.device.type != "cpu":
         return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
-    out_values, out_weights = torch.zeros_like(values), torch.zeros_like(weights)
+    out_values = np.zeros(values.shape, np.complex64)
+    out_weights = np.zeros(values.shape, np.float32)
     cpu.permute_grid(
         values.contiguous().numpy(),
         weights.contiguous().numpy(),
         centre,
         rotations.round().to(torch.int64).numpy(),
-        out_values.numpy(),
-        out_weights.numpy(),
+        out_values,
+        out_weights,
     )
-    return out_values, out_weights
+    return torch.from_numpy(out_values), torch.from_numpy(out_weights)
 
 
 def pick_separated(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.fourier.fft import fast_even_length, volume_from_half, volume_to_half
+from cryorefine.fourier.fft import fast_even_length, volume_to_half
 
 __all__ = [
     "OVERSAMPLING",
@@ -23,7 +23,6 @@ __all__ = [
     "make_accumulator",
     "make_slice_grid",
     "packed_table",
-    "volume_from_grid",
 ]
 
 WIDTH = 3
@@ -106,10 +105,10 @@ def _apodisation_1d(size_px: int, grid_px: int) -> np.ndarray:
 
 
 def apodisation(
-    size_px: int, grid_px: int, device: torch.device | str = "cpu"
+    size_px: int, grid_px: int, device: torch.device | str = "cpu", *, passes: int = 1
 ) -> Float[Tensor, "z y x"]:
-    """Return what interpolation multiplies a centred volume with; 1 at the origin."""
-    line = torch.from_numpy(_apodisation_1d(size_px, grid_px)).float().to(device)
+    """Return what so many interpolations multiply a centred volume with; 1 at the origin."""
+    line = torch.from_numpy(_apodisation_1d(size_px, grid_px) ** passes).float().to(device)
     return line[:, None, None] * line[None, :, None] * line[None, None, :]
 
 
@@ -230,27 +229,3 @@ def fold_accumulator(
     core[:, :, : HALO + 1] += values[:, :, : HALO + 1].flip(0, 1, 2).conj()
     weight[:, :, : HALO + 1] += weights[:, :, : HALO + 1].flip(0, 1, 2)
     return core, weight
-
-
-def volume_from_grid(
-    core: Complex[Tensor, "z y x"], *, centre: int, size_px: int, padded_px: int
-) -> Float[Tensor, "w u v"]:
-    """Transform a grid without halo back and crop to the box; apodisation is *not* undone."""
-    full = core.new_zeros((padded_px, padded_px, padded_px // 2 + 1))
-    for z_to, z_from in _wrapped(centre, padded_px):
-        for y_to, y_from in _wrapped(centre, padded_px):
-            # Added, not set: both sides of the plane padded / 2 fall on it.
-            full[z_to, y_to, : centre + 1] += core[z_from, y_from]
-    if 2 * centre == padded_px:
-        full[:, :, -1] *= 2  # the mates from the other side; the inverse counts this column once
-    box = volume_from_half(full, padded_px)
-    low = padded_px // 2 - size_px // 2
-    return box[low : low + size_px, low : low + size_px, low : low + size_px].contiguous()
-
-
-def _wrapped(centre: int, padded_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return where non-negative and negative frequencies go in, and come from, along an axis."""
-    return (
-        (slice(0, centre + 1), slice(centre, None)),
-        (slice(padded_px - centre, padded_px), slice(0, centre)),
-    )

@@ -19,14 +19,17 @@ _WORTH_SHRINKING, _FEWEST_PX = 0.8, 16
 
 def _radius(size_px: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:
     axis = torch.arange(size_px, dtype=torch.float32, device=device) - size_px // 2
-    grids = torch.meshgrid(*[axis] * ndim, indexing="ij")
-    return sum(g * g for g in grids).sqrt()  # type: ignore[union-attr]
+    square = axis * axis
+    total = square
+    for _ in range(ndim - 1):
+        total = total[..., None] + square
+    return total.sqrt()
 
 
 def _cosine_fall(distance: Tensor, edge_px: float) -> Tensor:
     """Return 1 where distance ≤ 0, falling to 0 at ``edge_px`` along half a cosine."""
-    t = (distance / max(edge_px, 1e-6)).clamp(0, 1)
-    return 0.5 * (1 + (math.pi * t).cos())
+    t = (distance / max(edge_px, 1e-6)).clamp_(0, 1)
+    return t.mul_(math.pi).cos_().add_(1).mul_(0.5)
 
 
 def sphere_mask(
@@ -89,15 +92,14 @@ def solvent_mask(
     .. [1] Otsu (1979) IEEE Trans. Syst. Man Cybern. 9, 62.
     """
     resolution_A = max(resolution_A, 3 * voxel_A)
-    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=resolution_A)
     n = volume.shape[-1]
     # A third of the resolution is as fine as the surface of the smooth copy is known.
     coarse = fast_even_length(max(3 * n * voxel_A / resolution_A, _FEWEST_PX))
     if coarse > _WORTH_SHRINKING * n:
         coarse = n
-    else:
-        smooth = resize_volume(smooth, coarse)
     step = n / coarse
+    smooth = resize_volume(volume, coarse)
+    smooth = low_pass(smooth, voxel_A=voxel_A * step, resolution_A=resolution_A)
     sphere = _radius(coarse, 3, volume.device) * step <= radius_px
     threshold = _otsu(smooth[sphere])
     binary = (smooth > threshold) & sphere
@@ -126,10 +128,8 @@ def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u
     t = (place - low).clamp(0, 1).float()
     matrix = torch.zeros(size_px, m, device=volume.device)
     matrix[rows, low], matrix[rows, low + 1] = 1 - t, t
-    for axis in range(3):
-        front = volume.movedim(axis, 0)
-        volume = (matrix @ front.flatten(1)).view(size_px, *front.shape[1:]).movedim(0, axis)
-    return volume.contiguous()
+    planes = (matrix @ volume.flatten(1)).view(size_px, m, m)
+    return (matrix @ planes) @ matrix.T
 
 
 def _otsu(values: Tensor) -> float:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.fourier.fft import volume_from_grid
 from cryorefine.fourier.filter import interpolate_shells, raised_cosine
 from cryorefine.fourier.radial import centred_axis, divide_radially, radii, shell_totals
 from cryorefine.geometry.symmetry import SymmetryGroup
@@ -14,7 +15,6 @@ from cryorefine.kernels.grid import (
     Accumulator,
     apodisation,
     fold_accumulator,
-    volume_from_grid,
 )
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.reconstruct.symmetrise import symmetrise_grid
@@ -120,6 +120,7 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
     spectrum = divide_radially(sums.values, sums.weights, sums.axis(), gain=edge, floor=prior)
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)
-    volume = volume / apodisation(sums.size_px, padded, volume.device) ** sums.passes
+    volume /= apodisation(sums.size_px, padded, volume.device, passes=sums.passes)
     edge_px = sums.size_px * _EDGE
-    return volume * sphere_mask(sums.size_px, sums.size_px / 2 - edge_px, edge_px, volume.device)
+    volume *= sphere_mask(sums.size_px, sums.size_px / 2 - edge_px, edge_px, volume.device)
+    return volume

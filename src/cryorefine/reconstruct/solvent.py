@@ -22,16 +22,16 @@ def quieten_solvent(
 
     The signal-to-noise ratio measured within a mask holds within that mask only: noise fills the
     box evenly, signal does not. Regularised by it, the rest of the map keeps noise that aligned
-    images cannot tell from signal. Outside the mask the reference is therefore what the unmasked
-    maps support, so that faint parts that the mask has missed still count, at the resolution at
-    which they can be seen.
+    images cannot tell from signal. Outside the mask the reference is therefore what the maps
+    outside it support, so that faint parts that the mask has missed still count, at the resolution
+    at which they can be seen.
 
     Parameters
     ----------
     volume
         Regularised with ``inside_ssnr``; see :func:`~cryorefine.reconstruct.solve.solve`.
     inside_ssnr, outside_ssnr
-        Signal-to-noise ratio of the map per shell, within the mask and over the whole box.
+        Signal-to-noise ratio of the map per shell, within the mask and outside it.
     """
     inside, outside = (s / (1 + s) for s in (inside_ssnr.double(), outside_ssnr.double()))
     gain = torch.where(inside > _LEAST_GAIN, outside / inside.clamp_min(_LEAST_GAIN), 0.0)

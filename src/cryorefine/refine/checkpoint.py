@@ -36,7 +36,7 @@ __all__ = [
     "save_state",
 ]
 
-_CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected")
+_CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected", "outside")
 
 
 def iteration_folder(run: Path, iteration: int) -> Path:

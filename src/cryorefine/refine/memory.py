@@ -29,7 +29,7 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 # complex numbers up to Nyquist; what is kept of a batch, in its own size; what a search keeps.
 _GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
 _BATCHES = 4.0
-_ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 200 << 20, 4096
+_ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
 _SPARE = 0.9
 
 

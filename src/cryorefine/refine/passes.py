@@ -110,13 +110,22 @@ def _batches_in_turn(
     sampling: Sampling,
     optics: Float[Tensor, "n v"] | None,
 ) -> Iterator[tuple[str, _Batch]]:
-    """Yield batches by what is done with them: find a pose, search for a better one, follow it."""
+    """Yield batches by what is done with them.
+
+    Find a pose, search for a better one, check those about it, or follow it.
+    """
     is_searched = sampling.is_searched(len(inputs.table))[rows]
     is_known = is_assigned(state, len(inputs.table))[rows]
     if sampling.mode == "global":
         is_searched |= ~is_known
-    kinds = {"find": is_searched & ~is_known, "search": is_searched & is_known}
-    for kind, chosen in {**kinds, "follow": ~is_searched}.items():
+    is_guarded = sampling.is_guarded(len(inputs.table))[rows]
+    kinds = {
+        "find": is_searched & ~is_known,
+        "search": is_searched & is_known,
+        "check": ~is_searched & is_guarded,
+        "follow": ~is_searched & ~is_guarded,
+    }
+    for kind, chosen in kinds.items():
         for batch in batches_of(inputs, view, rows[chosen], optics):
             yield kind, batch
 
@@ -322,15 +331,20 @@ def assign_poses(
             white = whitening(state, half, g, view)
             for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
                 x, c = batch.x * white, batch.c * white
-                if search is not None and kind != "follow":
+                if search is not None and kind in ("find", "search"):
                     known = poses_of(state.poses, batch.rows, view) if kind == "search" else None
                     found = align_globally(
                         grid, search, view, x, c, inputs.group, options, previous=known
                     )
                 else:
-                    act = score_poses if sampling.mode == "none" else align_locally
                     start = poses_of(state.poses, batch.rows, view)
-                    found = act(grid, view, x, c, *start, inputs.group, options)
+                    if sampling.mode == "none":
+                        found = score_poses(grid, view, x, c, *start, inputs.group, options)
+                    else:
+                        found = align_locally(
+                            grid, view, x, c, *start, inputs.group, options,
+                            is_guarded=kind == "check",
+                        )  # fmt: skip
                 found = found.cpu()
                 index = torch.from_numpy(batch.rows)
                 if prior is not None and optics is not None:

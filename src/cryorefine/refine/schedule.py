@@ -8,17 +8,18 @@ import numpy as np
 
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Geometry", "IterationRecord", "Sampling", "may_end", "next_sampling"]
+__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
 
 Mode = Literal["global", "local", "none"]
 
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
+_REACH = 1.6
 _COARSE_OPERATIONS = 1.3e8
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
-_STALLED, _STILL_SEARCH, _STILL = 3, 0.3, 0.6
-_FEW_JUMP, _SEARCH_EVERY = 0.2, 3
+_STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
+_FEW_JUMP, _TURNS = 0.2, 3
 _FIRST_PARTICLES, _NEARLY_ALL = 1000, 0.7
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _FIXED_LOCAL_SHARE = 0.4
@@ -67,7 +68,8 @@ class IterationRecord:
         Change of poses since the iteration before (medians; fraction that turned by more than a
         coarse step); NaN where there was none.
     median_sigma_rotation_deg
-        Estimated accuracy of the poses.
+        Estimated accuracy of the poses: by the Gauss-Newton matrix alone, which is too sure of them
+        by 10 to 30 %, and calibrated at the end of a run.
     share
         Of the particles, used so far.
     """
@@ -98,6 +100,9 @@ class Sampling:
     search_every
         A global iteration searches one in so many particles everywhere, in turn; the others are
         refined from where they are. Those that have no pose yet are searched in any case.
+    guard_every
+        Of the particles that are not searched, one in so many looks about its pose for a better
+        one, in turn; the others climb from where they are.
     share
         Of the particles, used in this iteration.
     subset
@@ -114,6 +119,7 @@ class Sampling:
     coarse_shift_step_A: float
     reconstruct_resolution_A: float
     search_every: int
+    guard_every: int
     share: float
     subset: int | None
     is_last: bool
@@ -123,6 +129,10 @@ class Sampling:
         if self.mode != "global":
             return np.zeros(n, bool)
         return (np.arange(n) + self.iteration) % self.search_every == 0
+
+    def is_guarded(self, n: int) -> np.ndarray:
+        """Tell which of n particles it is the turn of to look about their pose."""
+        return (np.arange(n) + self.iteration) % self.guard_every == 0
 
     def rows(self, n: int) -> np.ndarray:
         """Return which of n particles are used: spread over the file, more at a larger share."""
@@ -191,7 +201,7 @@ def next_sampling(
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
     share = 1.0 if is_last else _share(settings, geometry, done)
     shells = geometry.box_A / align
-    reach = max(1.6 * shells, shells + 10)
+    reach = max(_REACH * shells, shells + 10)
     nyquist_shell = geometry.box_A / geometry.nyquist_A
     return Sampling(
         iteration=first + done,
@@ -202,7 +212,8 @@ def next_sampling(
         coarse_shift_step_A=coarse / 3.5,
         reconstruct_resolution_A=geometry.box_A
         / (nyquist_shell if is_last or is_mixed else min(nyquist_shell, reach)),
-        search_every=_search_every(settings, history),
+        search_every=_in_turn(settings, history, _FEW_JUMP),
+        guard_every=_in_turn(settings, history, _SETTLED_FRACTION),
         share=share,
         subset=settings.stochastic_subset if is_mixed else None,
         is_last=is_last,
@@ -242,9 +253,10 @@ def _share(settings: RefineSettings, geometry: Geometry, done: int) -> float:
     return share if share < _NEARLY_ALL else 1.0
 
 
-def _search_every(settings: RefineSettings, history: list[IterationRecord]) -> int:
-    few_jump = bool(history) and history[-1].jumped_fraction < _FEW_JUMP
-    return _SEARCH_EVERY if settings.is_data_driven and few_jump else 1
+def _in_turn(settings: RefineSettings, history: list[IterationRecord], few: float) -> int:
+    """Return whether all particles are looked at, or, where few jump, some in turn."""
+    few_jump = bool(history) and history[-1].jumped_fraction < few
+    return _TURNS if settings.is_data_driven and few_jump else 1
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
@@ -285,13 +297,6 @@ def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool
         return False
     last = history[-1]
     return last.mode == "local" and not _gained(history) and _turned(last) < _STILL
-
-
-def may_end(sampling: Sampling, geometry: Geometry) -> bool:
-    """Tell whether the run may end with this iteration, whatever it shows."""
-    return sampling.is_last or (
-        sampling.mode == "local" and _is_filled(sampling.reconstruct_resolution_A, geometry)
-    )
 
 
 def _is_filled(reconstruct_resolution_A: float, geometry: Geometry) -> bool:

@@ -27,7 +27,7 @@ from cryorefine.refine.passes import (
     reference_grid,
 )
 from cryorefine.refine.qualities import qualify_and_weigh
-from cryorefine.refine.schedule import IterationRecord, Sampling, may_end
+from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
@@ -98,8 +98,6 @@ def _iterate(
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, sampling, events)
     poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
-    if may_end(sampling, inputs.geometry) and sampling.mode != "none":
-        poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
     poses = qualify_and_weigh(inputs, state, poses, sampling)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
@@ -128,8 +126,9 @@ def _iterate(
     release_memory()
     record = _record(inputs, state, poses, sampling, evaluation)
     if is_over([*state.history, record]):
-        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
-        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
+        poses = _measured_at_end(inputs, state, poses, grids, sampling, events)
+        sigma_deg = _median_sigma_deg(poses)
+        record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
     return State(
         iteration=sampling.iteration,
         poses=poses,
@@ -144,6 +143,21 @@ def _iterate(
         previous=state.previous,
         sums=None if sampling.subset is None else sums,
     )
+
+
+def _measured_at_end(
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    grids: tuple[SliceGrid, SliceGrid],
+    sampling: Sampling,
+    events: EventLog,
+) -> Poses:
+    """Measure what is for people to look at: nothing that a further iteration needs."""
+    if sampling.mode != "none":
+        poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
+    found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
+    return dataclasses.replace(poses, quality={**poses.quality, **found})
 
 
 def mixed_sums(
@@ -290,11 +304,12 @@ def _reference(
     if is_masked or settings.reference_shape != "found":
         return regularised
     curves = evaluation.curves
+    end_A = curves.resolution_A(settings.fsc_criterion, curve="outside")
     return quieten_solvent(
         regularised,
         _found_mask(inputs, half, evaluation.resolution_A),
         inside_ssnr=ssnr,
-        outside_ssnr=reference_ssnr(curves, evaluation.resolution_unmasked_A, curve="unmasked"),
+        outside_ssnr=reference_ssnr(curves, end_A, curve="outside"),
     )
 
 
@@ -303,7 +318,7 @@ def _cut(curves: FscCurves, limit_A: float) -> FscCurves:
     beyond = curves.frequency_per_A > (1 / limit_A - 0.5 * curves.frequency_per_A[1])
     if not bool(beyond[:-1].any()):
         return curves  # filled up to Nyquist
-    names = ("unmasked", "masked", "randomised", "corrected")
+    names = ("unmasked", "masked", "randomised", "corrected", "outside")
     values = {name: torch.where(beyond, 0.0, getattr(curves, name)) for name in names}
     return dataclasses.replace(curves, **values)
 
@@ -344,6 +359,10 @@ def _record(
         reconstruct_resolution_A=sampling.reconstruct_resolution_A,
         median_turn_deg=turn,
         jumped_fraction=jumped,
-        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+        median_sigma_rotation_deg=_median_sigma_deg(poses),
         share=sampling.share,
     )
+
+
+def _median_sigma_deg(poses: Poses) -> float:
+    return float(poses.quality["sigma_rotation_deg"].median())

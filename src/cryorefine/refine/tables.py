@@ -159,6 +159,7 @@ def write_curves(
         "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
         "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
         "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
+        "cryorefineFourierShellCorrelationOutsideMask": curves.outside.numpy(),
     }
     if comparison is not None:
         columns["cryorefineComparisonFSC"] = comparison.numpy()

@@ -24,11 +24,13 @@ _LOWEST = -0.2  # the curves of a first iteration may dive below, which tells no
 _COMPARISON = "cryorefineComparisonFSC"
 _CORRECTED = "rlnFourierShellCorrelationCorrected"
 _RANDOMISED = "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps"
+_OUTSIDE = "cryorefineFourierShellCorrelationOutsideMask"
 _LINES = {
     _CORRECTED: Key("corrected", "blue", 2.2),
     "rlnFourierShellCorrelationMaskedMaps": Key("masked", "green"),
     "rlnFourierShellCorrelationUnmaskedMaps": Key("unmasked", "amber"),
     _RANDOMISED: Key("phases randomised", "muted", 1.1, "dotted"),
+    _OUTSIDE: Key("outside the mask", "muted", 1.1, "dashed"),
 }
 _AGAINST_KNOWN = Key("against the given map; not used in refinement", "violet", 1.5, "dashed")
 # Resolutions to label, the rounder ones first: they win where there is not room for all.
@@ -42,16 +44,18 @@ def draw_final_curves(run: RunFolder) -> Illustration:
     criterion, resolution_A = run.criterion, run.summary.get("resolution_A")
     compared = _comparison(table, frequency) if _COMPARISON in table else None
 
+    lines = {column: key for column, key in _LINES.items() if column in table}
+
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        _prepare(axes, frequency, [table.floats(column) for column in _LINES])
+        _prepare(axes, frequency, [table.floats(column) for column in lines])
         axes.axhline(criterion, color=COLOURS["ink"], linewidth=0.8)
         _name_line(axes, criterion)
         if compared is not None:
             axes.axhline(0.5, color=COLOURS["violet"], linewidth=0.8, linestyle=(0, (1, 2)))
             _name_line(axes, 0.5)
             _plot(axes, frequency, compared[0], _AGAINST_KNOWN)
-        for column, key in reversed(_LINES.items()):  # the curve that counts on top
+        for column, key in reversed(lines.items()):  # the curve that counts on top
             _plot(axes, frequency, table.floats(column), key)
         if _is_crossing(resolution_A, frequency):
             _mark(axes, 1 / resolution_A, criterion, angstrom(resolution_A))
@@ -59,12 +63,13 @@ def draw_final_curves(run: RunFolder) -> Illustration:
     caption = (
         "Agreement of the two half maps, which share no particles. The resolution is that of the "
         f"corrected curve, which {_crossing(resolution_A, criterion, frequency)}; the curve of "
-        "randomised phases should drop to zero, or the mask itself makes the halves agree."
+        "randomised phases should drop to zero, or the mask itself makes the halves agree; that "
+        "outside the mask shows signal which the mask leaves out."
     )
     if compared is not None:
         caption += f" The curve against the given map {_crossing(compared[1], 0.5, frequency)}."
     svg = render_svg("fsc-final", _SIZE_IN, "Fourier shell correlation curves", draw)
-    keys = (*_LINES.values(), *([_AGAINST_KNOWN] if compared is not None else []))
+    keys = (*lines.values(), *([_AGAINST_KNOWN] if compared is not None else []))
     return Illustration("Final curves", caption, svg, keys=keys)
 
 

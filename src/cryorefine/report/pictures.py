@@ -5,6 +5,8 @@ import math
 from io import BytesIO
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import read_stack_header
@@ -14,6 +16,7 @@ from cryorefine.report.run_folder import RunFolder
 __all__ = ["show_projections", "show_slices"]
 
 _SMALLEST_PX, _LARGEST_PX = 360, 420  # of a picture's side
+_COMPRESSION = 3  # of zlib: a tenth larger than its default, in a third of the time
 _MARGIN = 0.06
 _PERCENTILES = (0.5, 99.7)
 # Of an array with axes (z, y, x): the axis looked along, then the axes that go right and up.
@@ -117,20 +120,20 @@ def _bar_length(width_A: float) -> float:
 def _encode(image: np.ndarray, low: float, high: float) -> str:
     """Return an image (rows upwards) as PNG in base64, of a size that a page shows well."""
     from matplotlib.image import imsave
-    from scipy.ndimage import gaussian_filter, zoom
 
     side = image.shape[0]
-    factor = 1.0
-    if side < _SMALLEST_PX:
-        factor = math.ceil(_SMALLEST_PX / side)
-    elif side > _LARGEST_PX:
-        factor = _LARGEST_PX / side
-        image = np.asarray(gaussian_filter(image, 0.5 / factor))  # finer detail would alias
-    if factor != 1:
-        image = np.asarray(zoom(image, factor, order=3, mode="nearest", grid_mode=True))
+    shown = side * math.ceil(_SMALLEST_PX / side) if side < _SMALLEST_PX else min(side, _LARGEST_PX)
+    if shown != side:
+        image = interpolate(
+            torch.from_numpy(np.ascontiguousarray(image))[None, None],
+            size=(shown, shown),
+            mode="bicubic",
+            antialias=shown < side,
+        )[0, 0].numpy()
     buffer = BytesIO()
     imsave(
         buffer, np.clip(image, low, high), vmin=low, vmax=max(high, low + 1e-30), cmap="gray",
         origin="lower", format="png", metadata={"Software": ""},
+        pil_kwargs={"compress_level": _COMPRESSION},
     )  # fmt: skip
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
 
 _SIZE_IN = (3.45, 2.6)
+_LEAST_TURN = 1e-3
 _MODES = "Filled points are global searches, open ones local."
 COLUMNS = (
     "Iteration",
@@ -64,12 +65,18 @@ def draw_turn(run: RunFolder) -> Illustration:
     def fill(axes: "Axes") -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-        _plot(axes, run.iterations, "median_sigma_rotation_deg", "amber")
-        _plot(axes, run.iterations, "median_turn_deg", "blue")
+        names = ("median_sigma_rotation_deg", "median_turn_deg")
+        values = [getattr(it, name) for it in run.iterations for name in names]
+        known = [value for value in values if value is not None]
+        # Poses that stay where they are turn by rounding: no reason for ten decades.
+        least = _LEAST_TURN * max(known, default=0.0)
+        for name, colour in zip(names, ("amber", "blue"), strict=True):
+            _plot(axes, run.iterations, name, colour, least=least)
         axes.set_ylabel("angle (°)")
         if axes.lines:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            subs = (1.0, 2.0, 5.0) if min(known) > 10 * least else (1.0,)
+            axes.yaxis.set_major_locator(LogLocator(subs=subs))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -120,15 +127,24 @@ def _draw(
 
 
 def _plot(
-    axes: "Axes", iterations: list[Iteration], name: str, colour: str, *, scale: float = 1.0
+    axes: "Axes",
+    iterations: list[Iteration],
+    name: str,
+    colour: str,
+    *,
+    scale: float = 1.0,
+    least: float = 0.0,
 ) -> None:
-    """Plot one number against the iteration, the kind of search as the kind of marker."""
+    """Plot one number against the iteration, the kind of search as the kind of marker.
+
+    Values below ``least`` are drawn there.
+    """
     known: list[tuple[Iteration, Any]] = [
         (it, getattr(it, name)) for it in iterations if getattr(it, name) is not None
     ]
     if not known:
         return
-    x, y = [it.number for it, _ in known], [scale * value for _, value in known]
+    x, y = [it.number for it, _ in known], [max(scale * value, least) for _, value in known]
     colour = COLOURS[colour]
     axes.plot(x, y, color=colour, linewidth=1.4)
     for is_local in (False, True):
