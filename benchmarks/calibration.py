@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from refinement import run
 
 from cryorefine.evaluate.calibration import chi_squared, pose_errors
 from cryorefine.geometry.rotation import matrix_from_euler
@@ -22,6 +21,7 @@ from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.particles.relion import read_relion
 from cryorefine.refine.checkpoint import committed_iterations, load_state
 from cryorefine.refine.events import read_events
+from trial import refine, simulate
 
 _CHI2_95, _CHI2_MEDIAN = 11.07, 4.351
 
@@ -40,20 +40,15 @@ def main() -> None:
     options = parser.parse_args()
     phantom = options.model == "phantom"
     work = Path(tempfile.mkdtemp())
-    data, found = work / "particles", work / "run"
-    simulate = [
-        "simulate", options.model, "--output", data, "--particles", options.particles,
-        "--box-px", options.box or (64 if phantom else 128),
-        "--pixel-angstrom", options.pixel or (3.0 if phantom else 2.0),
-        "--symmetry", options.symmetry, "--snr", options.snr, "--seed", options.seed,
-    ]  # fmt: skip
-    if options.atom_bfactor is not None:
-        simulate += ["--atom-bfactor", options.atom_bfactor]
-    run(*simulate)
-    run(
-        "refine", data / "particles.star", "--reference", data / "reference.mrc",
-        "--symmetry", options.symmetry, "--output", found,
+    found = work / "run"
+    data = simulate(
+        options.model, work / "particles", particles=options.particles,
+        box_px=options.box or (64 if phantom else 128),
+        pixel_angstrom=options.pixel or (3.0 if phantom else 2.0),
+        symmetry=options.symmetry, snr=options.snr, seed=options.seed,
+        atom_bfactor=options.atom_bfactor,
     )  # fmt: skip
+    refine(data / "particles.star", data / "reference.mrc", found, symmetry=options.symmetry)
     state, arrays = load_state(found, committed_iterations(found)[-1])
     poses, group = state.poses, parse_symmetry(options.symmetry)
     truth = read_relion(data / "truth_particles.star")

@@ -7,16 +7,16 @@ Simulates a phantom, adds Gaussian errors to the defoci, and refines both files 
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from refinement import pose_errors, run, truth_resolution_A
 
+from cryorefine.io.mrc import read_volume
 from cryorefine.particles.relion import read_relion, write_relion
+from trial import map_quality, markdown, number, pose_errors, refine, run_halves, simulate
 
 
 def main() -> None:
@@ -29,11 +29,9 @@ def main() -> None:
     parser.add_argument("--error", type=float, default=300.0, help="of the defocus, rms in Å")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp())
-    data = work / "particles"
-    run(
-        "simulate", "phantom", "--symmetry", "d2", "--output", data,
-        "--particles", options.particles, "--box-px", options.box,
-        "--pixel-angstrom", options.pixel, "--snr", options.snr,
+    data = simulate(
+        "phantom", work / "particles", symmetry="d2", particles=options.particles,
+        box_px=options.box, pixel_angstrom=options.pixel, snr=options.snr,
     )  # fmt: skip
     table = read_relion(data / "particles.star")
     error = np.random.default_rng(0).normal(0, options.error, len(table))
@@ -41,27 +39,30 @@ def main() -> None:
         table, defocus_u_A=table.defocus_u_A + error, defocus_v_A=table.defocus_v_A + error
     )
     write_relion(data / "wrong.star", wrong)
-    truth = read_relion(data / "truth_particles.star")
-    print("defocus  option  pose error       FSC 0.5 with the truth  defocus error  CPU s")
+    truth, true_map = (
+        read_relion(data / "truth_particles.star"),
+        read_volume(data / "truth_map.mrc"),
+    )
+    rows = [["defocus in the file", "`--refine-defocus`", "angle °", "shift Å", "FSC 0.5 Å",
+             "mean FSC with the truth", "defocus error Å", "CPU s"]]  # fmt: skip
     for name, star in (("wrong", "wrong.star"), ("right", "particles.star")):
-        for flags in ((), ("--refine-defocus",)):
+        for is_refined in (False, True):
             found = work / "run"
-            run(
-                "refine", data / star, "--reference", data / "reference.mrc", "--symmetry", "d2",
-                "--output", found, "--overwrite", *flags,
+            cost = refine(
+                data / star, data / "reference.mrc", found, symmetry="d2",
+                refine_defocus=is_refined or None,
             )  # fmt: skip
-            angle, shift = pose_errors(
-                found / "particles.star", data / "truth_particles.star", "d2"
-            )
             result = read_relion(found / "particles.star")
+            angle, shift = pose_errors(result, truth, "d2")
+            quality = map_quality(run_halves(found), true_map)
             left = result.defocus_u_A + result.defocus_v_A - truth.defocus_u_A - truth.defocus_v_A
-            cpu_s = json.loads((found / "summary.json").read_text())["cpu_s"]
-            print(
-                f"{name:8} {'on' if flags else 'off':7} {np.median(angle):.2f}° "
-                f"{np.median(shift):.2f} Å     "
-                f"{truth_resolution_A(found, data / 'truth_map.mrc'):<23.2f} "
-                f"{np.sqrt(np.mean((left / 2) ** 2)):<14.0f} {cpu_s:.0f}"
-            )
+            rows.append([
+                name, "on" if is_refined else "off", number(float(np.median(angle))),
+                number(float(np.median(shift))), number(quality.truth_A),
+                number(quality.truth_mean, 3), number(float(np.sqrt(np.mean((left / 2) ** 2))), 0),
+                number(cost.cpu_s, 0),
+            ])  # fmt: skip
+    print(markdown(rows))
     shutil.rmtree(work)
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from cryorefine.assign import exhaustive
 from cryorefine.assign.align import (
     AlignmentOptions,
     align_globally,
@@ -191,6 +192,30 @@ def test_coarse_candidates_are_ranked_apart_and_contain_the_truth():
         ]
     )
     assert float((nearest < STEP_RAD).double().mean()) >= 0.95
+
+
+@pytest.mark.parametrize("any_scale", [False, True])
+def test_candidates_are_the_best_of_all_shifts_however_the_product_is_cut(any_scale, monkeypatch):
+    case = Case("c1", 7, noise=1.0)
+    search = case.search()
+    ask = {"keep": 4, "window": 1e9, "any_scale": any_scale}
+    whole = search_coarse(search, case.x, case.c, case.group, **ask)
+    p = search.last - search.first
+    xc = case.x[:, search.first : search.last] * case.c[:, search.first : search.last]
+    slices = torch.complex(search.slices[:p], search.slices[p:])
+    cross = torch.einsum("bp,tp,pq->btq", xc, search.ramps, slices.conj()).real
+    norm = case.c[:, search.first : search.last].square() @ search.power
+    top, at = cross.max(1)
+    score = top.clamp_min(0).square() / norm if any_scale else 2 * top - norm
+    torch.testing.assert_close(whole[2], score.gather(1, whole[0]), rtol=1e-4, atol=1e-3)
+    assert torch.equal(whole[0][:, 0], score.argmax(1))
+    assert torch.equal(whole[1], at.gather(1, whole[0]))
+    monkeypatch.setattr(exhaustive, "_TILE", (2 * len(search.shifts_px), 37))
+    monkeypatch.setattr(exhaustive, "_SHIFTED_BYTES", 3 * 8 * p * len(search.shifts_px))
+    cut = search_coarse(search, case.x, case.c, case.group, **ask)
+    assert torch.equal(cut[0], whole[0])
+    assert torch.equal(cut[1], whole[1])
+    torch.testing.assert_close(cut[2], whole[2], rtol=1e-4, atol=1e-3)
 
 
 def test_any_scale_ranks_alike_whatever_the_grey_level_of_the_reference():

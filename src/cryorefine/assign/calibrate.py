@@ -15,12 +15,12 @@ from cryorefine.kernels.poses import (
 )
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["split_disagreement", "variance_factor"]
+__all__ = ["lag_factor", "split_disagreement", "variance_factor"]
 
 _BLOCK_SHELLS = 4
 _LEAST_BLOCKS = 6
 _EVALUATIONS = 12
-_QUANTILE_90 = 9.236  # of χ² with 5 degrees of freedom
+_QUANTILE_90, _MEDIAN = 9.236, 4.351  # of χ² with 5 degrees of freedom
 
 
 def split_disagreement(
@@ -96,3 +96,33 @@ def variance_factor(disagreement: Float[Tensor, "n"]) -> float:
     if len(disagreement) == 0:
         return 1.0
     return max(1.0, float(disagreement.quantile(0.9)) / _QUANTILE_90)
+
+
+def lag_factor(
+    rotations: tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3 3"]],
+    shifts: tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]],
+    covariance: Float[Tensor, "n 5 5"],
+) -> float:
+    """Return what poses that still move add to the factor by which variances are too small.
+
+    A particle's own noise is in its reference, at the pose where it was: poses follow what the
+    images say with a lag, and come about half as much closer in each iteration. What is left is as
+    much as the last step, whose squared length in units of the covariance is taken: the median
+    over that of χ² with 5 degrees of freedom, so that poses that jumped do not count.
+
+    Parameters
+    ----------
+    rotations, shifts
+        Before the last iteration, and after it.
+    covariance
+        From the Gauss-Newton matrix, in the units of the shifts.
+    """
+    turn = rotvec_from_matrix(rotations[1] @ rotations[0].transpose(1, 2))
+    step = torch.cat([turn, shifts[1] - shifts[0]], 1)
+    is_known = torch.isfinite(covariance).flatten(1).all(1)
+    is_known &= torch.linalg.det(covariance) > 0
+    if not bool(is_known.any()):
+        return 0.0
+    step, covariance = step[is_known], covariance[is_known]
+    length2 = (step * torch.linalg.solve(covariance, step)).sum(1)
+    return float(length2.median()) / _MEDIAN

@@ -224,8 +224,11 @@ def fold_accumulator(
     values, weights
         For x ≥ 0 only (no halo): every sample and its mate counted where they fall.
     """
-    values, weights = acc.values.sum(0), acc.weights.sum(0)
-    core, weight = values[:, :, HALO:].clone(), weights[:, :, HALO:].clone()
-    core[:, :, : HALO + 1] += values[:, :, : HALO + 1].flip(0, 1, 2).conj()
-    weight[:, :, : HALO + 1] += weights[:, :, : HALO + 1].flip(0, 1, 2)
+    core, weight = (copies[0, :, :, HALO:].clone() for copies in (acc.values, acc.weights))
+    for copy in range(1, len(acc.values)):
+        core += acc.values[copy, :, :, HALO:]
+        weight += acc.weights[copy, :, :, HALO:]
+    near = slice(0, HALO + 1)
+    core[:, :, near] += acc.values[..., near].sum(0).flip(0, 1, 2).conj()
+    weight[:, :, near] += acc.weights[..., near].sum(0).flip(0, 1, 2)
     return core, weight

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from cryorefine.assign.calibrate import split_disagreement, variance_factor
+from cryorefine.assign.calibrate import lag_factor, split_disagreement, variance_factor
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.events import EventLog
-from cryorefine.refine.passes import batches_of, poses_of, views_of, whitening
+from cryorefine.refine.passes import batches_of, is_assigned, poses_of, views_of, whitening
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.state import Inputs, Poses, State
 
@@ -30,7 +30,8 @@ def calibrate_covariance(
     The Gauss-Newton matrix knows neither the noise of the reference nor how far the likelihood is
     from a parabola. Both show in how far poses from two parts of each image's band lie apart. The
     other half's reference is used, which the image had no part in; nothing but the reported
-    uncertainties comes from this, so that the halves stay independent.
+    uncertainties comes from this, so that the halves stay
+    independent. Poses that still move are less certain, too.
     """
     resolution_A = sampling.align_resolution_A
     apart = []
@@ -50,10 +51,23 @@ def calibrate_covariance(
                         max_turn_rad=resolution_A / inputs.geometry.radius_A,
                     )
                 )
-    factor = variance_factor(torch.cat(apart).cpu())
-    events.emit("calibration", variance_factor=factor)
+    lag = _lag(inputs, state, poses)
+    factor = variance_factor(torch.cat(apart).cpu()) + lag
+    events.emit("calibration", variance_factor=factor, lag=lag)
     covariance = None if poses.covariance is None else poses.covariance * factor
     quality = dict(poses.quality)
     for name in ("sigma_rotation_deg", "sigma_shift_A"):
         quality[name] = quality[name] * factor**0.5
     return replace(poses, covariance=covariance, quality=quality)
+
+
+def _lag(inputs: Inputs, state: State, poses: Poses) -> float:
+    """Return what the last iteration's steps add to the factor; 0 where there was none before."""
+    known = torch.from_numpy(is_assigned(state, len(inputs.table)))
+    if state.poses is None or poses.covariance is None or not bool(known.any()):
+        return 0.0
+    return lag_factor(
+        (state.poses.rotations[known], poses.rotations[known]),
+        (state.poses.shift_A[known], poses.shift_A[known]),
+        poses.covariance[known],
+    )
