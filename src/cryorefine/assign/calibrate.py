@@ -80,10 +80,21 @@ def split_disagreement(
     whole = climb(is_used, (rotations, shifts_px))
     start = (whole.rotations, whole.shifts_px)
     first, second = climb(is_used & is_even, start), climb(is_used & ~is_even, start)
-    turn = rotvec_from_matrix(first.rotations @ second.rotations.transpose(1, 2))
-    apart = torch.cat([turn, first.shifts_px - second.shifts_px], 1)
     covariance = covariance_of(first.information) + covariance_of(second.information)
-    return (apart * torch.linalg.solve(covariance, apart)).sum(1)
+    return _squared_distance(
+        (second.rotations, first.rotations), (second.shifts_px, first.shifts_px), covariance
+    )
+
+
+def _squared_distance(
+    rotations: tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3 3"]],
+    shifts: tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]],
+    covariance: Float[Tensor, "n 5 5"],
+) -> Float[Tensor, "n"]:
+    """Return ``dᵀ C⁻¹ d`` for the difference d of the second poses from the first."""
+    turn = rotvec_from_matrix(rotations[1] @ rotations[0].transpose(1, 2))
+    d = torch.cat([turn, shifts[1] - shifts[0]], 1)
+    return (d * torch.linalg.solve(covariance, d)).sum(1)
 
 
 def variance_factor(disagreement: Float[Tensor, "n"]) -> float:
@@ -117,12 +128,13 @@ def lag_factor(
     covariance
         From the Gauss-Newton matrix, in the units of the shifts.
     """
-    turn = rotvec_from_matrix(rotations[1] @ rotations[0].transpose(1, 2))
-    step = torch.cat([turn, shifts[1] - shifts[0]], 1)
     is_known = torch.isfinite(covariance).flatten(1).all(1)
     is_known &= torch.linalg.det(covariance) > 0
     if not bool(is_known.any()):
         return 0.0
-    step, covariance = step[is_known], covariance[is_known]
-    length2 = (step * torch.linalg.solve(covariance, step)).sum(1)
+    length2 = _squared_distance(
+        (rotations[0][is_known], rotations[1][is_known]),
+        (shifts[0][is_known], shifts[1][is_known]),
+        covariance[is_known],
+    )
     return float(length2.median()) / _MEDIAN

@@ -156,7 +156,7 @@ def coarse_step(resolution_A: float, geometry: Geometry) -> float:
 def coarse_resolution(align_resolution_A: float, geometry: Geometry) -> float:
     """Return the finest resolution at which an exhaustive search is affordable.
 
-    At most 4e8 operations a particle, and no finer than the alignment itself: large asymmetric
+    At most 1.3e8 operations a particle, and no finer than the alignment itself: large asymmetric
     particles search at 30 to 40 Å, where they are easily told apart; small or highly symmetric
     ones, which look alike there, at 12 to 20 Å.
     """

@@ -126,7 +126,11 @@ def _iterate(
     release_memory()
     record = _record(inputs, state, poses, sampling, evaluation)
     if is_over([*state.history, record]):
-        poses = _measured_at_end(inputs, state, poses, grids, sampling, events)
+        # For people to look at: nothing that a further iteration needs.
+        if sampling.mode != "none":
+            poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
+        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
+        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
         sigma_deg = _median_sigma_deg(poses)
         record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
     return State(
@@ -143,21 +147,6 @@ def _iterate(
         previous=state.previous,
         sums=None if sampling.subset is None else sums,
     )
-
-
-def _measured_at_end(
-    inputs: Inputs,
-    state: State,
-    poses: Poses,
-    grids: tuple[SliceGrid, SliceGrid],
-    sampling: Sampling,
-    events: EventLog,
-) -> Poses:
-    """Measure what is for people to look at: nothing that a further iteration needs."""
-    if sampling.mode != "none":
-        poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
-    found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
-    return dataclasses.replace(poses, quality={**poses.quality, **found})
 
 
 def mixed_sums(
