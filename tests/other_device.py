@@ -2,13 +2,20 @@
 
 Tensors on it say that they are elsewhere, and every operation that mixes them with tensors of the
 CPU is refused, as CUDA does, or would do at the cost of a hidden copy. Only explicit copies cross.
+What is held on it at once is counted.
 """
 
+import dataclasses
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from cryorefine.kernels import dispatch
+from cryorefine.kernels.grid import HALO, add_halo
 
 OTHER = torch.device("meta")
 """The name it goes by: the one device besides the CPU that every build of torch can spell."""
@@ -46,7 +53,37 @@ class Elsewhere(torch.Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
-    """While this is active, tensors can be made on, and moved to and from, the other device."""
+    """While this is active, tensors can be made on, and moved to and from, the other device.
+
+    Attributes
+    ----------
+    held_bytes, peak_bytes
+        Memory of the tensors that live on the device now, and at most so far. What an operation
+        needs within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held_bytes = self.peak_bytes = 0
+        self._holders: dict[int, int] = {}
+
+    def adopt(self, numbers: torch.Tensor) -> Elsewhere:
+        """Return a tensor of the device with these numbers, and count it."""
+        out = Elsewhere(numbers)
+        storage = numbers.untyped_storage()
+        key, size = storage.data_ptr(), storage.nbytes()
+        if size:
+            self._holders[key] = self._holders.get(key, 0) + 1
+            if self._holders[key] == 1:
+                self.held_bytes += size
+                self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+            weakref.finalize(out, self._release, key, size)
+        return out
+
+    def _release(self, key: int, size: int) -> None:
+        self._holders[key] -= 1
+        if self._holders[key] == 0:
+            self.held_bytes -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -74,6 +111,37 @@ class OtherDevice(TorchDispatchMode):
             if not isinstance(value, torch.Tensor):
                 return value
             # Operations in place return the tensor that they were given.
-            return known[id(value)] if id(value) in known else Elsewhere(value)
+            return known[id(value)] if id(value) in known else self.adopt(value)
 
         return tree_map(wrap, out)
+
+
+def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
+    """Return kernels for the device that hold, beside their results, what those for GPUs do."""
+
+    def here(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [f.name for f in dataclasses.fields(value)]
+            return dataclasses.replace(value, **{f: here(getattr(value, f)) for f in fields})
+        return value.numbers if isinstance(value, Elsewhere) else value
+
+    def there(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [f.name for f in dataclasses.fields(value)]
+            return dataclasses.replace(value, **{f: there(getattr(value, f)) for f in fields})
+        if isinstance(value, tuple):
+            return tuple(map(there, value))
+        return device.adopt(value) if isinstance(value, torch.Tensor) else value
+
+    def on_the_cpu(function: Any) -> Any:
+        return lambda *arguments: there(function(*map(here, arguments)))
+
+    def rotate_grid(values: Any, weights: Any, *arguments: Any) -> Any:
+        values, weights = add_halo(values), add_halo(weights)
+        grids = (here(t)[:, :, HALO:].contiguous() for t in (values, weights))
+        alone = torch.eye(3)[None]
+        return there(dispatch.rotate_grid(*grids, *map(here, arguments), alone))
+
+    names = ("extract_slices", "insert_slices", "permute_grid", "refine_poses")
+    kernels = {name: on_the_cpu(getattr(dispatch, name)) for name in names}
+    return SimpleNamespace(rotate_grid=rotate_grid, **kernels)

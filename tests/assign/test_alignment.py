@@ -211,7 +211,7 @@ def test_candidates_are_the_best_of_all_shifts_however_the_product_is_cut(any_sc
     assert torch.equal(whole[0][:, 0], score.argmax(1))
     assert torch.equal(whole[1], at.gather(1, whole[0]))
     monkeypatch.setattr(exhaustive, "_TILE", (2 * len(search.shifts_px), 37))
-    monkeypatch.setattr(exhaustive, "_SHIFTED_BYTES", 3 * 8 * p * len(search.shifts_px))
+    monkeypatch.setattr(exhaustive, "_PART_BYTES", 3 * 8 * p * len(search.shifts_px))
     cut = search_coarse(search, case.x, case.c, case.group, **ask)
     assert torch.equal(cut[0], whole[0])
     assert torch.equal(cut[1], whole[1])

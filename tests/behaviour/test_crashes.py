@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 import cryorefine.refine.run as run_module
 from cryorefine.errors import InputError, StoppedEarly
@@ -92,6 +93,32 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     with pytest.raises(StoppedEarly, match="No space left on device"):
         refine(settings_for(small_set, iterations=3), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "GPU's memory is full.*--device cpu"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine's memory is full"),
+        (MemoryError("Unable to allocate"), "machine's memory is full"),
+    ],
+)
+def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
+    small_set, tmp_path, monkeypatch, error, told
+):
+    original, calls = run_module.iterate, {"n": 0}
+
+    def second_fails(*args, **kwargs):
+        calls["n"] += 1
+        if calls["n"] == 2:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(run_module, "iterate", second_fails)
+    with pytest.raises(StoppedEarly, match=told):
+        refine(settings_for(small_set, iterations=2), tmp_path / "run")
+    assert committed_iterations(tmp_path / "run") == [0, 1]
+    assert resume(tmp_path / "run")["iterations"] == 2
 
 
 @pytest.mark.slow

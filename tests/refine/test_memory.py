@@ -80,7 +80,7 @@ def test_less_memory_cuts_batches_and_copies_only_when_the_run_would_not_fit(run
 
 @given(batch_bytes=st.integers(1, 1 << 26), n_points=st.integers(1, 10**7))
 def test_a_batch_fits_its_budget_unless_it_is_a_single_image(batch_bytes, n_points):
-    n = batch_size(MemoryPlan(1, batch_bytes, 0, 0), n_points)
+    n = batch_size(MemoryPlan(1, batch_bytes, 128, 0, 0), n_points)
     assert 1 <= n <= 128
     assert n == 1 or 32 * n * n_points <= batch_bytes
 
@@ -94,14 +94,14 @@ def told(plan):
 
 
 def test_a_plan_is_told_with_its_numbers():
-    (event,) = told(MemoryPlan(2, 1000, 3 * GB, 4 * GB))
+    (event,) = told(MemoryPlan(2, 1000, 128, 3 * GB, 4 * GB))
     assert event["kind"] == "memory"
     assert event["predicted_peak_bytes"] == 3 * GB
     assert event["free_bytes"] == 4 * GB
 
 
 def test_a_run_that_does_not_fit_is_told_with_what_to_do():
-    _, warning = told(MemoryPlan(1, 1000, 30 * GB, 4 * GB))
+    _, warning = told(MemoryPlan(1, 1000, 128, 30 * GB, 4 * GB))
     assert warning["kind"] == "warning"
     for part in ("30.0 GB", "4.0 GB", "smaller box"):
         assert part in warning["message"]

@@ -14,12 +14,12 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = ["CoarseSearch", "make_coarse_search", "search_coarse", "shift_grid"]
 
-_TILE, _DEVICE_TILE = (1024, 512), (1 << 14, 1 << 14)
+_TILE, _DEVICE_TILE = (1024, 512), (1 << 14, 1 << 13)
 """Rows and columns of the product that are made, and searched, at once: on CPUs 2 MB, which stay in
 the cache from one to the other (95 GFLOP/s; 60 with 16 MB)."""
 
-_SHIFTED_BYTES, _DEVICE_SHIFTED_BYTES = 16 << 20, 256 << 20
-"""Most for a copy of the images at all shifts."""
+_PART_BYTES, _DEVICE_PART_BYTES = 16 << 20, 128 << 20
+"""Most for the images searched at once, at all shifts, and for their scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +130,8 @@ def search_coarse(
     """
     is_cpu = x.device.type == "cpu"
     b, q, t = len(x), search.slices.shape[1], len(search.shifts_px)
-    most = _SHIFTED_BYTES if is_cpu else _DEVICE_SHIFTED_BYTES
-    most = max(1, most // (8 * t * (search.last - search.first)))
+    most = _PART_BYTES if is_cpu else _DEVICE_PART_BYTES
+    most = max(1, most // max(8 * t * (search.last - search.first), 4 * q))
     if b > most:
         parts = [
             search_coarse(

@@ -68,6 +68,11 @@ class ProgressDisplay:
                 f"predicted peak {event['predicted_peak_bytes'] / 1e9:.1f} GB of "
                 f"{event['free_bytes'] / 1e9:.0f} GB free"
             )
+        elif kind == "device_memory":
+            self._say(
+                f"predicted peak on the GPU {event['predicted_peak_bytes'] / 1e9:.1f} GB of "
+                f"{event['free_bytes'] / 1e9:.0f} GB free"
+            )
         elif kind == "resume":
             self._say(f"resuming after iteration {event['iteration']}")
         elif kind == "particles" and (event["n_new"] or event["n_dropped"] or event["n_returned"]):

@@ -27,5 +27,10 @@ def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
         f"memory      peak {summary['peak_rss_bytes'] / 1e9:.2f} GB "
         f"(predicted {summary['predicted_peak_bytes'] / 1e9:.2f} GB)"
     )
+    if summary["device_peak_bytes"] is not None:
+        click.echo(
+            f"GPU memory  peak {summary['device_peak_bytes'] / 1e9:.2f} GB "
+            f"(predicted {summary['device_predicted_peak_bytes'] / 1e9:.2f} GB)"
+        )
     click.echo(f"map         {output / 'map.mrc'}")
     click.echo(f"report      {output / 'report.html'}")

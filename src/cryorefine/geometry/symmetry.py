@@ -12,7 +12,7 @@ from torch import Tensor
 from cryorefine.errors import InputError
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec
 
-__all__ = ["SymmetryGroup", "generate_group", "parse_symmetry"]
+__all__ = ["SymmetryGroup", "parse_symmetry"]
 
 _PHI = (1 + math.sqrt(5)) / 2
 _ALIASES = {
@@ -100,7 +100,7 @@ def _generators(name: str) -> list[Tensor]:
     return [_about((0, 0, 1), 5), _about((0, 1, 0), 2), _about((2 * side, 0, 1), 5)]
 
 
-def generate_group(generators: list[Tensor]) -> Float[Tensor, "g 3 3"]:
+def _generate_group(generators: list[Tensor]) -> Float[Tensor, "g 3 3"]:
     """Return all products of rotations, identity first, snapped to machine precision."""
     elements = [torch.eye(3, dtype=torch.float64)]
     frontier = elements
@@ -150,4 +150,4 @@ def parse_symmetry(name: str) -> SymmetryGroup:
         )
     if match.group(2) is not None:
         text = f"{match.group(1)}{int(match.group(2))}"
-    return SymmetryGroup(name=text, matrices=generate_group(_generators(text)))
+    return SymmetryGroup(name=text, matrices=_generate_group(_generators(text)))

@@ -5,22 +5,18 @@ they lie is worked out for a whole block at once, which the compiler does with v
 then each is read or written by one of the intrinsics of ``taps``. Compiled once and cached on disk.
 """
 
-import math
-
 import numpy as np
 from numba import njit, prange
 
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH
-from cryorefine.kernels.taps import add_taps, read_taps, read_taps_and_weights
+from cryorefine.kernels.taps import add_taps, read_taps
 
 __all__ = [
     "BLOCK",
     "extract_slices",
     "insert_slices",
     "locate",
-    "permute_grid",
     "pick_separated",
-    "rotate_grid",
     "scaled_rows",
 ]
 
@@ -139,81 +135,6 @@ def insert_slices(grids, weight_grids, centre, step, rotations, points, values, 
                         index[2, q], index[3, q], index[4, q],
                         value.real, sign[q] * value.imag, weights[i, start + q],
                     )  # fmt: skip
-
-
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def rotate_grid(values, weights, centre, rotations, table, out_values, out_weights):
-    """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`."""
-    side = 2 * centre + 1
-    limit = (centre - _HALF) ** 2
-    length = values.shape[2]
-    plane = length * values.shape[1]
-    steps = np.zeros((centre + 1, 2), np.float32)
-    for ix in range(centre + 1):
-        steps[ix, 0] = ix
-    for row in prange(side * side):
-        iz, iy = row // side - centre, row % side - centre
-        left = limit - iy * iy - iz * iz
-        if left < 0:
-            continue
-        n_x = int(math.sqrt(left)) + 1
-        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-        along, origin = np.empty(3, np.float32), np.empty(3, np.float32)
-        line, weight_line = (
-            out_values[iz + centre, iy + centre],
-            out_weights[iz + centre, iy + centre],
-        )
-        for g in range(rotations.shape[0]):
-            r = rotations[g]
-            for a in range(3):
-                along[a] = r[a, 0]
-                origin[a] = r[a, 1] * iy + r[a, 2] * iz
-            for start in range(0, n_x, BLOCK):
-                count = min(BLOCK, n_x - start)
-                locate(
-                    steps[start:], count, along, along, origin, centre, values.shape[1], index, sign
-                )
-                for q in range(count):
-                    at = np.int64(index[0, q]) * length + index[1, q]
-                    re, im, weight = read_taps_and_weights(
-                        values, weights, at, length, plane, table,
-                        index[2, q], index[3, q], index[4, q],
-                    )  # fmt: skip
-                    line[start + q] += complex(re, sign[q] * im)
-                    weight_line[start + q] += weight
-
-
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def permute_grid(values, weights, centre, rotations, out_values, out_weights):
-    """Sum a half grid over rotations that permute its points.
-
-    See :func:`cryorefine.kernels.reference.permute_grid`; ``rotations`` is (g, 3, 3), integers.
-    """
-    side = 2 * centre + 1
-    for row in prange(side * side):
-        iz, iy = row // side - centre, row % side - centre
-        left = centre * centre - iy * iy - iz * iz
-        if left < 0:
-            continue
-        n_x = int(math.sqrt(left)) + 1
-        line, weight_line = (
-            out_values[iz + centre, iy + centre],
-            out_weights[iz + centre, iy + centre],
-        )
-        for g in range(rotations.shape[0]):
-            r = rotations[g]
-            x0 = r[0, 1] * iy + r[0, 2] * iz
-            y0 = r[1, 1] * iy + r[1, 2] * iz
-            z0 = r[2, 1] * iy + r[2, 2] * iz
-            for ix in range(n_x):
-                x, y, z = x0 + r[0, 0] * ix, y0 + r[1, 0] * ix, z0 + r[2, 0] * ix
-                if x < 0:
-                    value = values[centre - z, centre - y, -x]
-                    line[ix] += complex(value.real, -value.imag)
-                    weight_line[ix] += weights[centre - z, centre - y, -x]
-                else:
-                    line[ix] += values[centre + z, centre + y, x]
-                    weight_line[ix] += weights[centre + z, centre + y, x]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")

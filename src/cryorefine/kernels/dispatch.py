@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryorefine.kernels import cpu, cpu_climb, reference
-from cryorefine.kernels.grid import Accumulator, SliceGrid, packed_table
+from cryorefine.kernels import cpu, cpu_climb, cpu_symmetry, reference
+from cryorefine.kernels.grid import HALO, WIDTH, Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
 __all__ = [
@@ -131,22 +131,44 @@ def rotate_grid(
     centre: int,
     step: float,
     rotations: Float[Tensor, "g 3 3"],
-) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
-    """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`."""
+    exact: Float[Tensor, "e 3 3"],
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`.
+
+    The grids must be, and their sums will be, the same after each of the group of rotations
+    ``exact``, which permute grid points: on the CPU one point of each orbit is read.
+    """
     if values.device.type != "cpu":
         return _twin(values.device.type).rotate_grid(values, weights, centre, step, rotations)
-    shape = (*values.shape[:2], centre + 1)
-    out_values, out_weights = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
-    cpu.rotate_grid(
-        values.numpy(),
-        weights.numpy(),
+    table = packed_table(step)
+    # Rotations about z leave samples in planes of the grid, where all have the same weights
+    # along z: these are applied once, to the grid.
+    is_in_plane = bool((rotations[:, 2, 2].abs() == 1).all())
+    taps = table[len(table) // 2, :WIDTH] if is_in_plane else np.array([0, 1, 0], np.float32)
+    padded = _zeros((*values.shape[:2], centre + 1 + HALO))
+    out = _zeros((*values.shape[:2], centre + 1))
+    cpu_symmetry.add_halo(values.numpy(), weights.numpy(), centre, taps, padded[0], padded[1])
+    cpu_symmetry.rotate_grid(
+        padded[0],
+        padded[1],
         centre,
         rotations.double().numpy(),
-        packed_table(step),
-        out_values,
-        out_weights,
+        _whole(exact),
+        is_in_plane,
+        table,
+        out[0],
+        out[1],
     )
-    return torch.from_numpy(out_values), torch.from_numpy(out_weights)
+    return torch.from_numpy(out[0]), torch.from_numpy(out[1])
+
+
+def _zeros(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return empty values and weights."""
+    return np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
+
+
+def _whole(exact: Tensor) -> np.ndarray:
+    return exact.round().to(torch.int64).numpy()
 
 
 def permute_grid(
@@ -158,13 +180,12 @@ def permute_grid(
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
     if values.device.type != "cpu":
         return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
-    out_values = np.zeros(values.shape, np.complex64)
-    out_weights = np.zeros(values.shape, np.float32)
-    cpu.permute_grid(
+    out_values, out_weights = _zeros(tuple(values.shape))
+    cpu_symmetry.permute_grid(
         values.contiguous().numpy(),
         weights.contiguous().numpy(),
         centre,
-        rotations.round().to(torch.int64).numpy(),
+        _whole(rotations),
         out_values,
         out_weights,
     )

@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.kernels import triton_kernels as kernels
-from cryorefine.kernels.grid import Accumulator, SliceGrid, kernel_table
+from cryorefine.kernels.grid import Accumulator, SliceGrid, add_halo, kernel_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.kernels.reference import climb
 
@@ -85,8 +85,9 @@ def rotate_grid(
     centre: int,
     step: float,
     rotations: Float[Tensor, "g 3 3"],
-) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`."""
+    values, weights = add_halo(values), add_halo(weights)
     _, side, length = values.shape
     shape = (side, side, centre + 1)
     out_values, out_weights = values.new_zeros(shape), weights.new_zeros(shape)

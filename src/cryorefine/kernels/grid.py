@@ -16,6 +16,7 @@ __all__ = [
     "WIDTH",
     "Accumulator",
     "SliceGrid",
+    "add_halo",
     "apodisation",
     "fold_accumulator",
     "grid_layout",
@@ -188,8 +189,13 @@ def make_slice_grid(
     for axis in (0, 1):
         upper, lower = core.narrow(axis, 0, half + 1), core.narrow(axis, padded - half, half)
         core = torch.cat([lower, upper], axis)
-    halo = core[:, :, 1 : HALO + 1].flip(0, 1, 2).conj()
-    return SliceGrid(torch.cat([halo, core], -1).contiguous(), half, step, n, max_radius)
+    return SliceGrid(add_halo(core), half, step, n, max_radius)
+
+
+def add_halo(half: Tensor) -> Tensor:
+    """Return a half grid (x ≥ 0) with the points beyond x = 0 that samples near it need."""
+    mates = half[:, :, 1 : HALO + 1].flip(0, 1, 2)
+    return torch.cat([mates.conj(), half], -1).contiguous()
 
 
 def make_accumulator(

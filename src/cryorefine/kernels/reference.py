@@ -10,7 +10,15 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
-from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH, Accumulator, SliceGrid, kernel_table
+from cryorefine.kernels.grid import (
+    HALO,
+    TABLE_SIZE,
+    WIDTH,
+    Accumulator,
+    SliceGrid,
+    add_halo,
+    kernel_table,
+)
 from cryorefine.kernels.poses import (
     PROMISE,
     LevenbergMarquardt,
@@ -133,18 +141,12 @@ def rotate_grid(
     centre: int,
     step: float,
     rotations: Float[Tensor, "g 3 3"],
-) -> tuple[Complex[Tensor, "z y u"], Float[Tensor, "z y u"]]:
-    """Return ``sum_g f(R_g k)`` on the grid points with x ≥ 0, by kernel interpolation.
+) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Return ``sum_g f(R_g k)`` on half grids (x ≥ 0, no halo), by kernel interpolation.
 
-    Parameters
-    ----------
-    values, weights
-        Grids with halo, as in :class:`~cryorefine.kernels.grid.SliceGrid`.
-
-    Returns
-    -------
-    Grids without halo; points outside the largest sphere that can be read are zero.
+    Points outside the largest sphere that can be read are zero.
     """
+    values, weights = add_halo(values), add_halo(weights)
     half = centre
     axis = torch.arange(-half, half + 1, device=values.device)
     z, y, x = torch.meshgrid(axis, axis, axis[half:], indexing="ij")
@@ -174,7 +176,7 @@ def permute_grid(
     centre: int,
     rotations: Float[Tensor, "g 3 3"],
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
-    """Return ``sum_g f(R_g k)`` on half grids without halo, for signed permutations R.
+    """Return ``sum_g f(R_g k)`` on half grids without halo, for a group of signed permutations R.
 
     Such rotations take grid points to grid points: nothing is interpolated. Points outside the
     largest sphere are zero.

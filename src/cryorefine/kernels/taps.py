@@ -17,7 +17,13 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from cryorefine.kernels.grid import WIDTH
 
-__all__ = ["add_taps", "read_taps", "read_taps_and_weights", "read_taps_with_gradient"]
+__all__ = [
+    "add_taps",
+    "read_plane_taps_and_weights",
+    "read_taps",
+    "read_taps_and_weights",
+    "read_taps_with_gradient",
+]
 
 _FLOAT = ir.FloatType()
 _FAST = ("fast",)
@@ -87,6 +93,28 @@ class _Code:
 
     def double(self, index):
         return self.builder.shl(index, self.integer(1))
+
+    def plane(self, dz):
+        """Return a plane's values and weights summed along y."""
+        wy = self.spread(self.row("iy"), 0)
+        total = total_weight = None
+        for dy in range(WIDTH):
+            at = self.element(dz, dy)
+            v = self.builder.load(self.pointer("values", self.double(at), _LANES), align=8)
+            w = self.builder.load(self.pointer("weights", at, 4), align=4)
+            total = self.plus(total, wy[dy], v)
+            total_weight = self.plus(total_weight, self.shuffle(wy[dy], range(4)), w)
+        return total, total_weight
+
+    def value_and_weight(self, total, total_weight):
+        """Sum along x; return real part, imaginary part and weight."""
+        x = self.row("ix")
+        value = self.complex_sum(self.times(total, self.shuffle(x, _PAIRS)))
+        even, odd = self.complex_sum(self.times(total_weight, self.shuffle(x, range(4))))
+        weight = self.builder.fadd(even, odd, flags=_FAST)
+        return self.context.make_tuple(
+            self.builder, types.UniTuple(types.float32, 3), [*value, weight]
+        )
 
     def complex_sum(self, vector):
         """Add up the complex numbers in a vector; return real and imaginary part."""
@@ -167,23 +195,28 @@ def read_taps_and_weights(
 
     def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, ("values", "weights", *_WHERE))
-        x, y, z = code.row("ix"), code.row("iy"), code.row("iz")
-        wy, wz = code.spread(y, 0), code.spread(z, 0)
+        wz = code.spread(code.row("iz"), 0)
         total = total_weight = None
         for dz in range(WIDTH):
-            plane = plane_weight = None
-            for dy in range(WIDTH):
-                at = code.element(dz, dy)
-                v = builder.load(code.pointer("values", code.double(at), _LANES), align=8)
-                w = builder.load(code.pointer("weights", at, 4), align=4)
-                plane = code.plus(plane, wy[dy], v)
-                plane_weight = code.plus(plane_weight, code.shuffle(wy[dy], range(4)), w)
+            plane, plane_weight = code.plane(dz)
             total = code.plus(total, wz[dz], plane)
             total_weight = code.plus(total_weight, code.shuffle(wz[dz], range(4)), plane_weight)
-        value = code.complex_sum(code.times(total, code.shuffle(x, _PAIRS)))
-        even, odd = code.complex_sum(code.times(total_weight, code.shuffle(x, range(4))))
-        weight = builder.fadd(even, odd, flags=_FAST)
-        return context.make_tuple(builder, signature.return_type, [*value, weight])
+        return code.value_and_weight(total, total_weight)
+
+    return signature, generate
+
+
+@intrinsic
+def read_plane_taps_and_weights(_, values, weights, position, row_length, table, ix, iy):
+    """Return the same from one plane, for samples that lie in planes of a grid blurred along z."""
+    index = types.int64
+    signature = types.UniTuple(types.float32, 3)(values, weights, index, index, table, index, index)
+
+    def generate(context, builder, signature, arguments):
+        names = ("values", "weights", "position", "row_length", "table", "ix", "iy")
+        code = _Code(context, builder, signature, arguments, names)
+        code.values["plane_length"] = code.integer(0)
+        return code.value_and_weight(*code.plane(0))
 
     return signature, generate
 

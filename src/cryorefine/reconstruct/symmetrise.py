@@ -8,13 +8,13 @@ from jaxtyping import Complex, Float
 from scipy import ndimage
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup, generate_group
+from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import permute_grid, rotate_grid
-from cryorefine.kernels.grid import HALO
 
 __all__ = ["coset_representatives", "symmetrise_grid", "symmetrise_volume"]
 
 
+@lru_cache(maxsize=8)
 def coset_representatives(
     group: SymmetryGroup,
 ) -> tuple[Float[Tensor, "a 3 3"], Float[Tensor, "b 3 3"]]:
@@ -23,8 +23,8 @@ def coset_representatives(
     Returns
     -------
     representatives, exact
-        Every group element is ``representatives[i] @ exact[j]`` for one pair (i, j): a grid
-        read at all representatives of k, then that one at all exact images of k, is read at all
+        Every group element is ``exact[j] @ representatives[i]`` for one pair (i, j): a grid
+        read at all exact images of k, then that one at all representatives of k, is read at all
         group images of k. The ``exact`` ones permute grid points; only the others need
         interpolation.
     """
@@ -36,40 +36,9 @@ def coset_representatives(
     while left:
         element = matrices[left[0]]
         chosen.append(element)
-        coset = element @ exact
+        coset = exact @ element
         left = [i for i in left if float((coset - matrices[i]).abs().amax((-1, -2)).min()) > 1e-6]
     return torch.stack(chosen), exact
-
-
-def _chain(matrices: Float[Tensor, "g 3 3"]) -> list[Float[Tensor, "_ 3 3"]]:
-    """Factor a group: summing over each set of rotations in turn sums over the whole group.
-
-    Each set takes the sum over one subgroup to that over the next, the smallest that contains
-    it: 2 + 2 + 3 + 2 rotations instead of 24 for the octahedral group.
-    """
-    known = torch.eye(3).to(matrices)[None]
-    sets = []
-    while len(known) < len(matrices):
-        larger = [generate_group([*known, g]) for g in matrices if not _contains(known, g)]
-        larger = min(larger, key=len)
-        representatives: list[Tensor] = []
-        for element in larger:
-            if not any(_contains(known @ r, element) for r in representatives):
-                representatives.append(element)
-        sets.append(torch.stack(representatives))
-        known = larger
-    return sets
-
-
-def _contains(matrices: Tensor, element: Tensor) -> bool:
-    return bool(((matrices - element).abs().amax((-1, -2)) < 1e-6).any())
-
-
-@lru_cache(maxsize=8)
-def _passes(group: SymmetryGroup) -> tuple[Tensor, list[Tensor]]:
-    """Return the rotations to interpolate and the sets of exact ones to apply after them."""
-    representatives, exact = coset_representatives(group)
-    return representatives, _chain(exact)
 
 
 def symmetrise_grid(
@@ -93,19 +62,14 @@ def symmetrise_grid(
         ``passes`` counts how often the values have been convolved with the interpolation kernel
         by this call (0 or 1): the volume must be divided by the apodisation once more for each.
     """
-    representatives, exact_sets = _passes(group)
-    passes = 0
-    if len(representatives) > 1:
-        mirror_v = values[:, :, 1 : HALO + 1].flip(0, 1, 2).conj()
-        mirror_w = weights[:, :, 1 : HALO + 1].flip(0, 1, 2)
-        with_halo_v = torch.cat([mirror_v, values], -1).contiguous()
-        with_halo_w = torch.cat([mirror_w, weights], -1).contiguous()
-        # The identity goes through the kernel like the others, so that one apodisation fits all.
-        values, weights = rotate_grid(with_halo_v, with_halo_w, centre, step, representatives)
-        passes = 1
-    for exact in exact_sets:
+    representatives, exact = coset_representatives(group)
+    if len(exact) > 1:
         values, weights = permute_grid(values, weights, centre, exact)
-    return values, weights, passes
+    if len(representatives) == 1:
+        return values, weights, 0
+    # The identity goes through the kernel like the others, so that one apodisation fits all.
+    values, weights = rotate_grid(values, weights, centre, step, representatives, exact)
+    return values, weights, 1
 
 
 def symmetrise_volume(

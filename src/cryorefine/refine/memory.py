@@ -15,7 +15,9 @@ __all__ = [
     "MemoryPlan",
     "batch_size",
     "free_bytes",
+    "grid_bytes",
     "held_bytes",
+    "image_bytes",
     "peak_bytes",
     "plan_memory",
     "tell_memory",
@@ -41,16 +43,17 @@ class MemoryPlan:
     ----------
     copies
         Private grids that threads insert slices into.
-    batch_bytes
-        Size of a batch of images.
+    batch_bytes, largest_batch
+        Size of a batch of images, and the most images in one.
     peak_bytes
-        The whole process's predicted peak.
+        The predicted peak: of the whole process, or of its share of a GPU.
     free_bytes
         What the process may use at most: what it holds already and what is free.
     """
 
     copies: int
     batch_bytes: int
+    largest_batch: int
     peak_bytes: int
     free_bytes: int
 
@@ -89,13 +92,11 @@ def plan_memory(
 
     def plan(copies: int, batch_bytes: int) -> MemoryPlan:
         grids = (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS) + _GRIDS_PER_COPY * copies
-        batch = min(batch_bytes, image_bytes * min(_LARGEST_BATCH, n_particles // 2))
-        peak = fixed_bytes + round(grids * grid_bytes + _BATCHES * batch)
-        return MemoryPlan(copies, batch_bytes, peak, free_bytes)
+        images = image_bytes(size_px) * min(_LARGEST_BATCH, n_particles // 2)
+        batches = _BATCHES * min(batch_bytes, images)
+        peak = fixed_bytes + round(grids * grid_bytes(size_px, oversampling) + batches)
+        return MemoryPlan(copies, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
-    _, _, half = grid_layout(size_px, size_px / 2, oversampling)
-    grid_bytes = 8 * (2 * half + 1) ** 2 * (half + 1 + HALO)
-    image_bytes = _POINT_BYTES * round(math.pi / 8 * size_px**2)
     fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
     fixed_bytes += _PARTICLE_BYTES * n_particles + (_SEARCH_BYTES if searches else 0)
 
@@ -110,9 +111,20 @@ def plan_memory(
     return chosen
 
 
+def grid_bytes(size_px: int, oversampling: float) -> int:
+    """Return the size of a half grid of complex numbers up to Nyquist."""
+    _, _, half = grid_layout(size_px, size_px / 2, oversampling)
+    return 8 * (2 * half + 1) ** 2 * (half + 1 + HALO)
+
+
+def image_bytes(size_px: int) -> int:
+    """Return what an image of a batch counts for."""
+    return _POINT_BYTES * round(math.pi / 8 * size_px**2)
+
+
 def batch_size(plan: MemoryPlan, n_points: int) -> int:
     """Return how many images with so many coefficients to work on at a time."""
-    return max(1, min(_LARGEST_BATCH, plan.batch_bytes // (_POINT_BYTES * n_points)))
+    return max(1, min(plan.largest_batch, plan.batch_bytes // (_POINT_BYTES * n_points)))
 
 
 def tell_memory(events: EventLog, plan: MemoryPlan) -> None:

@@ -26,6 +26,7 @@ from cryorefine.io.mrc import write_volume
 from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
 from cryorefine.refine.device import device_name
+from cryorefine.refine.device_memory import device_peak_bytes
 from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
@@ -207,6 +208,8 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "cpu_s": cpu_s,
         "predicted_peak_bytes": inputs.memory.peak_bytes,
         "peak_rss_bytes": peak_bytes(),
+        "device_predicted_peak_bytes": inputs.device_memory and inputs.device_memory.peak_bytes,
+        "device_peak_bytes": device_peak_bytes(inputs.device),
     }  # fmt: skip
 
 

@@ -51,7 +51,6 @@ __all__ = [
     "whitening",
 ]
 
-_DEVICE_BATCHES = 8  # a GPU is fed so many batches at once
 _SCALE_SAMPLE = 64
 _BALANCE_SAMPLE = 64
 
@@ -89,8 +88,7 @@ def batches_of(
     optics: Float[Tensor, "n v"] | None = None,
 ) -> Iterator[_Batch]:
     """Read particles of one optics group batch by batch, corrected for what is their own."""
-    more = 1 if inputs.device.type == "cpu" else _DEVICE_BATCHES
-    size = more * batch_size(inputs.memory, len(view.band))
+    size = batch_size(inputs.working_memory, len(view.band))
     for part, images in inputs.images.batches(rows, size, inputs.device):
         defocus = inputs.table.defocus(part)
         own = None if optics is None else optics[torch.from_numpy(part)]
@@ -455,7 +453,6 @@ def reconstruct_halves(
     """
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
-    copies = inputs.memory.copies if inputs.device.type == "cpu" else 1
     for half in (1, 2):
         views = views_of(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
@@ -463,7 +460,7 @@ def reconstruct_halves(
         acc = make_accumulator(
             inputs.size_px,
             inputs.geometry.box_A / resolution_A,
-            copies=copies,
+            copies=inputs.working_memory.copies,
             oversampling=inputs.settings.fourier_padding,
             device=inputs.device,
         )

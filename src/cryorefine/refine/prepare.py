@@ -24,9 +24,10 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.postprocess.command import check_command
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.device import device_of_run
+from cryorefine.refine.device_memory import device_free_bytes, plan_device_memory
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.halves import assign_halves
-from cryorefine.refine.memory import free_bytes, held_bytes, plan_memory
+from cryorefine.refine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
 from cryorefine.refine.schedule import Geometry
 from cryorefine.refine.screen import Screening, initial_noise, screen_images
 from cryorefine.refine.settings import RefineSettings
@@ -345,14 +346,31 @@ def screened_inputs(
             size_px=opened.size_px,
             oversampling=settings.fourier_padding,
             is_symmetric=opened.group.order > 1,
-            searches=settings.alignment in ("automatic", "global", "stochastic"),
+            searches=_searches(settings),
             n_particles=len(table),
             stored_bytes=opened.images.stored_bytes,
             threads=torch.get_num_threads(),
             used_bytes=held_bytes(),
             free_bytes=free_bytes(),
         ),
+        device_memory=_device_memory(opened, len(table)),
     )
+
+
+def _device_memory(opened: Opened, n_particles: int) -> MemoryPlan | None:
+    if opened.device.type == "cpu":
+        return None
+    return plan_device_memory(
+        size_px=opened.size_px,
+        oversampling=opened.settings.fourier_padding,
+        searches=_searches(opened.settings),
+        n_particles=n_particles,
+        free_bytes=device_free_bytes(opened.device),
+    )
+
+
+def _searches(settings: RefineSettings) -> bool:
+    return settings.alignment in ("automatic", "global", "stochastic")
 
 
 def _on_device(opened: Opened, volume: Tensor | None) -> Tensor | None:

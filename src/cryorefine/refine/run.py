@@ -29,6 +29,7 @@ from cryorefine.refine.continue_run import (
     optics_arrays,
 )
 from cryorefine.refine.device import device_name
+from cryorefine.refine.device_memory import tell_device_memory
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.legs import (
     Leg,
@@ -193,7 +194,7 @@ def resume(
     for listener in listeners:
         events.subscribe(listener)
     events.emit("resume", iteration=state.iteration)
-    tell_memory(events, inputs.memory)
+    _tell_memory(events, inputs)
     constants = {name: array for name, array in arrays.items() if _is_constant(name)}
     return _loop(output, legs[-1], inputs, state, constants, clock, events, reporter)
 
@@ -271,16 +272,33 @@ def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) 
         threads=threads,
         device=device_name(opened.device),
     )
+    _tell_memory(events, inputs)
+
+
+def _tell_memory(events: EventLog, inputs: Inputs) -> None:
     tell_memory(events, inputs.memory)
+    if inputs.device_memory is not None:
+        tell_device_memory(events, inputs.device_memory)
 
 
 @contextmanager
 def _interruptible(safe: str) -> Iterator[None]:
-    """Turn Ctrl-C and a full or lost disk into a clean stop that says what is safe."""
+    """Turn Ctrl-C, a full or lost disk and too little memory into a clean stop.
+
+    It says what is safe.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise StoppedEarly(f"stopped by the user; {safe}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            told = "the GPU's memory is full: end other programs on it, say --device cpu"
+        elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            told = "the machine's memory is full: end other programs, raise the job's limit"
+        else:
+            raise
+        raise StoppedEarly(f"{told}, or extract the particles in a smaller box; {safe}") from None
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise

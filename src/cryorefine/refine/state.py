@@ -43,8 +43,8 @@ class Inputs:
         The user's masks and known map at that sampling, on the device; None where not given.
     device
         Where the passes compute.
-    memory
-        What the run may use.
+    memory, device_memory
+        What the run may use of the machine's memory, and of the device's own if it has some.
     """
 
     settings: RefineSettings
@@ -65,6 +65,12 @@ class Inputs:
     comparison: Float[Tensor, "z y x"] | None
     device: torch.device
     memory: MemoryPlan
+    device_memory: MemoryPlan | None
+
+    @property
+    def working_memory(self) -> MemoryPlan:
+        """What the passes may use where they compute."""
+        return self.memory if self.device_memory is None else self.device_memory
 
     @property
     def optics(self) -> tuple[OpticsGroup, ...]:

@@ -1,0 +1,201 @@
+"""Sums of a grid over rotations on CPUs, in numba: one point of each orbit, spread to the others.
+
+The rotations that permute grid points make orbits of up to 24 points and their Friedel mates. All
+points of an orbit get the same sum: it is taken at the one that leads (the largest y, then z, then
+x) and written to all. No two orbits share a point, so that threads write without regard to each
+other.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from cryorefine.kernels.cpu import BLOCK, locate
+from cryorefine.kernels.grid import HALO, WIDTH
+from cryorefine.kernels.taps import read_plane_taps_and_weights, read_taps_and_weights
+
+__all__ = ["add_halo", "permute_grid", "rotate_grid"]
+
+_HALF = WIDTH // 2
+
+
+@njit(fastmath=True, cache=True, error_model="numpy")
+def _leaders(y, z, n_x, exact, side, keep, found):
+    """Write which points of a row lead their orbits; return how many.
+
+    Points are ordered by one number, exact in double precision and linear in x, so that the loops
+    over a row have no branches. Of two mates with x = 0 the larger one stands for both.
+    """
+    row_rank = (np.float64(y) * side + z) * side
+    for x in range(n_x):
+        keep[x] = 1
+    if row_rank < 0:
+        keep[0] = 0
+    count = 0
+    for e in range(exact.shape[0]):
+        a, b = np.float64(exact[e, 0, 0]), np.float64(exact[e, 0, 1] * y + exact[e, 0, 2] * z)
+        slope = (np.float64(exact[e, 1, 0]) * side + exact[e, 2, 0]) * side + a
+        start = np.float64(exact[e, 1, 1] * y + exact[e, 1, 2] * z) * side
+        start = (start + exact[e, 2, 1] * y + exact[e, 2, 2] * z) * side + b
+        count = 0
+        for x in range(n_x):
+            u, rank = a * x + b, slope * x + start
+            rank = -rank if u < 0 else rank
+            rank = abs(rank) if u == 0 else rank
+            keep[x] = keep[x] if rank <= row_rank + x else 0.0
+            count += int(keep[x])
+        if count == 0:
+            return 0
+    count = 0
+    for x in range(n_x):
+        if keep[x] > 0:
+            found[count] = x
+            count += 1
+    return count
+
+
+@njit(cache=True, error_model="numpy")
+def _image_of_row(y, z, turn, centre):
+    """Return where a rotation takes a row: u and the place in the grid, each start and slope."""
+    side, length = 2 * centre + 1, centre + 1
+    u = turn[0, 1] * y + turn[0, 2] * z
+    v = turn[1, 1] * y + turn[1, 2] * z
+    w = turn[2, 1] * y + turn[2, 2] * z
+    place = ((centre + w) * side + centre + v) * length + u
+    return u, turn[0, 0], place, (turn[2, 0] * side + turn[1, 0]) * length + turn[0, 0]
+
+
+@njit(cache=True, error_model="numpy")
+def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weights):
+    """Write the sums at a row's leaders to all points of their orbits."""
+    opposite = 2 * centre * (2 * centre + 2) * (centre + 1)
+    for e in range(exact.shape[0]):
+        u0, u_slope, place0, place_slope = _image_of_row(y, z, exact[e], centre)
+        for q in range(found.shape[0]):
+            u = u0 + u_slope * found[q]
+            place = place0 + place_slope * found[q]
+            if u >= 0:
+                out_values[place] = line[q]
+                out_weights[place] = weight_line[q]
+            if u <= 0:
+                out_values[opposite - place] = line[q].conjugate()
+                out_weights[opposite - place] = weight_line[q]
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def add_halo(values, weights, centre, taps, out_values, out_weights):
+    """Lay out half grids for reading, convolved along z with three ``taps``.
+
+    Only what samples within the grid's sphere read is written; the rest stays as it is: zero.
+    """
+    side = 2 * centre + 1
+    limit = (centre + 1) ** 2
+    for row in prange(side * side):
+        iz, iy = row // side, row % side
+        left = limit - (iz - centre) ** 2 - (iy - centre) ** 2
+        if left < 0:
+            continue
+        n_x = min(int(math.sqrt(left)) + 1, values.shape[2])
+        to, to_weight = out_values[iz, iy], out_weights[iz, iy]
+        for tap in range(3):
+            plane = iz + tap - 1
+            if taps[tap] != 0 and plane >= 0 and plane < side:
+                line, weight_line = values[plane, iy], weights[plane, iy]
+                for x in range(n_x):
+                    to[HALO + x] += taps[tap] * line[x]
+                    to_weight[HALO + x] += taps[tap] * weight_line[x]
+    for row in prange(side * side):
+        iz, iy = row // side, row % side
+        for x in range(1, HALO + 1):
+            mate = out_values[side - 1 - iz, side - 1 - iy, HALO + x]
+            out_values[iz, iy, HALO - x] = mate.conjugate()
+            out_weights[iz, iy, HALO - x] = out_weights[side - 1 - iz, side - 1 - iy, HALO + x]
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def rotate_grid(
+    values, weights, centre, rotations, exact, is_in_plane, table, out_values, out_weights
+):
+    """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`.
+
+    Parameters
+    ----------
+    values, weights
+        Grids with halo, the same after each of the rotations ``exact`` (e, 3, 3), integers.
+    is_in_plane
+        All rotations keep points in planes of z, and the grids have been convolved along z.
+    """
+    side = 2 * centre + 1
+    limit = (centre - _HALF) ** 2
+    length = values.shape[2]
+    plane = length * values.shape[1]
+    to, to_weight = out_values.reshape(-1), out_weights.reshape(-1)
+    for row in prange(side * side):
+        iz, iy = row // side - centre, row % side - centre
+        left = limit - iy * iy - iz * iz
+        if left < 0:
+            continue
+        keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
+        count = _leaders(iy, iz, int(math.sqrt(left)) + 1, exact, side, keep, found)
+        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
+        along, origin = np.empty(3, np.float32), np.empty(3, np.float32)
+        steps = np.zeros((BLOCK, 2), np.float32)
+        line, weight_line = np.empty(BLOCK, np.complex64), np.empty(BLOCK, np.float32)
+        for start in range(0, count, BLOCK):
+            here = min(BLOCK, count - start)
+            for q in range(here):
+                steps[q, 0] = found[start + q]
+                line[q] = 0
+                weight_line[q] = 0
+            for g in range(rotations.shape[0]):
+                for a in range(3):
+                    along[a] = rotations[g, a, 0]
+                    origin[a] = rotations[g, a, 1] * iy + rotations[g, a, 2] * iz
+                locate(steps, here, along, along, origin, centre, values.shape[1], index, sign)
+                for q in range(here):
+                    at = np.int64(index[0, q]) * length + index[1, q]
+                    if is_in_plane:
+                        re, im, weight = read_plane_taps_and_weights(
+                            values, weights, at + plane, length, table, index[2, q], index[3, q]
+                        )
+                    else:
+                        re, im, weight = read_taps_and_weights(
+                            values, weights, at, length, plane, table,
+                            index[2, q], index[3, q], index[4, q],
+                        )  # fmt: skip
+                    line[q] += complex(re, sign[q] * im)
+                    weight_line[q] += weight
+            leaders = found[start : start + here]
+            _spread(iy, iz, leaders, exact, centre, line, weight_line, to, to_weight)
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def permute_grid(values, weights, centre, exact, out_values, out_weights):
+    """Sum a half grid over a group of rotations that permute its points.
+
+    See :func:`cryorefine.kernels.reference.permute_grid`; ``exact`` is (e, 3, 3), integers.
+    """
+    side = 2 * centre + 1
+    opposite = 2 * centre * (2 * centre + 2) * (centre + 1)
+    of, of_weight = values.reshape(-1), weights.reshape(-1)
+    to, to_weight = out_values.reshape(-1), out_weights.reshape(-1)
+    for row in prange(side * side):
+        iz, iy = row // side - centre, row % side - centre
+        left = centre * centre - iy * iy - iz * iz
+        if left < 0:
+            continue
+        keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
+        count = _leaders(iy, iz, int(math.sqrt(left)) + 1, exact, side, keep, found)
+        line, weight_line = np.zeros(count, np.complex64), np.zeros(count, np.float32)
+        for e in range(exact.shape[0]):
+            u0, u_slope, place0, place_slope = _image_of_row(iy, iz, exact[e], centre)
+            for q in range(count):
+                place = place0 + place_slope * found[q]
+                if u0 + u_slope * found[q] < 0:
+                    line[q] += of[opposite - place].conjugate()
+                    weight_line[q] += of_weight[opposite - place]
+                else:
+                    line[q] += of[place]
+                    weight_line[q] += of_weight[place]
+        _spread(iy, iz, found[:count], exact, centre, line, weight_line, to, to_weight)
