@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,6 +67,31 @@ class Case:
 
 
 OPTIONS = AlignmentOptions(max_shift_px=6.0, shift_sigma_px=6.0, resolution_turn_rad=10 / 60)
+
+
+def test_a_search_tells_which_known_poses_it_would_have_missed():
+    case = Case("d2", 12, noise=0.3)
+    search, known = case.search(), (case.rotations, case.shifts)
+    arguments = (case.view, case.x, case.c, case.group, OPTIONS)
+    whole = align_globally(case.grid, search, *arguments, previous=known)
+    assert not whole.is_missed.any()
+    # Orientations that lie within 40° of the last six poses are left out.
+    distances = [
+        case.group.distance(search.rotations, known.expand_as(search.rotations))
+        for known in case.rotations[6:]
+    ]
+    far = torch.stack(distances).amin(0) > math.radians(40)
+    poorer = replace(
+        search, rotations=search.rotations[far], slices=search.slices[:, far],
+        power=search.power[:, far],
+    )  # fmt: skip
+    found = align_globally(case.grid, poorer, *arguments, previous=known)
+    assert found.is_missed[6:].all()
+    assert float(case.error_deg(found.rotations).max()) < 5
+    # What is found without help, or replaced by something better, is not missed.
+    wrong = (random_rotations(12, torch.Generator().manual_seed(7)), case.shifts)
+    assert not align_globally(case.grid, search, *arguments, previous=wrong).is_missed.any()
+    assert not align_globally(case.grid, search, *arguments).is_missed.any()
 
 
 @pytest.mark.parametrize("symmetry", ["c1", "d2", "o"])

@@ -1,6 +1,7 @@
 """What a refinement must reach, on simulated particles whose truth is known."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cryorefine.io.star import read_star, write_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.particles.relion import read_relion
 from cryorefine.refine.checkpoint import load_state
+from cryorefine.refine.events import read_events
 from cryorefine.refine.run import refine
 
 from .conftest import settings_for, simulate_set
@@ -340,3 +342,23 @@ def test_noise_alone_gives_no_resolution_beyond_the_start(tmp_path):
     summary = refine(settings_for(data, iterations=4), tmp_path / "run")
     # Both halves share the start's 30 Å, and nothing else.
     assert summary["resolution_unmasked_A"] is None or summary["resolution_unmasked_A"] > 18
+
+
+@pytest.mark.slow
+def test_a_search_too_coarse_for_the_particle_is_made_finer_until_it_misses_nobody(tmp_path):
+    data = simulate_set(
+        tmp_path / "data", particles=250, box_px=64, pixel_angstrom=3.0, symmetry="c1", snr=0.15,
+        seed=1,
+    )  # fmt: skip
+    refine(settings_for(data, symmetry="c1"), tmp_path / "run")
+    records = [
+        e for e in read_events(tmp_path / "run" / "events.jsonl") if e["kind"] == "iteration"
+    ]
+    missed = [e["missed_fraction"] for e in records if "missed_fraction" in e]
+    assert max(missed) > 0.01 > missed[-1]
+    found = read_relion(tmp_path / "run" / "particles.star")
+    truth = read_relion(data / "truth_particles.star")
+    angle = parse_symmetry("c1").distance(
+        *(matrix_from_euler(torch.from_numpy(t.euler_rad)) for t in (found, truth))
+    )
+    assert float((angle > math.radians(10)).double().mean()) < 0.03

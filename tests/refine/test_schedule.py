@@ -203,6 +203,7 @@ outcomes = st.tuples(
     st.floats(0, 180) | st.just(math.nan),
     st.floats(0, 1) | st.just(math.nan),
     st.floats(0, 30),
+    st.floats(0, 1) | st.just(math.nan),
 )
 
 
@@ -225,7 +226,7 @@ def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, 
     records, samplings = [], []
     while (sampling := next_sampling(settings, geometry, records)) is not None:
         assert len(records) < settings.max_iterations
-        resolution_A, turn, jumped, sigma = history[len(records)]
+        resolution_A, turn, jumped, sigma, missed = history[len(records)]
         samplings.append(sampling)
         records.append(
             make_record(
@@ -237,6 +238,7 @@ def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, 
                 median_turn_deg=turn,
                 jumped_fraction=jumped,
                 median_sigma_rotation_deg=sigma,
+                missed_fraction=missed,
             )
         )
     assert [s.iteration for s in samplings] == list(range(1, len(samplings) + 1))
@@ -259,21 +261,24 @@ def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, 
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(geometry=geometries, fraction=st.floats(0, 1))
-def test_an_exhaustive_search_is_as_fine_as_it_can_be_afforded(geometry, fraction):
+@given(geometry=geometries, fraction=st.floats(0, 1), effort=st.sampled_from([1, 3, 9]))
+def test_an_exhaustive_search_is_as_fine_as_it_can_be_afforded(geometry, fraction, effort):
     align_A = geometry.nyquist_A + fraction * (geometry.box_A / 3 - geometry.nyquist_A)
-    coarse_A = coarse_resolution(align_A, geometry)
+    coarse_A = coarse_resolution(align_A, geometry, effort=effort)
     shell = round(geometry.box_A / coarse_A)
     assert coarse_A >= align_A * (1 - 1e-6)
     assert geometry.box_A / coarse_A == pytest.approx(shell)
 
-    def cost(s):
-        return schedule._coarse_operations(geometry.box_A / s, geometry)
+    def is_affordable(s):
+        resolution_A = geometry.box_A / s
+        operations = schedule._coarse_operations(resolution_A, geometry)
+        samples = schedule._coarse_samples(resolution_A, geometry)
+        return operations <= 1.3e8 * effort and samples <= 1e7
 
     if shell > 3:
-        assert cost(shell) <= schedule._COARSE_OPERATIONS
+        assert is_affordable(shell)
     if geometry.box_A / (shell + 1) > align_A * (1 + 1e-5):
-        assert cost(shell + 1) > schedule._COARSE_OPERATIONS
+        assert not is_affordable(shell + 1)
 
 
 def test_small_and_symmetric_particles_search_finer_than_large_asymmetric_ones():
@@ -303,6 +308,25 @@ def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn()
         assert sampling.mode == "global"
         turns.append(sampling.is_searched(10))
     assert np.array(turns).sum(0).tolist() == [1] * 10
+
+
+def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles():
+    history = [make_record(1, missed_fraction=math.nan, resolution_A=9.0)]
+    steps = []
+    for missed in (0.005, 0.011, 0.5, 0.5, 0.0):
+        latest = make_record(len(history) + 1, missed_fraction=missed, jumped_fraction=0.0,
+                             resolution_A=9.0, align_resolution_A=9.0)  # fmt: skip
+        history.append(latest)
+        sampling = next_sampling(chosen(), GEOMETRY, history)
+        assert sampling is not None
+        steps.append((sampling.mode, sampling.search_every, sampling.coarse_resolution_A))
+    resolutions = [coarse_resolution(8.1, GEOMETRY, effort=effort) for effort in (1, 3, 9)]
+    assert resolutions == sorted(resolutions, reverse=True)
+    first, second, third, fourth, last = steps
+    assert first == ("local", 3, resolutions[0])  # hardly any missed, and nobody jumped
+    assert second == ("global", 1, resolutions[1])
+    assert third == ("global", 1, resolutions[2])
+    assert fourth == last == ("local", 3, resolutions[2])  # as fine as it gets
 
 
 @pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.02, 1)])

@@ -1,7 +1,7 @@
 """Find the poses of a batch of images: from scratch, or from where they were."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -129,6 +129,9 @@ class BatchPoses:
         shift component.
     at_edge
         Whether the shift lies on its limit.
+    is_missed
+        Whether a search over all orientations would not have found the pose that was known before
+        and is the best still.
     """
 
     rotations: Float[Tensor, "b 3 3"]
@@ -143,6 +146,7 @@ class BatchPoses:
     sigma_rotation_rad: Float[Tensor, "b"]
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
+    is_missed: Bool[Tensor, "b"]
 
     def cpu(self) -> "BatchPoses":
         """Return the poses on the CPU."""
@@ -249,10 +253,14 @@ def align_globally(
             climbed.rotations[left],
             climbed.shifts_px[left],
         )
+    is_found = torch.zeros(b, dtype=torch.bool, device=x.device)
+    n_new = len(image_of)
     if previous is not None:
         # A finalist beside the previous pose would climb to the same maximum.
         angle = group.distance(rotations, previous[0][image_of])
         new = angle > _SAME_MAXIMUM_STEPS * search.step_rad
+        is_found[image_of[~new]] = True
+        n_new = int(new.sum())
         image_of = torch.cat([image_of[new], every])
         rotations = torch.cat([rotations[new], previous[0]])
         shifts = torch.cat([shifts[new], previous[1]])
@@ -260,7 +268,11 @@ def align_globally(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
-    return _choose(view, x, image_of, final, group, options)
+    poses = _choose(view, x, image_of, final, group, options)
+    from_search = image_of[:n_new]
+    angle = group.distance(final.rotations[:n_new], poses.rotations[from_search])
+    is_found[from_search[angle <= _SAME_MAXIMUM_STEPS * search.step_rad]] = True
+    return replace(poses, is_missed=~is_found)
 
 
 def align_locally(
@@ -464,6 +476,7 @@ def _choose(
         sigma_rotation_rad=sigma_rotation,
         sigma_shift_px=sigma_shift,
         at_edge=found.at_edge[best],
+        is_missed=torch.zeros_like(found.at_edge[best]),
     )
 
 

@@ -14,7 +14,7 @@ _LARGEST_BATCH = 1024
 # allocator and transforms keep: half grids up to Nyquist; what is kept of a batch while images are
 # compared with their models, and while they are searched; what a search keeps beside.
 _GRIDS = 11.0
-_BATCHES, _BATCHES_SEARCHING, _SEARCH_BYTES = 5.5, 2.2, 1400 << 20
+_BATCHES, _BATCHES_SEARCHING, _SEARCH_BYTES = 5.5, 2.2, 1700 << 20
 _SPARE = 0.9
 
 

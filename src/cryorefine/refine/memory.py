@@ -32,6 +32,7 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 _GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
 _BATCHES = 4.0
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
+_TABLE_BYTES = 150 << 20  # while a search is prepared, when there are no sums yet
 _SPARE = 0.9
 
 
@@ -94,7 +95,8 @@ def plan_memory(
         grids = (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS) + _GRIDS_PER_COPY * copies
         images = image_bytes(size_px) * min(_LARGEST_BATCH, n_particles // 2)
         batches = _BATCHES * min(batch_bytes, images)
-        peak = fixed_bytes + round(grids * grid_bytes(size_px, oversampling) + batches)
+        volumes = max(grids * grid_bytes(size_px, oversampling), _TABLE_BYTES if searches else 0)
+        peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(copies, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
     fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES

@@ -282,13 +282,14 @@ def assign_poses(
     grids: tuple[SliceGrid, SliceGrid],
     sampling: Sampling,
     events: EventLog,
-) -> tuple[Poses, tuple[tuple[float, ...], tuple[float, ...]]]:
+) -> tuple[Poses, tuple[tuple[float, ...], tuple[float, ...]], float]:
     """Find every particle's pose against its own half's reference.
 
     Returns
     -------
-    poses, group_scale
-        And the amplitudes of the optics groups by half, measured at these poses.
+    poses, group_scale, missed_fraction
+        And the amplitudes of the optics groups by half, measured at these poses; and how many of
+        the particles that were searched kept a pose which the search alone would have missed.
     """
     n = len(inputs.table)
     power = torch.zeros(n, dtype=torch.float64)
@@ -303,7 +304,7 @@ def assign_poses(
     optics = None if optics is None else optics.clone()
     quality: dict[str, Tensor] = {}
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
-    done = 0
+    done = n_searched = n_missed = 0
     for half in (1, 2):
         views = views_of(inputs, state, half, sampling.align_resolution_A)
         grid = grids[half - 1]
@@ -344,6 +345,9 @@ def assign_poses(
                             is_guarded=kind == "check",
                         )  # fmt: skip
                 found = found.cpu()
+                if search is not None and kind == "search":
+                    n_searched += len(batch.rows)
+                    n_missed += int(found.is_missed.sum())
                 index = torch.from_numpy(batch.rows)
                 if prior is not None and optics is not None:
                     found, optics[index] = refine_batch(
@@ -373,7 +377,9 @@ def assign_poses(
         quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
         if optics is not None:
             optics[mine] = without_common_part(optics[mine])
-    return Poses(rotations, shift_A, quality, covariance, optics), (group_scale[0], group_scale[1])
+    poses = Poses(rotations, shift_A, quality, covariance, optics)
+    missed_fraction = n_missed / n_searched if n_searched else math.nan
+    return poses, (group_scale[0], group_scale[1]), missed_fraction
 
 
 def _updated_scale(

@@ -15,7 +15,8 @@ Mode = Literal["global", "local", "none"]
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _REACH = 1.6
-_COARSE_OPERATIONS = 1.3e8
+_COARSE_OPERATIONS, _COARSE_SAMPLES = 1.3e8, 1e7
+_MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
 _SETTLED_FRACTION = 0.03
 _SMALL_GAIN = 0.01
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
@@ -72,6 +73,9 @@ class IterationRecord:
         by 10 to 30 %, and calibrated at the end of a run.
     share
         Of the particles, used so far.
+    missed_fraction
+        Of the particles that were searched, those that kept a pose which the search alone would
+        not have found; NaN where none had one.
     """
 
     iteration: int
@@ -83,6 +87,7 @@ class IterationRecord:
     jumped_fraction: float
     median_sigma_rotation_deg: float
     share: float = 1.0
+    missed_fraction: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -139,13 +144,25 @@ class Sampling:
         return np.flatnonzero(np.arange(n) * _GOLDEN_RATIO % 1.0 < self.share)
 
 
-def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
-    """Return the floating-point operations per particle of an exhaustive search."""
+def _coarse_samples(resolution_A: float, geometry: Geometry) -> float:
+    """Return the Fourier coefficients of all slices of an exhaustive search."""
     step = coarse_step(resolution_A, geometry)
     rotations = 8 * math.pi**2 / step**3 / geometry.group_order * geometry.tilt_fraction
+    return rotations * math.pi / 2 * (geometry.box_A / resolution_A) ** 2
+
+
+def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
+    """Return the floating-point operations per particle of an exhaustive search."""
     shifts = math.pi * (geometry.max_shift_A / (resolution_A / 3.5)) ** 2 + 1
-    points = math.pi / 2 * (geometry.box_A / resolution_A) ** 2
-    return 4 * rotations * shifts * points
+    return 4 * shifts * _coarse_samples(resolution_A, geometry)
+
+
+def _is_affordable(resolution_A: float, geometry: Geometry, effort: float) -> bool:
+    """Tell whether an exhaustive search is quick enough, and its slices fit in 120 MB."""
+    return (
+        _coarse_operations(resolution_A, geometry) <= effort * _COARSE_OPERATIONS
+        and _coarse_samples(resolution_A, geometry) <= _COARSE_SAMPLES
+    )
 
 
 def coarse_step(resolution_A: float, geometry: Geometry) -> float:
@@ -153,15 +170,17 @@ def coarse_step(resolution_A: float, geometry: Geometry) -> float:
     return min(math.radians(30), resolution_A / (2 * geometry.radius_A))
 
 
-def coarse_resolution(align_resolution_A: float, geometry: Geometry) -> float:
+def coarse_resolution(
+    align_resolution_A: float, geometry: Geometry, *, effort: float = 1.0
+) -> float:
     """Return the finest resolution at which an exhaustive search is affordable.
 
-    At most 1.3e8 operations a particle, and no finer than the alignment itself: large asymmetric
-    particles search at 30 to 40 Å, where they are easily told apart; small or highly symmetric
-    ones, which look alike there, at 12 to 20 Å.
+    At most 1.3e8 operations a particle, times ``effort``, and no finer than the alignment itself:
+    large asymmetric particles search at 30 to 40 Å, where they are easily told apart; small or
+    highly symmetric ones, which look alike there, at 12 to 20 Å.
     """
     shell = math.floor(geometry.box_A / align_resolution_A + 1e-6)
-    while shell > 3 and _coarse_operations(geometry.box_A / shell, geometry) > _COARSE_OPERATIONS:
+    while shell > 3 and not _is_affordable(geometry.box_A / shell, geometry, effort):
         shell -= 1
     return geometry.box_A / max(shell, 1)
 
@@ -183,7 +202,9 @@ def next_sampling(
     until fewer than 3 % of the particles jump, or three iterations in a row have gained nothing and
     moved most particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a
     third of the particles is searched at each iteration, in turn, while the others follow the
-    references as they get better. Particles: the first iteration of an automatic run uses 1,000,
+    references as they get better. Search: where it would have missed more than 1 % of the poses
+    that are known and were the best still, the next one looks at everything with three times the
+    operations, twice at most. Particles: the first iteration of an automatic run uses 1,000,
     each later one twice as many, for coarse references need no more. End: when neither resolution
     nor poses gain any more and the half maps are filled up to Nyquist, if need be by one more
     iteration. A fixed
@@ -197,7 +218,7 @@ def next_sampling(
     first = 1 if before is None else before.iteration + 1
     last = history[-1] if history else before
     align = _align_resolution(settings, geometry, mode, first + done, last)
-    coarse = coarse_resolution(align, geometry)
+    coarse = coarse_resolution(align, geometry, effort=_effort(history))
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
     share = 1.0 if is_last else _share(settings, geometry, done)
     shells = geometry.box_A / align
@@ -256,7 +277,18 @@ def _share(settings: RefineSettings, geometry: Geometry, done: int) -> float:
 def _in_turn(settings: RefineSettings, history: list[IterationRecord], few: float) -> int:
     """Return whether all particles are looked at, or, where few jump, some in turn."""
     few_jump = bool(history) and history[-1].jumped_fraction < few
-    return _TURNS if settings.is_data_driven and few_jump else 1
+    return _TURNS if settings.is_data_driven and few_jump and not _grows(history) else 1
+
+
+def _effort(history: list[IterationRecord]) -> float:
+    """Return how many times the usual operations the next search takes."""
+    too_many = sum(record.missed_fraction > _MANY_MISSED for record in history)
+    return min(_MOST_EFFORT, _MORE_EFFORT**too_many)
+
+
+def _grows(history: list[IterationRecord]) -> bool:
+    """Tell whether the next search sees more than the last."""
+    return _effort(history) > _effort(history[:-1])
 
 
 def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
@@ -272,6 +304,8 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     if history[-1].mode == "local":
         return "local"
     if history[-1].share < 1:
+        return "global"
+    if _grows(history):
         return "global"
     is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
     stalled = len(history) > _STALLED and not any(

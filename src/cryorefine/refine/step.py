@@ -97,7 +97,7 @@ def _iterate(
     grids = first, second
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, sampling, events)
-    poses, group_scale = assign_poses(inputs, state, grids, sampling, events)
+    poses, group_scale, missed_fraction = assign_poses(inputs, state, grids, sampling, events)
     poses = qualify_and_weigh(inputs, state, poses, sampling)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
@@ -124,7 +124,7 @@ def _iterate(
         for half, total in zip(halves, sums, strict=True)
     )
     release_memory()
-    record = _record(inputs, state, poses, sampling, evaluation)
+    record = _record(inputs, state, poses, sampling, evaluation, missed_fraction)
     if is_over([*state.history, record]):
         # For people to look at: nothing that a further iteration needs.
         if sampling.mode != "none":
@@ -327,7 +327,12 @@ def reference_ssnr(
 
 
 def _record(
-    inputs: Inputs, state: State, poses: Poses, sampling: Sampling, evaluation: Evaluation
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    sampling: Sampling,
+    evaluation: Evaluation,
+    missed_fraction: float,
 ) -> IterationRecord:
     turn, jumped = float("nan"), float("nan")
     if state.poses is not None:
@@ -350,6 +355,7 @@ def _record(
         jumped_fraction=jumped,
         median_sigma_rotation_deg=_median_sigma_deg(poses),
         share=sampling.share,
+        missed_fraction=missed_fraction,
     )
 
 
