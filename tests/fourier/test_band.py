@@ -16,8 +16,8 @@ radii = st.floats(0, 14)
 def _members(n: int, max_radius: float, min_radius: float = 0.0) -> set[tuple[int, int]]:
     """Return all (kx, ky) of a full transform, without Nyquist terms, between two radii."""
     largest = (n - 1) // 2
-    # Nothing beyond the shell of the largest frequency on the axes is listed.
-    limit = min(max_radius, largest + 1e-3)
+    # Half a coefficient short of Nyquist the band ends.
+    limit = min(max_radius, (n - 1) / 2 + 1e-3)
     axis = range(-largest, largest + 1)
     return {(x, y) for x in axis for y in axis if min_radius <= math.hypot(x, y) <= limit}
 

@@ -228,7 +228,7 @@ def test_the_kernel_has_unit_sum_and_its_slopes_are_its_derivative(oversampling)
 
 def test_every_box_stores_all_that_its_samples_touch():
     for size_px in range(8, 400):
-        radius = (size_px - 1) // 2
+        radius = (size_px - 1) / 2
         _, step, half = grid_layout(size_px, radius)
         nearest = math.floor(radius * step + 0.5)
         assert nearest + WIDTH // 2 <= half, size_px
@@ -238,7 +238,7 @@ def test_every_box_stores_all_that_its_samples_touch():
 def test_samples_at_the_very_edge_are_read_as_well_as_others(size_px):
     volume = ball_of_noise(size_px)
     rotations, _ = poses_and_points(size_px, 30)
-    radius = (size_px - 1) // 2
+    radius = (size_px - 1) / 2
     angle = torch.linspace(0, math.pi, 40)
     points = radius * torch.stack([angle.cos(), angle.sin()], -1)
     grid = make_slice_grid(volume, size_px / 2)

@@ -189,7 +189,7 @@ def test_summing_the_map_along_an_axis_gives_the_projection_of_the_atoms(size_px
     basis = scattering_basis(atoms, 0.95 / voxel_A)
     volume = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=voxel_A)
     assert volume.shape == (size_px,) * 3
-    band = make_band(size_px, (size_px - 1) // 2)
+    band = make_band(size_px, (size_px - 1) / 2)
     pose = torch.tensor(ALONG_AXES[along], dtype=torch.float64)[None]
     expected = project_atoms(atoms, basis, pose, band, voxel_A)[0]
     # Axes z, y, x of the map; image rows are y, columns x of the posed object.
@@ -219,5 +219,5 @@ def test_the_map_has_nothing_beyond_the_sphere_below_nyquist(size_px):
     k = np.fft.fftfreq(size_px, 1 / size_px)
     radius = np.sqrt(sum(a**2 for a in np.meshgrid(k, k, k, indexing="ij")))
     spectrum = np.abs(np.fft.fftn(volume.double().numpy()))
-    assert spectrum[radius > (size_px - 1) // 2].max() < 1e-5 * spectrum.max()
-    assert spectrum[radius <= (size_px - 1) // 2].min() > 1e-5 * spectrum.max()
+    assert spectrum[radius > (size_px - 1) / 2].max() < 1e-5 * spectrum.max()
+    assert spectrum[radius <= (size_px - 1) / 2].min() > 1e-5 * spectrum.max()

@@ -85,11 +85,12 @@ def make_band(size_px: int, max_radius: float, *, min_radius: float = 0.0) -> Ba
     Parameters
     ----------
     size_px
-        Side of the image; ``max_radius`` is cut so that no Nyquist coefficient is included.
+        Side of the image; ``max_radius`` is cut half a coefficient short of Nyquist, so that
+        grids of 1.25 points a coefficient and more hold all that samples touch.
     min_radius
         0.5 leaves out the zero frequency, which carries the image's mean.
     """
-    limit = min(max_radius, (size_px - 1) // 2 + 1e-3)
+    limit = min(max_radius, (size_px - 1) / 2 + 1e-3)
     r = int(limit)
     ky, kx = torch.meshgrid(torch.arange(-r, r + 1), torch.arange(0, r + 1), indexing="ij")
     ky, kx = ky.flatten(), kx.flatten()

@@ -176,7 +176,7 @@ def make_slice_grid(
     in the volume. Memory: ``8 (2h+1)² (h+3)`` bytes with ``h = step · max_radius``.
     """
     n = volume.shape[-1]
-    max_radius = min(max_radius, (n - 1) // 2 + 0.0)
+    max_radius = min(max_radius, (n - 1) / 2)
     padded, step, half = grid_layout(n, max_radius, oversampling)
     scaled = volume.float() / apodisation(n, padded, volume.device)
     box = scaled.new_zeros((padded,) * 3)
@@ -207,7 +207,7 @@ def make_accumulator(
     device: torch.device | str = "cpu",
 ) -> Accumulator:
     """Return empty sums for slices with radius up to ``max_radius`` of a box of ``size_px``."""
-    max_radius = min(max_radius, (size_px - 1) // 2 + 0.0)
+    max_radius = min(max_radius, (size_px - 1) / 2)
     _, step, half = grid_layout(size_px, max_radius, oversampling)
     shape = (copies, 2 * half + 1, 2 * half + 1, half + 1 + HALO)
     return Accumulator(

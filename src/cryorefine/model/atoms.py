@@ -171,5 +171,5 @@ def volume_from_atoms(
         spectrum = np.fft.ifftshift(spectrum)[:, :, : size_px // 2 + 1]
         total += spectrum * curve
     half = torch.from_numpy(total / voxel_A**3)
-    half[radius > (size_px - 1) // 2] = 0
+    half[radius > (size_px - 1) / 2] = 0
     return volume_from_half(half, size_px)

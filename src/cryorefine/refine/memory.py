@@ -32,7 +32,7 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 _GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
 _BATCHES = 4.0
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
-_TABLE_BYTES = 150 << 20  # while a search is prepared, when there are no sums yet
+_TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
 _SPARE = 0.9
 
 
