@@ -310,8 +310,10 @@ def test_ctrl_c_ends_with_code_3_and_says_how_to_go_on(project):
         "--output", "run", "--alignment", "global", "--iterations", "500",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Shells let what they start in the background ignore Ctrl-C: tests may run so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 240
     while not (project / "run" / "iteration_002").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
