@@ -119,19 +119,22 @@ class OtherDevice(TorchDispatchMode):
 def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
     """Return kernels for the device that hold, beside their results, what those for GPUs do."""
 
-    def here(value: Any) -> Any:
+    def each_tensor(change: Any, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return change(value)
+        if isinstance(value, tuple):
+            return tuple(each_tensor(change, part) for part in value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [f.name for f in dataclasses.fields(value)]
-            return dataclasses.replace(value, **{f: here(getattr(value, f)) for f in fields})
-        return value.numbers if isinstance(value, Elsewhere) else value
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            changed = {name: each_tensor(change, part) for name, part in fields.items()}
+            return dataclasses.replace(value, **changed)
+        return value
+
+    def here(value: Any) -> Any:
+        return each_tensor(lambda t: t.numbers if isinstance(t, Elsewhere) else t, value)
 
     def there(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [f.name for f in dataclasses.fields(value)]
-            return dataclasses.replace(value, **{f: there(getattr(value, f)) for f in fields})
-        if isinstance(value, tuple):
-            return tuple(map(there, value))
-        return device.adopt(value) if isinstance(value, torch.Tensor) else value
+        return each_tensor(device.adopt, value)
 
     def on_the_cpu(function: Any) -> Any:
         return lambda *arguments: there(function(*map(here, arguments)))

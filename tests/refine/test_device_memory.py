@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryorefine.kernels import dispatch
-from cryorefine.refine.device_memory import plan_device_memory, tell_device_memory
+from cryorefine.refine.device_memory import plan_device_memory
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.run import refine
 from tests.behaviour.conftest import settings_for, simulate_set
 from tests.other_device import OTHER, OtherDevice, frugal_kernels
@@ -49,7 +50,7 @@ def told(*, size_px, free_bytes):
     plan = plan_device_memory(
         size_px=size_px, searches=True, n_particles=10_000, free_bytes=free_bytes
     )
-    tell_device_memory(log, plan)
+    tell_memory(log, plan, on_gpu=True)
     return plan, events
 
 

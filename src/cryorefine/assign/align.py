@@ -460,7 +460,7 @@ def _choose(
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
     entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
-    power = found.power[best]
+    power, at_edge = found.power[best], found.at_edge[best]
     first = view.band.prefix(0)
     correlation, scale = _agreement(x[:, first:], found.score[best], power, shifts, options)
     return BatchPoses(
@@ -475,8 +475,8 @@ def _choose(
         covariance=covariance,
         sigma_rotation_rad=sigma_rotation,
         sigma_shift_px=sigma_shift,
-        at_edge=found.at_edge[best],
-        is_missed=torch.zeros_like(found.at_edge[best]),
+        at_edge=at_edge,
+        is_missed=torch.zeros_like(at_edge),
     )
 
 

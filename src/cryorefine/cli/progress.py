@@ -63,14 +63,10 @@ class ProgressDisplay:
                 f"{event['radius_A']:.0f} Å, halves {event['n_half1']} + {event['n_half2']}, "
                 f"{event['threads']} threads, device {event['device']}"
             )
-        elif kind == "memory":
+        elif kind in ("memory", "device_memory"):
+            where = "" if kind == "memory" else "on the GPU "
             self._say(
-                f"predicted peak {event['predicted_peak_bytes'] / 1e9:.1f} GB of "
-                f"{event['free_bytes'] / 1e9:.0f} GB free"
-            )
-        elif kind == "device_memory":
-            self._say(
-                f"predicted peak on the GPU {event['predicted_peak_bytes'] / 1e9:.1f} GB of "
+                f"predicted peak {where}{event['predicted_peak_bytes'] / 1e9:.1f} GB of "
                 f"{event['free_bytes'] / 1e9:.0f} GB free"
             )
         elif kind == "resume":

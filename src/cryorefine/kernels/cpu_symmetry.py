@@ -67,9 +67,15 @@ def _image_of_row(y, z, turn, centre):
 
 
 @njit(cache=True, error_model="numpy")
+def _opposite(centre):
+    """Return the sum of the places of any point and of its Friedel mate."""
+    return 2 * centre * (2 * centre + 2) * (centre + 1)
+
+
+@njit(cache=True, error_model="numpy")
 def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weights):
     """Write the sums at a row's leaders to all points of their orbits."""
-    opposite = 2 * centre * (2 * centre + 2) * (centre + 1)
+    opposite = _opposite(centre)
     for e in range(exact.shape[0]):
         u0, u_slope, place0, place_slope = _image_of_row(y, z, exact[e], centre)
         for q in range(found.shape[0]):
@@ -177,7 +183,7 @@ def permute_grid(values, weights, centre, exact, out_values, out_weights):
     See :func:`cryorefine.kernels.reference.permute_grid`; ``exact`` is (e, 3, 3), integers.
     """
     side = 2 * centre + 1
-    opposite = 2 * centre * (2 * centre + 2) * (centre + 1)
+    opposite = _opposite(centre)
     of, of_weight = values.reshape(-1), weights.reshape(-1)
     to, to_weight = out_values.reshape(-1), out_weights.reshape(-1)
     for row in prange(side * side):

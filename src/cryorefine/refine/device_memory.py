@@ -3,10 +3,9 @@
 import torch
 
 from cryorefine.kernels.grid import OVERSAMPLING
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.memory import MemoryPlan, grid_bytes, image_bytes
 
-__all__ = ["device_free_bytes", "device_peak_bytes", "plan_device_memory", "tell_device_memory"]
+__all__ = ["device_free_bytes", "device_peak_bytes", "plan_device_memory"]
 
 _BATCH_BYTES, _LEAST_BATCH_BYTES = 256 << 20, 4 << 20
 _LARGEST_BATCH = 1024
@@ -65,19 +64,3 @@ def device_free_bytes(device: torch.device) -> int:
 def device_peak_bytes(device: torch.device) -> int | None:
     """Return the most that this process has held of a GPU; None for a device that is none."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
-
-
-def tell_device_memory(events: EventLog, plan: MemoryPlan) -> None:
-    """Record the plan; warn if it does not fit."""
-    events.emit(
-        "device_memory",
-        predicted_peak_bytes=plan.peak_bytes,
-        free_bytes=plan.free_bytes,
-        batch_bytes=plan.batch_bytes,
-    )
-    if plan.peak_bytes > plan.free_bytes:
-        events.warn(
-            f"the run may need {plan.peak_bytes / 1e9:.1f} GB of the GPU's memory and "
-            f"{plan.free_bytes / 1e9:.1f} GB are free: end other programs on it, say --device "
-            "cpu, or extract the particles in a smaller box or with larger pixels"
-        )

@@ -129,20 +129,25 @@ def batch_size(plan: MemoryPlan, n_points: int) -> int:
     return max(1, min(plan.largest_batch, plan.batch_bytes // (_POINT_BYTES * n_points)))
 
 
-def tell_memory(events: EventLog, plan: MemoryPlan) -> None:
-    """Record the plan; warn if it does not fit."""
+def tell_memory(events: EventLog, plan: MemoryPlan, *, on_gpu: bool = False) -> None:
+    """Record the plan, of the machine's memory or of a GPU's own; warn if it does not fit."""
     events.emit(
-        "memory",
+        "device_memory" if on_gpu else "memory",
         predicted_peak_bytes=plan.peak_bytes,
         free_bytes=plan.free_bytes,
         copies=plan.copies,
         batch_bytes=plan.batch_bytes,
     )
     if plan.peak_bytes > plan.free_bytes:
+        what, remedy = (
+            ("the GPU's memory", "end other programs on it, say --device cpu")
+            if on_gpu
+            else ("memory", "end other programs, raise the job's memory limit")
+        )
         events.warn(
-            f"the run may need {plan.peak_bytes / 1e9:.1f} GB of memory and "
-            f"{plan.free_bytes / 1e9:.1f} GB are free: end other programs, raise the job's memory "
-            "limit, or extract the particles in a smaller box or with larger pixels"
+            f"the run may need {plan.peak_bytes / 1e9:.1f} GB of {what} and "
+            f"{plan.free_bytes / 1e9:.1f} GB are free: {remedy}, or extract the particles in a "
+            "smaller box or with larger pixels"
         )
 
 

@@ -345,7 +345,7 @@ def assign_poses(
                             is_guarded=kind == "check",
                         )  # fmt: skip
                 found = found.cpu()
-                if search is not None and kind == "search":
+                if kind == "search":
                     n_searched += len(batch.rows)
                     n_missed += int(found.is_missed.sum())
                 index = torch.from_numpy(batch.rows)

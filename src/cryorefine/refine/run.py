@@ -29,7 +29,6 @@ from cryorefine.refine.continue_run import (
     optics_arrays,
 )
 from cryorefine.refine.device import device_name
-from cryorefine.refine.device_memory import tell_device_memory
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.legs import (
     Leg,
@@ -278,7 +277,7 @@ def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) 
 def _tell_memory(events: EventLog, inputs: Inputs) -> None:
     tell_memory(events, inputs.memory)
     if inputs.device_memory is not None:
-        tell_device_memory(events, inputs.device_memory)
+        tell_memory(events, inputs.device_memory, on_gpu=True)
 
 
 @contextmanager
