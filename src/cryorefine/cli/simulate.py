@@ -37,10 +37,11 @@ __all__ = ["command"]
 )
 @click.option(
     "--noise",
-    type=click.Choice(["coloured", "white"]),
+    type=click.Choice(["coloured", "white", "ice"]),
     default="coloured",
     show_default=True,
-    help="Coloured noise is stronger at low resolution.",
+    help="Coloured noise is stronger at low resolution; ice more so, with the SNR measured against "
+    "the white noise that it is made of.",
 )
 @click.option(
     "--atom-bfactor", type=float, help="B-factor of all atoms in Å² (default: the model's own)."
@@ -57,6 +58,12 @@ __all__ = ["command"]
     default=(8000.0, 20000.0),
     show_default=True,
     help="Range of the mean defocus.",
+)
+@click.option(
+    "--defocus-error-angstrom",
+    default=0.0,
+    show_default=True,
+    help="Standard deviation of the particles' defocus about the one in particles.star.",
 )
 @click.option("--astigmatism-angstrom", default=200.0, show_default=True, help="Defocus U less V.")
 @click.option("--voltage-kv", default=300.0, show_default=True, help="Acceleration voltage.")
@@ -86,6 +93,12 @@ __all__ = ["command"]
     default=15.0,
     show_default=True,
     help="Standard deviation of the tilt about it.",
+)
+@click.option(
+    "--axis-fraction",
+    default=1.0,
+    show_default=True,
+    help="Share of the particles with that tilt; the others' poses are uniform.",
 )
 @click.option(
     "--scale-spread",
@@ -160,13 +173,15 @@ def _simulate(model: str, output: Path, options: dict[str, Any]) -> None:
         defocus_min_A=low,
         defocus_max_A=high,
         astigmatism_A=options["astigmatism_angstrom"],
+        defocus_error_A=options["defocus_error_angstrom"],
         bfactor_A2=options["imaging_bfactor"],
         pose_axis_tilt_deg=options["axis_tilt_deg"] if options["poses"] == "axis" else None,
         pose_axis_spread_deg=options["axis_spread_deg"],
+        pose_axis_fraction=options["axis_fraction"],
         shift_A=options["shift_angstrom"],
         scale_spread=options["scale_spread"],
         junk_fraction=options["junk_fraction"],
-        coloured_noise=options["noise"] == "coloured",
+        noise=options["noise"],
         seed=options["seed"],
     )
     extent_A = 2 * float(np.linalg.norm(atoms.xyz_A, axis=1).max())
@@ -198,6 +213,7 @@ def _simulate(model: str, output: Path, options: dict[str, Any]) -> None:
         simulated_table(drawn, stack, with_poses=True),
         quality={
             "cryorefineTrueScale": drawn.scale.double().numpy(),
+            "cryorefineTrueDefocusError": (drawn.defocus.u_A - drawn.told_defocus.u_A).numpy(),
             "cryorefineIsJunk": drawn.is_junk.astype(np.int64),
         },
     )
@@ -215,6 +231,11 @@ def _check(options: dict[str, Any]) -> None:
             (options["snr"] <= 0, "--snr must be positive"),
             (low > high, "--defocus-angstrom must be given as smallest, then largest"),
             (not 0 <= options["junk_fraction"] < 1, "--junk-fraction must be 0 or more, below 1"),
+            (not 0 <= options["axis_fraction"] <= 1, "--axis-fraction must be 0 to 1"),
+            (
+                options["defocus_error_angstrom"] < 0,
+                "--defocus-error-angstrom must not be negative",
+            ),
             (not 0 <= options["amplitude_contrast"] <= 1, "--amplitude-contrast must be 0 to 1"),
             (options["optics_groups"] < 1, "--optics-groups must be 1 or more"),
             (options["per_micrograph"] < 1, "--per-micrograph must be 1 or more"),

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,20 +40,26 @@ class SimulationPlan:
         variance of the noise.
     defocus_min_A, defocus_max_A, astigmatism_A
         Range of the mean defocus per micrograph; |U - V|.
+    defocus_error_A
+        Standard deviation of the particles' true mean defocus about the one they are given.
     bfactor_A2
         Of the imaging, in the CTF of every particle.
     pose_axis_tilt_deg
         None: uniform poses. Otherwise viewing tilts are Gaussian about this angle ...
     pose_axis_spread_deg
-        ... with this standard deviation (a preferred orientation).
+        ... with this standard deviation (a preferred orientation) ...
+    pose_axis_fraction
+        ... for this share of the particles; the others' poses are uniform.
     shift_A
         Standard deviation of each shift component.
     scale_spread
         Standard deviation of the particles' relative amplitudes.
     junk_fraction
         Fraction of images that hold noise only.
-    coloured_noise
-        Noise that is stronger at low resolution, as in ice; otherwise white.
+    noise
+        ``white``; ``coloured``: stronger at low resolution, scaled to unit variance; ``ice``: white
+        noise of unit variance that is then given the power ``0.6 + 2 exp(-k / 0.03 Å⁻¹)``, so that
+        ``snr`` is against the white noise that it was.
     """
 
     n_particles: int
@@ -67,13 +74,15 @@ class SimulationPlan:
     defocus_min_A: float = 8000.0
     defocus_max_A: float = 20000.0
     astigmatism_A: float = 200.0
+    defocus_error_A: float = 0.0
     bfactor_A2: float = 0.0
     pose_axis_tilt_deg: float | None = None
     pose_axis_spread_deg: float = 15.0
+    pose_axis_fraction: float = 1.0
     shift_A: float = 3.0
     scale_spread: float = 0.0
     junk_fraction: float = 0.0
-    coloured_noise: bool = True
+    noise: Literal["white", "coloured", "ice"] = "coloured"
     seed: int = 0
 
 
@@ -83,8 +92,10 @@ class SimulatedSet:
 
     Attributes
     ----------
+    defocus, told_defocus
+        What the images have, and what the particle file says.
     grey_scale
-        Images hold this many times the atoms' units; the noise has unit variance.
+        Images hold this many times the atoms' units; see :class:`SimulationPlan` for the noise.
     """
 
     groups: tuple[OpticsGroup, ...]
@@ -93,6 +104,7 @@ class SimulatedSet:
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
     defocus: Defocus
+    told_defocus: Defocus
     scale: Float[Tensor, "n"]
     is_junk: np.ndarray
     grey_scale: float
@@ -106,7 +118,12 @@ def _draw_rotations(plan: SimulationPlan, generator: torch.Generator) -> Tensor:
         n, dtype=torch.float64, generator=generator
     )
     turn = torch.rand(n, 2, dtype=torch.float64, generator=generator) * (2 * math.pi)
-    return matrix_from_euler(torch.stack([turn[:, 0], torch.deg2rad(tilt), turn[:, 1]], -1))
+    preferred = matrix_from_euler(torch.stack([turn[:, 0], torch.deg2rad(tilt), turn[:, 1]], -1))
+    if plan.pose_axis_fraction >= 1:
+        return preferred
+    is_preferred = torch.rand(n, generator=generator) < plan.pose_axis_fraction
+    others = random_rotations(n, generator)
+    return torch.where(is_preferred[:, None, None], preferred, others)
 
 
 def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
@@ -138,7 +155,7 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         for g in range(plan.n_groups)
     )
     zero = torch.zeros(n, dtype=torch.float64)
-    defocus = Defocus(
+    told = Defocus(
         u_A=mean + plan.astigmatism_A / 2,
         v_A=mean - plan.astigmatism_A / 2,
         angle_rad=angle,
@@ -146,6 +163,10 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         bfactor_A2=zero + plan.bfactor_A2,
         scale=zero + 1,
     )
+    defocus = told
+    if plan.defocus_error_A > 0:
+        error = torch.randn(n, generator=generator, dtype=torch.float64) * plan.defocus_error_A
+        defocus = replace(told, u_A=told.u_A + error, v_A=told.v_A + error)
     drawn = SimulatedSet(
         groups=groups,
         group_index=(micrograph * plan.n_groups // max(n_micrographs, 1)).numpy().astype(np.int32),
@@ -153,6 +174,7 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         rotations=rotations,
         shift_A=shift,
         defocus=defocus,
+        told_defocus=told,
         scale=scale,
         is_junk=junk.numpy(),
         grey_scale=1.0,
@@ -169,7 +191,7 @@ def _scaled_to_snr(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> S
     images = torch.cat([x for _, x in _noise_free(atoms, plan, drawn, sample, 16)])
     variance = float(images.var(dim=(-2, -1), correction=0).mean())
     scale = math.sqrt(plan.snr / variance) if variance > 0 else 1.0
-    return SimulatedSet(**{**drawn.__dict__, "grey_scale": scale})
+    return replace(drawn, grey_scale=scale)
 
 
 def _noise_free(
@@ -207,13 +229,17 @@ def _rows(defocus: Defocus, index: Tensor) -> Defocus:
 
 
 def noise_amplitude(plan: SimulationPlan) -> Float[Tensor, "y xh"]:
-    """Return the noise's amplitude spectrum; white noise of unit variance filtered by it keeps it.
+    """Return what white noise of unit variance is filtered by.
 
-    Coloured noise has four times the power at zero frequency that it has far beyond 1/40 Å.
+    ``coloured`` noise keeps unit variance, and has four times the power at zero frequency that it
+    has far beyond 1/40 Å. ``ice`` has 2.6 times the power of the white noise at zero frequency,
+    and 0.6 of it at high ones.
     """
     radius = frequency_radius(plan.box_px, 2) / (plan.box_px * plan.pixel_A)
-    if not plan.coloured_noise:
+    if plan.noise == "white":
         return torch.ones_like(radius)
+    if plan.noise == "ice":
+        return (0.6 + 2.0 * torch.exp(-radius / 0.03)).sqrt()
     power = 1 + 3 / (1 + (radius * 40.0) ** 2)
     weight = torch.full_like(power, 2.0)
     weight[:, 0] = 1.0
@@ -228,7 +254,7 @@ def simulate_images(
     """Yield (rows, images) of all particles in order.
 
     Projections come straight from the atoms at the exact pose; contrast transfer acts in a box
-    of twice the side, so that nothing delocalised wraps round; the noise has unit variance.
+    of twice the side, so that nothing delocalised wraps round.
     """
     generator = torch.Generator().manual_seed(plan.seed + 1)
     amplitude = noise_amplitude(plan)
