@@ -29,6 +29,7 @@ from cryorefine.refine.threads import available_cpus
 from measured import Cost
 from relion_run import RelionRun, given_run, read_run, run_relion
 from trial import (
+    ICE,
     MapQuality,
     map_quality,
     markdown,
@@ -129,6 +130,9 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--start", type=float, default=30.0, help="low-pass of the start in Å")
     parser.add_argument("--atom-bfactor", type=float)
+    parser.add_argument(
+        "--ice", action="store_true", help="noise, defocus and grey values as in ice"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--particles-star", type=Path, help="a set to take instead")
     parser.add_argument("--reference", type=Path, help="its initial map")
@@ -159,7 +163,7 @@ def main() -> None:
             box_px=options.box or (64 if phantom else 128),
             pixel_angstrom=options.pixel or (3.0 if phantom else 2.0),
             symmetry=options.symmetry, snr=options.snr, atom_bfactor=options.atom_bfactor,
-            reference_angstrom=options.start, seed=options.seed,
+            reference_angstrom=options.start, seed=options.seed, **(ICE if options.ice else {}),
         )  # fmt: skip
         star, reference = data / "particles.star", data / "reference.mrc"
         truth_star = data / "truth_particles.star"

@@ -18,6 +18,7 @@ import torch
 
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally
 from cryorefine.assign.exhaustive import make_coarse_search, search_coarse
+from cryorefine.assign.search_depth import SearchDepth
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import fsc
 from cryorefine.fourier.fft import image_from_half
@@ -132,9 +133,8 @@ def main() -> None:
         grid, view, everywhere, step_rad=step_rad, max_shell=shell, max_shift_px=0.05 * n,
         shift_step_px=COARSE_A / 6 / PIXEL_A,
     )  # fmt: skip
-    spent = best_s(
-        lambda: search_coarse(search, x, c, group, keep=16, window=12.0, any_scale=False), device
-    )
+    depth = SearchDepth(shell, step_rad, COARSE_A / 6 / PIXEL_A, 64, 0.0, 1.0, 1.0, 0.0)
+    spent = best_s(lambda: search_coarse(search, x, c, depth.on_grid), device)
     operations = 2.0 * b * len(search.shifts_px) * search.slices.numel()
     tell(f"search of {len(everywhere)} poses", spent, operations=operations)
 
@@ -153,7 +153,7 @@ def main() -> None:
     how = AlignmentOptions(
         max_shift_px=0.05 * n, shift_sigma_px=2.0, resolution_turn_rad=3 * PIXEL_A / radius_A
     )
-    spent = best_s(lambda: align_globally(grid, search, view, x, c, group, how), device, 2)
+    spent = best_s(lambda: align_globally(grid, search, depth, view, x, c, group, how), device, 2)
     tell("global alignment", spent)
     spent = best_s(
         lambda: align_locally(grid, view, x, c, rotations, shifts, group, how), device, 2

@@ -39,7 +39,7 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import passes, prepare, run, screen, step
+from cryorefine.refine import grey_scale, passes, prepare, run, screen, step
 from cryorefine.refine.settings import make_settings
 from cryorefine.refine.threads import use_threads
 from cryorefine.report.build import write_report
@@ -146,7 +146,7 @@ def instrument(stages: Stages) -> None:
         lambda out, _, rotations, points, *__: len(rotations) * len(points))  # fmt: skip
     add(passes, "assign_poses", "choosing and storing poses", nothing)
     add(passes, "reconstruct_halves", "residuals, weights", nothing)
-    add(passes, "find_grey_scale", "grey scale", nothing)
+    add(grey_scale, "find_grey_scale", "grey scale", nothing)
     add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))
     add(symmetrise, "symmetrise_grid", "symmetry",
         lambda out, values, weights, **_: 2 * bytes_of(values, weights))  # fmt: skip

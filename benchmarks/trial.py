@@ -21,6 +21,12 @@ from measured import Cost, measure
 
 _MASK_RESOLUTION_A = 15.0
 
+ICE: dict[str, object] = {
+    "noise": "ice", "defocus_error_angstrom": 150, "scale_spread": 0.1
+}  # fmt: skip
+"""What ``simulate`` is told for images as real ones are: coloured noise, with the signal measured
+against the white noise that it is made of; defocus and grey values that the file does not know."""
+
 
 @dataclass(frozen=True)
 class MapQuality:

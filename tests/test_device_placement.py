@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally, score_poses
-from cryorefine.assign.exhaustive import make_coarse_search, search_coarse
+from cryorefine.assign.exhaustive import (
+    Pruning,
+    grid_posterior,
+    make_coarse_search,
+    search_coarse,
+)
+from cryorefine.assign.own_noise import OwnNoise, own_bonus
+from cryorefine.assign.search_depth import SearchDepth, discriminating_power
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import fsc, half_map_fsc
 from cryorefine.fourier.crop import resample_volume, resize_volume
@@ -97,17 +104,21 @@ def alignment(volume: Tensor) -> list[Tensor]:
     search = make_coarse_search(
         grid, view, rotations, step_rad=0.4, max_shell=3, max_shift_px=2.0, shift_step_px=1.0
     )
-    found = [
-        value
-        for any_scale in (False, True)
-        for value in search_coarse(search, x, c, group, keep=1, window=9.0, any_scale=any_scale)
-    ]
+    depth = SearchDepth(3, 0.4, 1.0, 8, 0.0, 1.0, 1.0, 0.0)
+    best = search_coarse(search, x, c, Pruning(0.0, 0.0, 1), shift_precision=0.1)
+    amplitudes = torch.tensor([0.5, 1.0])
+    posterior = grid_posterior(search, x, c, amplitudes, shift_precision=0.1)
+    power = discriminating_power(grid, view, c)
+    found = [best.rotation, best.shift, best.score, power]
+    found += [posterior.log_evidence, posterior.squared_shift_px2]
     options = AlignmentOptions(
         max_shift_px=3.0, shift_sigma_px=1.0, resolution_turn_rad=0.3, tilt_range_rad=(0.5, 2.5)
     )
     start = (rotations[:3], rotations[:3, 0, :2])
+    share = torch.linspace(0.1, 0, n // 2 + 1, dtype=torch.float64)
+    own = OwnNoise(start[0], own_bonus(share, view, c, torch.ones(3)), 0.1)
     for poses in (
-        align_globally(grid, search, view, x, c, group, options, previous=start),
+        align_globally(grid, search, depth, view, x, c, group, options, previous=start, own=own),
         align_locally(grid, view, x, c, *start, group, options),
         score_poses(grid, view, x, c, *start, group, options),
     ):

@@ -11,7 +11,16 @@ from cryorefine.assign.align import (
     align_locally,
     score_poses,
 )
-from cryorefine.assign.exhaustive import make_coarse_search, search_coarse, shift_grid
+from cryorefine.assign.exhaustive import (
+    Pruning,
+    grid_posterior,
+    make_coarse_search,
+    search_coarse,
+    shift_grid,
+    within_mass,
+)
+from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.assign.search_depth import SearchDepth
 from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
 from cryorefine.geometry.so3 import rotation_grid
@@ -66,6 +75,8 @@ class Case:
         return torch.rad2deg(self.group.distance(rotations, self.rotations))
 
 
+DEPTH = SearchDepth(6, STEP_RAD, 2.0, 256, 0.0, 1.0, 1.0, 0.0)
+EVERYTHING = Pruning(mass_lost=0.0, allowance=1e6, most=10_000)
 OPTIONS = AlignmentOptions(max_shift_px=6.0, shift_sigma_px=6.0, resolution_turn_rad=10 / 60)
 
 
@@ -73,7 +84,7 @@ def test_a_search_tells_which_known_poses_it_would_have_missed():
     case = Case("d2", 12, noise=0.3)
     search, known = case.search(), (case.rotations, case.shifts)
     arguments = (case.view, case.x, case.c, case.group, OPTIONS)
-    whole = align_globally(case.grid, search, *arguments, previous=known)
+    whole = align_globally(case.grid, search, DEPTH, *arguments, previous=known)
     assert not whole.is_missed.any()
     # Orientations that lie within 40° of the last six poses are left out.
     distances = [
@@ -85,19 +96,21 @@ def test_a_search_tells_which_known_poses_it_would_have_missed():
         search, rotations=search.rotations[far], slices=search.slices[:, far],
         power=search.power[:, far],
     )  # fmt: skip
-    found = align_globally(case.grid, poorer, *arguments, previous=known)
+    found = align_globally(case.grid, poorer, DEPTH, *arguments, previous=known)
     assert found.is_missed[6:].all()
     assert float(case.error_deg(found.rotations).max()) < 5
     # What is found without help, or replaced by something better, is not missed.
     wrong = (random_rotations(12, torch.Generator().manual_seed(7)), case.shifts)
-    assert not align_globally(case.grid, search, *arguments, previous=wrong).is_missed.any()
-    assert not align_globally(case.grid, search, *arguments).is_missed.any()
+    assert not align_globally(case.grid, search, DEPTH, *arguments, previous=wrong).is_missed.any()
+    assert not align_globally(case.grid, search, DEPTH, *arguments).is_missed.any()
 
 
 @pytest.mark.parametrize("symmetry", ["c1", "d2", "o"])
 def test_a_global_search_finds_the_poses_without_any_start(symmetry):
     case = Case(symmetry, 24, noise=0.7)
-    found = align_globally(case.grid, case.search(), case.view, case.x, case.c, case.group, OPTIONS)
+    found = align_globally(
+        case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS
+    )
     assert float(case.error_deg(found.rotations).median()) < 2.0
     assert float((case.error_deg(found.rotations) > 10).double().mean()) <= 1 / 24
     assert float((found.shifts_px - case.shifts).norm(dim=1).median()) < 0.3
@@ -107,7 +120,7 @@ def test_a_global_search_reports_how_sure_it_is():
     clear = Case("c1", 16, noise=0.7)
     murky = Case("c1", 16, noise=6.0)
     results = [
-        align_globally(k.grid, k.search(), k.view, k.x, k.c, k.group, OPTIONS)
+        align_globally(k.grid, k.search(), DEPTH, k.view, k.x, k.c, k.group, OPTIONS)
         for k in (clear, murky)
     ]
     assert float(results[0].gap.median()) > float(results[1].gap.median())
@@ -147,7 +160,7 @@ def test_scoring_changes_nothing():
 
 def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
     case = Case("c1", 8, noise=2.0)
-    args = (case.grid, case.search(), case.view, case.x, case.c, case.group, OPTIONS)
+    args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
     alone = align_globally(*args)
     helped = align_globally(*args, previous=(case.rotations, case.shifts))
     # Both climbs to one maximum stop when a step gains less than 0.05.
@@ -157,10 +170,10 @@ def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
 def test_the_result_does_not_depend_on_the_batch():
     case = Case("d2", 12, noise=1.0)
     search = case.search()
-    whole = align_globally(case.grid, search, case.view, case.x, case.c, case.group, OPTIONS)
+    whole = align_globally(case.grid, search, DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
     for part in (slice(0, 5), slice(5, 12)):
         alone = align_globally(
-            case.grid, search, case.view, case.x[part], case.c[part], case.group, OPTIONS
+            case.grid, search, DEPTH, case.view, case.x[part], case.c[part], case.group, OPTIONS
         )
         angle = geodesic_angle(alone.rotations, whole.rotations[part])
         assert float(torch.rad2deg(angle).max()) < 1e-3
@@ -171,7 +184,7 @@ def test_poses_stay_within_the_allowed_tilts():
     low, high = math.radians(60), math.radians(120)
     options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
     search = case.search(min_tilt_rad=low, max_tilt_rad=high)
-    found = align_globally(case.grid, search, case.view, case.x, case.c, case.group, options)
+    found = align_globally(case.grid, search, DEPTH, case.view, case.x, case.c, case.group, options)
     tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
     assert float(tilt.min()) >= low - 1e-6
     assert float(tilt.max()) <= high + 1e-6
@@ -196,77 +209,118 @@ def test_a_pose_outside_the_band_becomes_its_equivalent_inside_rather_than_anoth
 def test_shifts_stay_within_their_limit_and_particles_at_it_are_flagged_not_dropped():
     case = Case("c1", 16, noise=0.7, shift_px=4.0)
     options = AlignmentOptions(3.0, 3.0, 10 / 60)
-    found = align_globally(case.grid, case.search(), case.view, case.x, case.c, case.group, options)
+    found = align_globally(
+        case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, options
+    )
     assert len(found.score) == 16
     assert float(found.shifts_px.norm(dim=1).max()) <= 3.0 + 1e-9
     far = case.shifts.norm(dim=1) > 4.0
     assert bool(found.at_edge[far].any())
 
 
-def test_coarse_candidates_are_ranked_apart_and_contain_the_truth():
+def test_candidates_are_ranked_and_contain_the_truth():
     case = Case("c1", 20, noise=1.0)
     search = case.search()
-    index, shift, score = search_coarse(
-        search, case.x, case.c, case.group, keep=10, window=1e9, any_scale=False
-    )
-    assert index.shape == shift.shape == score.shape == (20, 10)
-    assert bool((score[:, :-1] >= score[:, 1:]).all())
-    nearest = torch.stack(
-        [
-            geodesic_angle(search.rotations[row], pose.expand(10, 3, 3)).min()
-            for row, pose in zip(index, case.rotations, strict=True)
-        ]
-    )
-    assert float((nearest < STEP_RAD).double().mean()) >= 0.95
+    found = search_coarse(search, case.x, case.c, Pruning(0.001, 0.2, 64))
+    is_near = torch.zeros(20, dtype=torch.bool)
+    for i in range(20):
+        mine = found.image_of == i
+        score = found.score[mine]
+        assert 1 <= len(score) <= 64
+        assert bool((score[:-1] >= score[1:]).all())
+        rotations = search.rotations[found.rotation[mine]]
+        angle = geodesic_angle(rotations, case.rotations[i].expand_as(rotations))
+        is_near[i] = bool((angle < STEP_RAD).any())
+    assert float(is_near.double().mean()) >= 0.95
 
 
-@pytest.mark.parametrize("any_scale", [False, True])
-def test_candidates_are_the_best_of_all_shifts_however_the_product_is_cut(any_scale, monkeypatch):
+@pytest.mark.parametrize("precision", [0.0, 0.1])
+def test_candidates_are_the_best_of_all_shifts_however_the_product_is_cut(precision, monkeypatch):
     case = Case("c1", 7, noise=1.0)
     search = case.search()
-    ask = {"keep": 4, "window": 1e9, "any_scale": any_scale}
-    whole = search_coarse(search, case.x, case.c, case.group, **ask)
-    p = search.last - search.first
+    p, t = search.last - search.first, len(search.shifts_px)
     xc = case.x[:, search.first : search.last] * case.c[:, search.first : search.last]
     slices = torch.complex(search.slices[:p], search.slices[p:])
     cross = torch.einsum("bp,tp,pq->btq", xc, search.ramps, slices.conj()).real
     norm = case.c[:, search.first : search.last].square() @ search.power
-    top, at = cross.max(1)
-    score = top.clamp_min(0).square() / norm if any_scale else 2 * top - norm
-    torch.testing.assert_close(whole[2], score.gather(1, whole[0]), rtol=1e-4, atol=1e-3)
-    assert torch.equal(whole[0][:, 0], score.argmax(1))
-    assert torch.equal(whole[1], at.gather(1, whole[0]))
-    monkeypatch.setattr(exhaustive, "_TILE", (2 * len(search.shifts_px), 37))
-    monkeypatch.setattr(exhaustive, "_PART_BYTES", 3 * 8 * p * len(search.shifts_px))
-    cut = search_coarse(search, case.x, case.c, case.group, **ask)
-    assert torch.equal(cut[0], whole[0])
-    assert torch.equal(cut[1], whole[1])
-    torch.testing.assert_close(cut[2], whole[2], rtol=1e-4, atol=1e-3)
+    prior = 0.5 * precision * search.shifts_px.square().sum(1).float()
+    score, at = (2 * cross - norm[:, None] - prior[:, None]).max(1)
+    pruning = Pruning(0.0, 1e6, 4)
+    whole = search_coarse(search, case.x, case.c, pruning, shift_precision=precision)
+    top = score.topk(4, 1)
+    assert torch.equal(whole.image_of, torch.arange(7).repeat_interleave(4))
+    assert torch.equal(whole.rotation, top.indices.flatten())
+    torch.testing.assert_close(whole.score, top.values.flatten(), rtol=1e-4, atol=1e-3)
+    assert torch.equal(whole.shift, at.gather(1, top.indices).flatten())
+    monkeypatch.setattr(exhaustive, "_TILE", (2 * t, 37))
+    monkeypatch.setattr(exhaustive, "_PART_BYTES", 3 * 8 * p * t)
+    cut = search_coarse(search, case.x, case.c, pruning, shift_precision=precision)
+    assert torch.equal(cut.image_of, whole.image_of)
+    assert torch.equal(cut.rotation, whole.rotation)
+    assert torch.equal(cut.shift, whole.shift)
+    torch.testing.assert_close(cut.score, whole.score, rtol=1e-4, atol=1e-3)
 
 
-def test_any_scale_ranks_alike_whatever_the_grey_level_of_the_reference():
-    case = Case("d2", 8, noise=1.0)
+def test_candidates_hold_the_posterior_but_for_the_share_that_may_be_lost():
+    case = Case("c1", 12, noise=3.0)
     search = case.search()
-    plain = search_coarse(search, case.x, case.c, case.group, keep=1, window=1e9, any_scale=True)
-    faint = search_coarse(
-        search, case.x, 0.01 * case.c, case.group, keep=1, window=1e9, any_scale=True
-    )
-    assert torch.equal(plain[0], faint[0])
-    torch.testing.assert_close(plain[2], faint[2], rtol=1e-3, atol=1e-3)
+    every = search_coarse(search, case.x, case.c, EVERYTHING)
+    few = search_coarse(search, case.x, case.c, Pruning(0.05, 0.0, 10_000))
+    wider = search_coarse(search, case.x, case.c, Pruning(0.05, 0.2, 10_000))
+    assert len(few.score) < len(wider.score) < len(every.score)
+    for i in range(12):
+        p = torch.softmax(every.score[every.image_of == i].double(), 0)
+        kept = int((few.image_of == i).sum())
+        assert float(p[:kept].sum()) >= 0.95 - 1e-6
+        assert float(p[: kept - 1].sum()) < 0.95
 
 
-def test_the_window_drops_what_cannot_compete():
-    case = Case("c1", 8, noise=0.5)
-    wide = search_coarse(
-        case.search(), case.x, case.c, case.group, keep=20, window=1e9, any_scale=False
-    )
-    tight = search_coarse(
-        case.search(), case.x, case.c, case.group, keep=20, window=5.0, any_scale=False
-    )
-    assert int((tight[0] >= 0).sum()) < int((wide[0] >= 0).sum())
-    assert torch.equal(tight[0][:, 0], wide[0][:, 0])
-    kept = tight[2] > -torch.inf
-    assert float((tight[2][:, :1] - tight[2])[kept].max()) <= 5.0
+def test_no_image_is_left_without_a_candidate_whatever_its_scores():
+    score = torch.tensor([[5.0, 4.0, -torch.inf], [-900.0, -901.0, -902.0]])
+    total = torch.logsumexp(score, 1)
+    kept = within_mass(score, total, torch.ones(2), Pruning(0.5, 0.0, 3))
+    assert kept.tolist() == [[True, False, False], [True, False, False]]
+    kept = within_mass(score, total, torch.ones(2), Pruning(0.0, 1.0, 2))
+    assert kept.tolist() == [[True, True, False], [True, True, False]]
+
+
+def test_the_evidence_is_the_mean_likelihood_over_the_grid_and_finds_amplitude_and_spread():
+    case = Case("c1", 16, noise=1.5)
+    search = case.search()
+    amplitudes = torch.tensor([0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0], dtype=torch.float64)
+    found = grid_posterior(search, case.x, case.c, amplitudes, shift_precision=0.25)
+    p = search.last - search.first
+    xc = case.x[:1, search.first : search.last] * case.c[:1, search.first : search.last]
+    slices = torch.complex(search.slices[:p], search.slices[p:])
+    cross = torch.einsum("bp,tp,pq->tq", xc, search.ramps, slices.conj()).real.double()
+    norm = case.c[:1, search.first : search.last].square() @ search.power
+    prior = torch.softmax(-0.125 * search.shifts_px.square().sum(1), 0)
+    likelihood = (2 * 0.7 * cross - 0.49 * norm.double()).exp() * prior[:, None]
+    expected = likelihood.sum(0).mean().log()
+    assert float(found.log_evidence[0, 2]) == pytest.approx(float(expected), abs=1e-2)
+    assert float(amplitudes[found.log_evidence.sum(0).argmax()]) in (0.7, 1.0)
+    true_px2 = float(case.shifts.square().sum(1).mean())
+    # The grid's step is 2 pixels: a variance of 2/3 comes to that of the shifts.
+    assert float(found.squared_shift_px2[:, 3].mean()) == pytest.approx(true_px2, rel=0.3)
+
+
+def test_a_pose_that_wins_by_its_own_noise_only_loses():
+    case = Case("c1", 8, noise=1.0)
+    args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
+    plain = align_globally(*args)
+    wrong = random_rotations(8, torch.Generator().manual_seed(3))
+    at_wrong = align_locally(
+        case.grid, case.view, case.x, case.c, wrong, case.shifts, case.group, OPTIONS,
+        is_guarded=False,
+    )  # fmt: skip
+    # As if the images' noise were in the reference there: the wrong poses score more.
+    own = OwnNoise(at_wrong.rotations, torch.full((8,), 1e4, dtype=torch.float64), 0.1)
+    found = align_globally(*args, previous=(at_wrong.rotations, at_wrong.shifts_px), own=own)
+    assert float(torch.rad2deg(geodesic_angle(found.rotations, plain.rotations)).max()) < 0.5
+    # A pose that is right stays, and its score says what it says without its noise.
+    own = OwnNoise(plain.rotations, torch.full((8,), 3.0, dtype=torch.float64), 0.1)
+    again = align_globally(*args, previous=(plain.rotations, plain.shifts_px), own=own)
+    torch.testing.assert_close(again.score, plain.score - 3.0, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(("reach", "step"), [(5.0, 1.0), (4.0, 1.7), (0.5, 1.0)])

@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cryorefine.refine import schedule
 from cryorefine.refine.schedule import (
     Geometry,
-    coarse_resolution,
-    coarse_step,
     next_sampling,
 )
 from cryorefine.refine.settings import make_settings
@@ -255,43 +252,9 @@ def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, 
         assert s.align_resolution_A <= geometry.box_A / 3 * slack
         assert geometry.nyquist_A <= s.reconstruct_resolution_A * slack
         assert s.reconstruct_resolution_A <= s.align_resolution_A * slack
-        assert s.align_resolution_A <= s.coarse_resolution_A * slack
+        assert s.search_finer >= 1
     for before, after in pairwise(samplings):
         assert after.align_resolution_A * slack >= before.align_resolution_A / 2
-
-
-@hypothesis_settings(max_examples=150, deadline=None)
-@given(geometry=geometries, fraction=st.floats(0, 1), effort=st.sampled_from([1, 3, 9]))
-def test_an_exhaustive_search_is_as_fine_as_it_can_be_afforded(geometry, fraction, effort):
-    align_A = geometry.nyquist_A + fraction * (geometry.box_A / 3 - geometry.nyquist_A)
-    coarse_A = coarse_resolution(align_A, geometry, effort=effort)
-    shell = round(geometry.box_A / coarse_A)
-    assert coarse_A >= align_A * (1 - 1e-6)
-    assert geometry.box_A / coarse_A == pytest.approx(shell)
-
-    def is_affordable(s):
-        resolution_A = geometry.box_A / s
-        operations = schedule._coarse_operations(resolution_A, geometry)
-        samples = schedule._coarse_samples(resolution_A, geometry)
-        return operations <= 1.3e8 * effort and samples <= 1e7
-
-    if shell > 3:
-        assert is_affordable(shell)
-    if geometry.box_A / (shell + 1) > align_A * (1 + 1e-5):
-        assert not is_affordable(shell + 1)
-
-
-def test_small_and_symmetric_particles_search_finer_than_large_asymmetric_ones():
-    large = coarse_resolution(8.0, GEOMETRY)
-    small = coarse_resolution(8.0, Geometry(160.0, 2.5, 45.0, 8.0, 1))
-    symmetric = coarse_resolution(8.0, Geometry(320.0, 2.5, 90.0, 32.0, 60))
-    assert small < large
-    assert symmetric < large
-
-
-def test_neighbours_on_the_coarse_grid_differ_by_one_resolution_across_the_particle():
-    assert coarse_step(18.0, GEOMETRY) == pytest.approx(18.0 / 180.0)
-    assert coarse_step(1e6, GEOMETRY) == pytest.approx(math.radians(30))
 
 
 def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn():
@@ -310,6 +273,21 @@ def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn()
     assert np.array(turns).sum(0).tolist() == [1] * 10
 
 
+def test_a_run_does_not_end_while_badly_fitting_particles_are_unsearched():
+    still = make_record(
+        1, mode="local", resolution_A=4.0, align_resolution_A=4.0, reconstruct_resolution_A=4.0,
+        median_turn_deg=0.01, jumped_fraction=0.0,
+    )  # fmt: skip
+    history = [dataclasses.replace(still, iteration=k + 1) for k in range(4)]
+    geometry = dataclasses.replace(GEOMETRY, nyquist_A=4.0)
+    assert next_sampling(chosen(), geometry, history) is None
+    history[-1] = dataclasses.replace(history[-1], unsearched_fraction=0.01)
+    sampling = next_sampling(chosen(), geometry, history)
+    assert sampling is not None
+    assert sampling.rescues
+    assert not next_sampling(chosen(alignment="local"), geometry, []).rescues
+
+
 def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles():
     history = [make_record(1, missed_fraction=math.nan, resolution_A=9.0)]
     steps = []
@@ -319,14 +297,13 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
         history.append(latest)
         sampling = next_sampling(chosen(), GEOMETRY, history)
         assert sampling is not None
-        steps.append((sampling.mode, sampling.search_every, sampling.coarse_resolution_A))
-    resolutions = [coarse_resolution(8.1, GEOMETRY, effort=effort) for effort in (1, 3, 9)]
-    assert resolutions == sorted(resolutions, reverse=True)
+        steps.append((sampling.mode, sampling.search_every, sampling.search_finer))
+    finer = [effort**0.2 for effort in (1, 3, 9)]
     first, second, third, fourth, last = steps
-    assert first == ("local", 3, resolutions[0])  # hardly any missed, and nobody jumped
-    assert second == ("global", 1, resolutions[1])
-    assert third == ("global", 1, resolutions[2])
-    assert fourth == last == ("local", 3, resolutions[2])  # as fine as it gets
+    assert first == ("local", 3, finer[0])  # hardly any missed, and nobody jumped
+    assert second == ("global", 1, finer[1])
+    assert third == ("global", 1, finer[2])
+    assert fourth == last == ("local", 3, finer[2])  # as fine as it gets
 
 
 @pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.02, 1)])

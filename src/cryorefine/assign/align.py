@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from cryorefine.assign.exhaustive import CoarseSearch, search_coarse
+from cryorefine.assign.exhaustive import CoarseSearch, Pruning, search_coarse, within_mass
+from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.assign.search_depth import SearchDepth, climb_shells
 from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
@@ -37,10 +39,12 @@ __all__ = [
     "spread",
 ]
 
-_CLIMB_FIRST, _CLIMB_COARSE, _CLIMB_FINE = 1, 3, 10
+_CLIMB_FIRST, _CLIMB_NEXT, _CLIMB_COARSE, _CLIMB_FINE = 1, 2, 3, 10
 _GUARD_BAND = 3
 _SAME_MAXIMUM_STEPS = 0.5
+_SAME_CANDIDATE = 0.3
 _SAME_POSE_SIGMAS = 4.0
+_EVERYTHING = 1e30
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,10 @@ class AlignmentOptions:
         Limits of local refinement.
     tilt_range_rad
         Viewing tilts allowed.
-    max_candidates, max_survivors, max_finalists
-        Poses per image that leave the coarse search, that have taken one step uphill, and that
-        are climbed at full resolution.
     candidate_window
-        Candidates this much log-likelihood below the best are dropped, after the coarse search
-        and after the climbs (twice as much after their first step). By Bayes' rule a pose that is
-        e^12 times less likely than another on part of the data is the right one once in 160,000;
-        on simulated and real particles the start that led to the best pose was never more than 9
-        below the best start.
+        Guards this much log-likelihood below the pose they stand beside are dropped. By Bayes'
+        rule a pose that is e^12 times less likely than another on part of the data is the right
+        one once in 160,000.
     """
 
     max_shift_px: float
@@ -94,9 +93,6 @@ class AlignmentOptions:
     resolution_turn_rad: float
     local: LocalLimits = LocalLimits()
     tilt_range_rad: tuple[float, float] = (0.0, math.pi)
-    max_candidates: int = 16
-    max_survivors: int = 6
-    max_finalists: int = 2
     candidate_window: float = 12.0
 
 
@@ -195,6 +191,7 @@ def _climb(
 def align_globally(
     grid: SliceGrid,
     search: CoarseSearch,
+    depth: SearchDepth,
     view: GroupBand,
     x: Complex[Tensor, "b p"],
     c: Float[Tensor, "b p"],
@@ -202,12 +199,13 @@ def align_globally(
     options: AlignmentOptions,
     *,
     previous: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 2"]] | None = None,
+    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Find poses without trusting any earlier ones.
 
-    Every orientation and shift is scored at low resolution; the best maxima that stand apart are
-    climbed at half as fine a resolution again, in two rounds; those that are left and have not
-    met, and the previous pose if there is one, are climbed at the full band.
+    Every orientation and shift is scored at low resolution; all that the posterior does not rule
+    out is climbed, level by level, at one and a half to twice the resolution of the level before;
+    what is left, and the previous pose if there is one, is climbed at the full band.
 
     Parameters
     ----------
@@ -215,39 +213,27 @@ def align_globally(
         Whitened coefficients and contrast transfer of the whole band.
     previous
         Rotations and shifts in pixels that compete with what the search finds.
+    own
+        What poses gain by their image's own noise in the reference; it does not count.
     """
     b = len(x)
     n_shells = view.band.n_shells - 1
-    index, shift_index, _ = search_coarse(
-        search,
-        x,
-        c,
-        group,
-        keep=options.max_candidates,
-        window=options.candidate_window,
-        any_scale=False,
-    )
-    valid = index >= 0
     every = torch.arange(b, device=x.device)
-    image_of = every[:, None].expand_as(index)[valid]
-    rotations = search.rotations[index[valid]]
-    shifts = search.shifts_px[shift_index[valid]]
+    found = search_coarse(search, x, c, depth.on_grid, shift_precision=options.shift_sigma_px**-2)
+    image_of = found.image_of
+    rotations = search.rotations[found.rotation]
+    shifts = search.shifts_px[found.shift]
     coarse_shell = int(view.band.shell[search.last - 1])
-    middle = min(n_shells, math.ceil(1.5 * coarse_shell))
-    rounds = (
-        (_CLIMB_FIRST, options.max_survivors, 2.0, 0.0),
-        (_CLIMB_COARSE, options.max_finalists, 1.0, _SAME_MAXIMUM_STEPS),
-    )
-    for evaluations, keep, windows, steps_apart in rounds:
+    apart_rad = search.step_rad
+    for level, shell in enumerate(climb_shells(coarse_shell, n_shells)[:-1]):
         climbed = _climb(
             grid, view, x, c, image_of, rotations, shifts, options,
-            max_shell=middle, max_evaluations=evaluations,
+            max_shell=shell, max_evaluations=_CLIMB_FIRST if level == 0 else _CLIMB_NEXT,
         )  # fmt: skip
-        left = _best_apart(
-            image_of, climbed, b, group,
-            keep=keep, window=windows * options.candidate_window,
-            apart_rad=steps_apart * search.step_rad,
-        )  # fmt: skip
+        apart_rad = search.step_rad * coarse_shell / shell
+        left = _likely_apart(
+            image_of, climbed, b, group, depth.after_climb, _SAME_CANDIDATE * apart_rad
+        )
         image_of, rotations, shifts = (
             image_of[left],
             climbed.rotations[left],
@@ -255,11 +241,12 @@ def align_globally(
         )
     is_found = torch.zeros(b, dtype=torch.bool, device=x.device)
     n_new = len(image_of)
+    same_rad = _SAME_MAXIMUM_STEPS * search.step_rad
     if previous is not None:
         # A finalist beside the previous pose would climb to the same maximum.
         angle = group.distance(rotations, previous[0][image_of])
-        new = angle > _SAME_MAXIMUM_STEPS * search.step_rad
-        is_found[image_of[~new]] = True
+        new = angle > _SAME_CANDIDATE * apart_rad
+        is_found[image_of[angle <= same_rad]] = True
         n_new = int(new.sum())
         image_of = torch.cat([image_of[new], every])
         rotations = torch.cat([rotations[new], previous[0]])
@@ -268,10 +255,10 @@ def align_globally(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
-    poses = _choose(view, x, image_of, final, group, options)
+    poses = _choose(view, x, image_of, final, group, options, own)
     from_search = image_of[:n_new]
     angle = group.distance(final.rotations[:n_new], poses.rotations[from_search])
-    is_found[from_search[angle <= _SAME_MAXIMUM_STEPS * search.step_rad]] = True
+    is_found[from_search[angle <= same_rad]] = True
     return replace(poses, is_missed=~is_found)
 
 
@@ -286,6 +273,7 @@ def align_locally(
     options: AlignmentOptions,
     *,
     is_guarded: bool = True,
+    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Improve known poses.
 
@@ -315,7 +303,7 @@ def align_locally(
             grid, view, x, c, starts, *held, options,
             max_shell=view.band.n_shells - 1, max_evaluations=0,
         )  # fmt: skip
-    return _choose(view, x, starts, final, group, options)
+    return _choose(view, x, starts, final, group, options, own)
 
 
 def _guards(
@@ -379,6 +367,8 @@ def score_poses(
     shifts_px: Float[Tensor, "b 2"],
     group: SymmetryGroup,
     options: AlignmentOptions,
+    *,
+    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Measure known poses without changing them."""
     image_of = torch.arange(len(x), device=x.device)
@@ -386,7 +376,7 @@ def score_poses(
         grid, view, x, c, image_of, rotations, shifts_px, options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
     )  # fmt: skip
-    return _choose(view, x, image_of, found, group, options)
+    return _choose(view, x, image_of, found, group, options, own)
 
 
 def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
@@ -403,27 +393,31 @@ def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
     return index
 
 
-def _best_apart(
+def _likely_apart(
     image_of: Tensor,
     found: PoseResult,
     b: int,
     group: SymmetryGroup,
-    *,
-    keep: int,
-    window: float,
+    pruning: Pruning,
     apart_rad: float,
 ) -> Tensor:
-    """Return the indices of each image's best candidates that are this far from any better one."""
+    """Return the indices of the candidates that hold the posterior, one for each maximum.
+
+    Ascending by image, best first within one.
+    """
     index = _padded(image_of, found.score, b)
     score = torch.where(index >= 0, found.score[index], -torch.inf)
+    is_kept = within_mass(score, torch.logsumexp(score, 1), found.power[index[:, 0]], pruning)
+    width = int(is_kept.sum(1).max())
+    index = torch.where(is_kept, index, -1)[:, :width]
     chosen, _ = pick_separated(
         index,
-        score.float(),
+        score[:, :width].float(),
         found.rotations,
         group.matrices,
-        cos_apart=math.cos(apart_rad) if apart_rad > 0 else 2.0,
-        keep=keep,
-        window=window,
+        cos_apart=math.cos(apart_rad),
+        keep=width,
+        window=_EVERYTHING,
     )
     return chosen[chosen >= 0]
 
@@ -435,9 +429,13 @@ def _choose(
     found: PoseResult,
     group: SymmetryGroup,
     options: AlignmentOptions,
+    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Take the best pose of each image and measure how far it stands out from the others."""
     b = len(x)
+    if own is not None:
+        gained = own.at(found.rotations, image_of, group)
+        found = replace(found, score=found.score - gained)
     moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
     # A pose that has left the band of tilts loses to any that has not.
     score = torch.where(is_inside, found.score, found.score - 1e12)
@@ -447,15 +445,12 @@ def _choose(
     covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
-    apart = torch.zeros_like(index, dtype=torch.bool)
-    difference = torch.full_like(index, -torch.inf, dtype=torch.float64)
-    for k in range(1, index.shape[1]):
-        rows = index[:, k] >= 0
-        other = index[rows, k]
-        angle = group.distance(found.rotations[other], rotations[rows])
-        apart[rows, k] = angle > _SAME_POSE_SIGMAS * sigma_rotation[rows].clamp_min(1e-3)
-        difference[rows, k] = score[other] - score[best[rows]]
-    competing = torch.where(apart, difference, torch.full_like(difference, -torch.inf))
+    valid = index >= 0
+    angle = torch.zeros(index.shape, dtype=torch.float64, device=x.device)
+    angle[valid] = group.distance(found.rotations[index[valid]], rotations[image_of[index[valid]]])
+    apart = valid & (angle > _SAME_POSE_SIGMAS * sigma_rotation.clamp_min(1e-3)[:, None])
+    difference = score[index] - score[best][:, None]
+    competing = torch.where(apart, difference, -torch.inf)
     gap = -competing.amax(1) if index.shape[1] > 1 else score.new_full((b,), torch.inf)
     competing[:, 0] = 0.0
     log_p = competing - torch.logsumexp(competing, 1, keepdim=True)

@@ -4,15 +4,24 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup
-from cryorefine.kernels.dispatch import extract_slices, pick_separated
+from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["CoarseSearch", "make_coarse_search", "search_coarse", "shift_grid"]
+__all__ = [
+    "Candidates",
+    "CoarseSearch",
+    "GridPosterior",
+    "Pruning",
+    "grid_posterior",
+    "make_coarse_search",
+    "search_coarse",
+    "shift_grid",
+    "within_mass",
+]
 
 _TILE, _DEVICE_TILE = (1024, 512), (1 << 14, 1 << 13)
 """Rows and columns of the product that are made, and searched, at once: on CPUs 2 MB, which stay in
@@ -50,6 +59,63 @@ class CoarseSearch:
     first: int
     last: int
     step_rad: float
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which candidates a level of the search keeps.
+
+    Attributes
+    ----------
+    mass_lost
+        Candidates are kept, best first, until the others hold no more than this share of the
+        posterior: by Bayes' rule the share of particles that a level loses.
+    allowance
+        Candidates this share of the model's power below the last of these are kept, too: a pose
+        between two points of the grid scores less at the nearest one than where it is.
+    most
+        No image keeps more. Where that many share the posterior no search can decide between them.
+    """
+
+    mass_lost: float
+    allowance: float
+    most: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Poses that a level of the search keeps, of all images of a batch.
+
+    Attributes
+    ----------
+    image_of
+        (m,) image of each candidate, ascending; best first within an image.
+    rotation, shift
+        (m,) indices into the search's grids.
+    score
+        (m,) log-likelihood, prior included.
+    """
+
+    image_of: Int[Tensor, "m"]
+    rotation: Int[Tensor, "m"]
+    shift: Int[Tensor, "m"]
+    score: Float[Tensor, "m"]
+
+
+@dataclass(frozen=True, eq=False)
+class GridPosterior:
+    """What all poses of a grid say together, weighted by their posterior, for several amplitudes.
+
+    Attributes
+    ----------
+    log_evidence
+        (b, a) logarithm of the likelihood's mean over the grid.
+    squared_shift_px2
+        (b, a) posterior mean of ``|shift|²``.
+    """
+
+    log_evidence: Float[Tensor, "b a"]
+    squared_shift_px2: Float[Tensor, "b a"]
 
 
 def shift_grid(max_shift_px: float, step_px: float) -> Float[Tensor, "t 2"]:
@@ -90,37 +156,38 @@ def make_coarse_search(
     )
 
 
+def _packed(search: CoarseSearch, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images times contrast transfer at all shifts, and the models' power at all poses.
+
+    Real parts beside imaginary ones, (b, t, 2p); (b, q).
+    """
+    c = c[:, search.first : search.last]
+    # Moving the content by s multiplies the image by the ramp.
+    shifted = (x[:, search.first : search.last] * c)[:, None, :] * search.ramps
+    return torch.cat([shifted.real, shifted.imag], -1), c.square() @ search.power
+
+
 def search_coarse(
     search: CoarseSearch,
     x: Complex[Tensor, "b p"],
     c: Float[Tensor, "b p"],
-    group: SymmetryGroup,
+    pruning: Pruning,
     *,
-    keep: int,
-    window: float,
-    any_scale: bool,
-) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b k"], Float[Tensor, "b k"]]:
-    """Compare images with every pose of the grid; return the best that stand apart.
+    shift_precision: float = 0.0,
+) -> Candidates:
+    """Compare images with every pose of the grid; return those that the data do not rule out.
 
     Parameters
     ----------
     x, c
         Whitened coefficients and contrast transfer; see
         :class:`~cryorefine.kernels.poses.PoseProblem`.
-    keep
-        Most candidates per image.
-    window
-        Candidates whose log-likelihood is more than this below the best are dropped.
-    any_scale
-        Score with the best non-negative amplitude of each pose instead of 1: for a reference
-        whose grey scale is not known yet.
+    shift_precision
+        Inverse variance (1/px²) of the prior on shifts about the centre.
 
     Returns
     -------
-    rotation, shift, score
-        Indices into the search's grids, best first; -1 where an image has fewer candidates.
-        Candidates are at least one grid step apart, modulo symmetry: neighbours on the grid lead
-        to the same maximum.
+    Candidates, each rotation once, at its best shift.
 
     Notes
     -----
@@ -130,24 +197,27 @@ def search_coarse(
     """
     is_cpu = x.device.type == "cpu"
     b, q, t = len(x), search.slices.shape[1], len(search.shifts_px)
+    p = search.last - search.first
+    kept = min(q, pruning.most)
     most = _PART_BYTES if is_cpu else _DEVICE_PART_BYTES
-    most = max(1, most // max(8 * t * (search.last - search.first), 4 * q))
+    most = max(1, most // (8 * t * p + 4 * q + 8 * kept * (p + t)))
     if b > most:
         parts = [
             search_coarse(
-                search, x[i : i + most], c[i : i + most], group,
-                keep=keep, window=window, any_scale=any_scale,
+                search, x[i : i + most], c[i : i + most], pruning, shift_precision=shift_precision
             )
             for i in range(0, b, most)
-        ]  # fmt: skip
-        index, shift, score = (torch.cat(part) for part in zip(*parts, strict=True))
-        return index, shift, score
-    xc = x[:, search.first : search.last] * c[:, search.first : search.last]
-    # Moving the content by s multiplies the image by the ramp.
-    shifted = xc[:, None, :] * search.ramps
-    packed = torch.cat([shifted.real, shifted.imag], -1)
-    norm = c[:, search.first : search.last].square() @ search.power
-    top = torch.empty(b, q, device=x.device)
+        ]
+        return Candidates(
+            torch.cat([part.image_of + i * most for i, part in enumerate(parts)]),
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("rotation", "shift", "score")
+            ),
+        )
+    packed, norm = _packed(search, x, c)
+    prior = (0.5 * shift_precision * search.shifts_px.square().sum(1)).float()
+    score = torch.empty(b, q, device=x.device)
     rows, columns = _TILE if is_cpu else _DEVICE_TILE
     images = max(1, rows // t)
     cross = torch.empty(min(images, b) * t * min(columns, q), device=x.device)
@@ -157,20 +227,79 @@ def search_coarse(
             part = packed[start : start + images].flatten(0, 1)
             tile = cross[: len(part) * slices.shape[1]].view(len(part), -1)
             torch.mm(part, slices, out=tile)
-            at_best = top[start : start + images, left : left + columns]
-            torch.amax(tile.view(-1, t, slices.shape[1]), 1, out=at_best)
-    best = top.clamp_min(0).square() / norm.clamp_min(1e-20) if any_scale else 2 * top - norm
-    pool = min(q, max(16 * keep, 64))
-    top_score, top_index = best.topk(pool, dim=1)
-    index, score = pick_separated(
-        top_index,
-        top_score,
-        search.rotations,
-        group.matrices,
-        cos_apart=math.cos(0.99 * search.step_rad),
-        keep=keep,
-        window=window,
-    )
-    chosen = search.slices.T[index.clamp_min(0)]
-    shift = (packed @ chosen.mT).argmax(1)
-    return index, shift, score
+            tile = tile.view(-1, t, slices.shape[1])
+            if shift_precision > 0:
+                tile.sub_(0.5 * prior[:, None])
+            at_best = score[start : start + images, left : left + columns]
+            torch.amax(tile, 1, out=at_best)
+    score.mul_(2).sub_(norm)
+    top, index = score.topk(kept, dim=1)
+    power = norm.gather(1, index[:, :1])[:, 0]
+    is_kept = within_mass(top, torch.logsumexp(score, 1), power, pruning)
+    image_of = torch.nonzero(is_kept)[:, 0]
+    # The best shift of those that are kept, each image's padded to as many as any keeps.
+    width = int(is_kept.sum(1).max())
+    chosen = search.slices.T[index[:, :width]]
+    shift = (2 * (packed @ chosen.mT) - prior[:, None]).argmax(1)
+    is_kept = is_kept[:, :width]
+    return Candidates(image_of, index[:, :width][is_kept], shift[is_kept], top[:, :width][is_kept])
+
+
+def within_mass(
+    score: Float[Tensor, "b k"],
+    log_total: Float[Tensor, "b"],
+    power: Float[Tensor, "b"],
+    pruning: Pruning,
+) -> Bool[Tensor, "b k"]:
+    """Tell which candidates to keep: best first along each row, -inf where there is none.
+
+    Parameters
+    ----------
+    score
+        Log-likelihoods, descending.
+    log_total
+        Logarithm of the sum of likelihoods of all candidates, those not given included.
+    power
+        Of each image's best model.
+    """
+    p = (score.double() - log_total.double()[:, None]).exp()
+    # What is missing before a candidate: it is kept while that is too much.
+    is_kept = 1 - (p.cumsum(1) - p) > pruning.mass_lost
+    is_kept[:, 0] = True
+    is_kept &= score > -torch.inf
+    last = torch.where(is_kept, score, torch.inf).amin(1)
+    is_kept |= score >= (last - pruning.allowance * power)[:, None]
+    is_kept &= score > -torch.inf
+    is_kept[:, pruning.most :] = False
+    return is_kept
+
+
+def grid_posterior(
+    search: CoarseSearch,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    amplitudes: Float[Tensor, "a"],
+    *,
+    shift_precision: float = 0.0,
+) -> GridPosterior:
+    """Sum the likelihood over a grid of poses, with the reference times each amplitude.
+
+    Images one by one: ``t q`` values and as many exponentials for each amplitude.
+    """
+    squared = search.shifts_px.square().sum(1).float()
+    prior = 0.5 * shift_precision * squared
+    prior = prior + torch.logsumexp(-prior, 0)
+    evidence = torch.empty(len(x), len(amplitudes), dtype=torch.float64)
+    moved = torch.empty_like(evidence)
+    count = search.slices.shape[1]
+    for i in range(len(x)):
+        packed, norm = _packed(search, x[i : i + 1], c[i : i + 1])
+        cross = packed[0] @ search.slices
+        for j, a in enumerate(amplitudes.tolist()):
+            score = (2 * a * cross - a * a * norm) - prior[:, None]
+            top = score.amax()
+            by_shift = score.sub_(top).exp_().sum(1)
+            total = by_shift.sum()
+            evidence[i, j] = float(top + total.log()) - math.log(count)
+            moved[i, j] = float((by_shift * squared).sum() / total)
+    return GridPosterior(evidence, moved)

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
@@ -143,6 +144,8 @@ def _arrays(state: State) -> dict[str, Any]:
     for half, spectra in enumerate(state.noise, 1):
         for g, spectrum in enumerate(spectra):
             arrays[f"noise_{half}_{g}"] = spectrum.numpy()
+    for half, share in enumerate(state.own_share or (), 1):
+        arrays[f"own_share_{half}"] = share.numpy()
     for name in ("poses", "previous"):
         poses = getattr(state, name)
         if poses is not None:
@@ -280,4 +283,11 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
         history=history,
         previous=_poses(arrays, "previous"),
         sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
+        own_share=_own_share(arrays),
     )
+
+
+def _own_share(arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor] | None:
+    if "own_share_1" not in arrays:
+        return None
+    return torch.from_numpy(arrays["own_share_1"]), torch.from_numpy(arrays["own_share_2"])

@@ -17,18 +17,17 @@ from cryorefine.assign.align import (
     align_locally,
     score_poses,
 )
-from cryorefine.assign.exhaustive import CoarseSearch, make_coarse_search, search_coarse
+from cryorefine.assign.own_noise import OwnNoise, own_bonus
 from cryorefine.assign.particle_optics import (
     N_VALUES,
     magnified,
     with_defocus_change,
     without_offset,
 )
-from cryorefine.geometry.so3 import rotation_grid
-from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
 from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
 from cryorefine.optics.ctf import contrast_transfer
+from cryorefine.qualify.fit import fit_z
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.solve import FoldedSums, fold
@@ -37,13 +36,18 @@ from cryorefine.refine.memory import batch_size
 from cryorefine.refine.particle_optics import optics_prior, refine_batch, without_common_part
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
+from cryorefine.refine.search import prepare_search
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = [
+    "DECIDED",
+    "WORSE_THAN_RIGHT",
     "assign_poses",
     "batches_of",
-    "find_grey_scale",
+    "common_factor",
     "is_assigned",
+    "is_unsearched",
+    "max_shift_px",
     "poses_of",
     "reconstruct_halves",
     "reference_grid",
@@ -51,8 +55,15 @@ __all__ = [
     "whitening",
 ]
 
-_SCALE_SAMPLE = 64
 _BALANCE_SAMPLE = 64
+WORSE_THAN_RIGHT = -3.0
+"""Standard deviations below what a right pose scores: one right pose in 700 lies there."""
+
+DECIDED = 1.5
+"""Effective number of poses below which one of them is the likeliest by far."""
+
+_AS_FINE = 1.2
+"""A search at less than this many times the present resolution need not be repeated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +127,8 @@ def _batches_in_turn(
     is_known = is_assigned(state, len(inputs.table))[rows]
     if sampling.mode == "global":
         is_searched |= ~is_known
+    if sampling.rescues and state.poses is not None and state.poses.quality:
+        is_searched |= is_unsearched(state.poses, sampling.align_resolution_A)[rows]
     is_guarded = sampling.is_guarded(len(inputs.table))[rows]
     kinds = {
         "find": is_searched & ~is_known,
@@ -126,6 +139,15 @@ def _batches_in_turn(
     for kind, chosen in kinds.items():
         for batch in batches_of(inputs, view, rows[chosen], optics):
             yield kind, batch
+
+
+def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:
+    """Tell which particles fit worse than they should and were never searched this finely."""
+    quality = poses.quality
+    if "fit_z" not in quality:
+        return np.zeros(len(poses.rotations), bool)
+    is_searched = quality["searched_A"] <= align_resolution_A * _AS_FINE
+    return ((quality["fit_z"] < WORSE_THAN_RIGHT) & ~is_searched).numpy()
 
 
 def is_assigned(state: State, n: int) -> np.ndarray:
@@ -160,26 +182,8 @@ def reference_grid(
     )
 
 
-def _coarse(inputs: Inputs, grid: SliceGrid, view: GroupBand, sampling: Sampling) -> CoarseSearch:
-    low, high = (
-        np.deg2rad(t) for t in (inputs.settings.min_tilt_deg, inputs.settings.max_tilt_deg)
-    )
-    rotations = rotation_grid(
-        sampling.coarse_step_rad, group=inputs.group, min_tilt_rad=low, max_tilt_rad=high
-    )
-    pixel_A = view.group.pixel_A
-    return make_coarse_search(
-        grid,
-        view,
-        rotations.to(inputs.device),
-        step_rad=sampling.coarse_step_rad,
-        max_shell=_model_shell(view, sampling.coarse_resolution_A),
-        max_shift_px=_max_shift_px(inputs, view),
-        shift_step_px=sampling.coarse_shift_step_A / pixel_A,
-    )
-
-
-def _max_shift_px(inputs: Inputs, view: GroupBand) -> float:
+def max_shift_px(inputs: Inputs, view: GroupBand) -> float:
+    """Return the largest shift in an optics group's pixels."""
     return inputs.settings.max_shift_percent / 100 * view.group.box_px
 
 
@@ -193,67 +197,24 @@ def _inverse_variance(state: State, half: int, g: int, view: GroupBand) -> Float
 
 
 def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
-    """Return the spread of the half's shifts so far, as the width of their prior."""
+    """Return the spread of the half's shifts so far, as the width of their prior.
+
+    Of the better half of the particles: where many poses are still wrong their shifts are spread
+    over all that is allowed.
+    """
     limit = inputs.geometry.max_shift_A
     known = is_assigned(state, len(inputs.table)) & (inputs.half == half)
     if state.poses is None or not known.any():
-        return limit
-    mine = state.poses.shift_A[torch.from_numpy(known)]
+        measured = state.shift_sigma_A[half - 1]
+        return limit if math.isnan(measured) else min(limit, max(inputs.voxel_A, measured))
+    mine = torch.from_numpy(known)
+    fit = state.poses.quality.get("fit_z", state.poses.quality["score"])[mine]
+    shift_A = state.poses.shift_A[mine][fit >= fit.median()]
     # At least a pixel: a prior never pulls harder than the data were sampled.
-    return float(mine.square().mean().sqrt().clamp(inputs.voxel_A, limit))
+    return float((shift_A.square().sum(1).mean() / 2).sqrt().clamp(inputs.voxel_A, limit))
 
 
-def find_grey_scale(
-    inputs: Inputs, state: State, grid: SliceGrid, sampling: Sampling, half: int
-) -> tuple[float, tuple[float, ...]]:
-    """Return what a half's reference must be multiplied with to be on its images' grey scale.
-
-    A sample of images of each optics group is compared with all coarse orientations, each at its
-    own best amplitude; the amplitudes at the best ones are averaged with the weight of least
-    squares.
-
-    Returns
-    -------
-    factor, group_scale
-        The factor, 0 if the reference explains nothing in the images; and each optics group's
-        amplitude relative to it.
-    """
-    views = views_of(inputs, state, half, sampling.align_resolution_A)
-    cross, power = np.zeros(len(views)), np.zeros(len(views))
-    for g, view in enumerate(views):
-        rows = inputs.rows(half, g)
-        rows = rows[:: max(1, len(rows) // _SCALE_SAMPLE)]
-        if len(rows) == 0:
-            continue
-        white = whitening(state, half, g, view)
-        search = None
-        if sampling.mode == "global":
-            search = _coarse(inputs, grid, view, sampling)
-        for batch in batches_of(inputs, view, rows):
-            x, c = batch.x * white, batch.c * white
-            if search is not None:
-                index, shift, _ = search_coarse(
-                    search, x, c, inputs.group, keep=1, window=np.inf, any_scale=True
-                )
-                first, last = search.first, search.last
-                packed = search.slices[:, index[:, 0]].T
-                p = last - first
-                model = torch.complex(packed[:, :p].contiguous(), packed[:, p:].contiguous())
-                centred = x[:, first:last] * search.ramps[shift[:, 0]]
-                model = model * c[:, first:last]
-            else:
-                rotations, shifts_px = poses_of(state.poses, batch.rows, view)
-                first = view.band.prefix(0)
-                centred = centre(view, x, shifts_px)[:, first:]
-                model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
-            cross[g] += float((centred.conj() * model).real.double().sum())
-            power[g] += float(model.abs().square().double().sum())
-    return _common_factor(
-        cross, power, np.array([len(inputs.rows(half, g)) for g in range(len(views))])
-    )
-
-
-def _common_factor(
+def common_factor(
     cross: np.ndarray, power: np.ndarray, counts: np.ndarray
 ) -> tuple[float, tuple[float, ...]]:
     """Split amplitudes per optics group into a common factor and relative ones of mean 1."""
@@ -303,6 +264,9 @@ def assign_poses(
         optics = torch.zeros(n, N_VALUES, dtype=torch.float64)
     optics = None if optics is None else optics.clone()
     quality: dict[str, Tensor] = {}
+    searched_A = torch.full((n,), math.nan, dtype=torch.float64)
+    if state.poses is not None and "searched_A" in state.poses.quality:
+        searched_A = state.poses.quality["searched_A"].clone()
     stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
     done = n_searched = n_missed = 0
     for half in (1, 2):
@@ -313,12 +277,11 @@ def assign_poses(
             rows = inputs.rows(half, g)
             if len(rows) == 0:
                 continue
-            search = _coarse(inputs, grid, view, sampling) if sampling.mode == "global" else None
             options = AlignmentOptions(
                 # Poses that are only scored may lie anywhere.
                 max_shift_px=view.group.box_px
                 if sampling.mode == "none"
-                else _max_shift_px(inputs, view),
+                else max_shift_px(inputs, view),
                 shift_sigma_px=sigma_A / view.group.pixel_A,
                 resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, view),
@@ -328,26 +291,37 @@ def assign_poses(
                 ),
             )
             white = whitening(state, half, g, view)
+            prepared = None
             for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
                 x, c = batch.x * white, batch.c * white
-                if search is not None and kind in ("find", "search"):
+                own = _own_noise(state, half, view, batch.rows, c, options.resolution_turn_rad)
+                if kind in ("find", "search"):
                     known = poses_of(state.poses, batch.rows, view) if kind == "search" else None
-                    found = align_globally(
-                        grid, search, view, x, c, inputs.group, options, previous=known
+                    prepared = prepared or prepare_search(
+                        inputs, grid, view, white, rows, options, sampling, half, events
                     )
+                    found = align_globally(
+                        grid, prepared.search, prepared.depth, view, x, c, inputs.group, options,
+                        previous=known, own=None if known is None else own,
+                    )  # fmt: skip
+                    searched_A[torch.from_numpy(batch.rows)] = sampling.align_resolution_A
                 else:
                     start = poses_of(state.poses, batch.rows, view)
                     if sampling.mode == "none":
-                        found = score_poses(grid, view, x, c, *start, inputs.group, options)
+                        found = score_poses(
+                            grid, view, x, c, *start, inputs.group, options, own=own
+                        )
                     else:
                         found = align_locally(
                             grid, view, x, c, *start, inputs.group, options,
-                            is_guarded=kind == "check",
+                            is_guarded=kind == "check", own=own,
                         )  # fmt: skip
                 found = found.cpu()
                 if kind == "search":
-                    n_searched += len(batch.rows)
-                    n_missed += int(found.is_missed.sum())
+                    # Where several poses are as likely, not to find one of them is no fault.
+                    is_decided = found.n_effective < DECIDED
+                    n_searched += int(is_decided.sum())
+                    n_missed += int((found.is_missed & is_decided).sum())
                 index = torch.from_numpy(batch.rows)
                 if prior is not None and optics is not None:
                     found, optics[index] = refine_batch(
@@ -374,12 +348,29 @@ def assign_poses(
         group_scale.append(_updated_scale(inputs, state, half, quality["scale"], power))
         # References are damped where they are unsure: only ratios of amplitudes mean anything.
         mine = torch.from_numpy(inputs.half == half)
+        score = quality["score"][mine]
+        quality.setdefault("fit_z", torch.zeros(n, dtype=torch.float64))[mine] = fit_z(
+            score, power[mine]
+        )
         quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
         if optics is not None:
             optics[mine] = without_common_part(optics[mine])
+    quality["searched_A"] = searched_A
     poses = Poses(rotations, shift_A, quality, covariance, optics)
     missed_fraction = n_missed / n_searched if n_searched else math.nan
     return poses, (group_scale[0], group_scale[1]), missed_fraction
+
+
+def _own_noise(
+    state: State, half: int, view: GroupBand, rows: np.ndarray, c: Tensor, reach_rad: float
+) -> OwnNoise | None:
+    """Return what the poses of some particles gain by their images' noise in the reference."""
+    if state.own_share is None or state.poses is None or "weight" not in state.poses.quality:
+        return None
+    index = torch.from_numpy(rows)
+    weight = state.poses.quality["weight"][index].nan_to_num(0.0)
+    bonus = own_bonus(state.own_share[half - 1], view, c, weight)
+    return OwnNoise(state.poses.rotations[index].to(c.device), bonus, reach_rad)
 
 
 def _updated_scale(
@@ -393,7 +384,7 @@ def _updated_scale(
         cross_g.append(old * float((scale[rows] * power[rows]).sum()))
         power_g.append(float(power[rows].sum()))
         counts.append(len(rows))
-    return _common_factor(np.array(cross_g), np.array(power_g), np.array(counts))[1]
+    return common_factor(np.array(cross_g), np.array(power_g), np.array(counts))[1]
 
 
 def _store(

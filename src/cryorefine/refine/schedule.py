@@ -15,15 +15,17 @@ Mode = Literal["global", "local", "none"]
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _REACH = 1.6
-_COARSE_OPERATIONS, _COARSE_SAMPLES = 1.3e8, 1e7
 _MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
-_SETTLED_FRACTION = 0.03
+_SETTLED_FRACTION = 0.01
 _SMALL_GAIN = 0.01
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
 _FEW_JUMP, _TURNS = 0.2, 3
 _FIRST_PARTICLES, _NEARLY_ALL = 1000, 0.7
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _FIXED_LOCAL_SHARE = 0.4
+_MAY_STAY = 0.001
+"""Particles that may be left unsearched although they fit badly, where a run ends: as many right
+poses score so low by chance."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class IterationRecord:
     missed_fraction
         Of the particles that were searched, those that kept a pose which the search alone would
         not have found; NaN where none had one.
+    unsearched_fraction
+        Particles that fit worse than one at its right pose should, and were not searched at this
+        resolution.
+    undecided_fraction
+        Particles that fit, but at several poses alike.
     """
 
     iteration: int
@@ -88,6 +95,8 @@ class IterationRecord:
     median_sigma_rotation_deg: float
     share: float = 1.0
     missed_fraction: float = math.nan
+    unsearched_fraction: float = 0.0
+    undecided_fraction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,12 @@ class Sampling:
     ----------
     align_resolution_A
         Finest detail of the reference that poses are compared at.
-    coarse_resolution_A, coarse_step_rad, coarse_shift_step_A
-        Band and grid of the exhaustive search (global iterations).
+    search_finer
+        Divides the steps of a search over all orientations; its depth follows from the data, see
+        :mod:`cryorefine.assign.search_depth`.
+    rescues
+        Whether particles that fit worse than they should are searched everywhere, whatever the
+        mode, unless they have been at this resolution.
     reconstruct_resolution_A
         Half maps are filled up to here.
     search_every
@@ -119,9 +132,8 @@ class Sampling:
     iteration: int
     mode: Mode
     align_resolution_A: float
-    coarse_resolution_A: float
-    coarse_step_rad: float
-    coarse_shift_step_A: float
+    search_finer: float
+    rescues: bool
     reconstruct_resolution_A: float
     search_every: int
     guard_every: int
@@ -144,47 +156,6 @@ class Sampling:
         return np.flatnonzero(np.arange(n) * _GOLDEN_RATIO % 1.0 < self.share)
 
 
-def _coarse_samples(resolution_A: float, geometry: Geometry) -> float:
-    """Return the Fourier coefficients of all slices of an exhaustive search."""
-    step = coarse_step(resolution_A, geometry)
-    rotations = 8 * math.pi**2 / step**3 / geometry.group_order * geometry.tilt_fraction
-    return rotations * math.pi / 2 * (geometry.box_A / resolution_A) ** 2
-
-
-def _coarse_operations(resolution_A: float, geometry: Geometry) -> float:
-    """Return the floating-point operations per particle of an exhaustive search."""
-    shifts = math.pi * (geometry.max_shift_A / (resolution_A / 3.5)) ** 2 + 1
-    return 4 * shifts * _coarse_samples(resolution_A, geometry)
-
-
-def _is_affordable(resolution_A: float, geometry: Geometry, effort: float) -> bool:
-    """Tell whether an exhaustive search is quick enough, and its slices fit in 120 MB."""
-    return (
-        _coarse_operations(resolution_A, geometry) <= effort * _COARSE_OPERATIONS
-        and _coarse_samples(resolution_A, geometry) <= _COARSE_SAMPLES
-    )
-
-
-def coarse_step(resolution_A: float, geometry: Geometry) -> float:
-    """Return the grid step at which neighbours differ by one resolution across the particle."""
-    return min(math.radians(30), resolution_A / (2 * geometry.radius_A))
-
-
-def coarse_resolution(
-    align_resolution_A: float, geometry: Geometry, *, effort: float = 1.0
-) -> float:
-    """Return the finest resolution at which an exhaustive search is affordable.
-
-    At most 1.3e8 operations a particle, times ``effort``, and no finer than the alignment itself:
-    large asymmetric particles search at 30 to 40 Å, where they are easily told apart; small or
-    highly symmetric ones, which look alike there, at 12 to 20 Å.
-    """
-    shell = math.floor(geometry.box_A / align_resolution_A + 1e-6)
-    while shell > 3 and not _is_affordable(geometry.box_A / shell, geometry, effort):
-        shell -= 1
-    return geometry.box_A / max(shell, 1)
-
-
 def next_sampling(
     settings: RefineSettings,
     geometry: Geometry,
@@ -199,7 +170,7 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
-    until fewer than 3 % of the particles jump, or three iterations in a row have gained nothing and
+    until fewer than 1 % of the particles jump, or three iterations in a row have gained nothing and
     moved most particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a
     third of the particles is searched at each iteration, in turn, while the others follow the
     references as they get better. Search: where it would have missed more than 1 % of the poses
@@ -218,7 +189,6 @@ def next_sampling(
     first = 1 if before is None else before.iteration + 1
     last = history[-1] if history else before
     align = _align_resolution(settings, geometry, mode, first + done, last)
-    coarse = coarse_resolution(align, geometry, effort=_effort(history))
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
     share = 1.0 if is_last else _share(settings, geometry, done)
     shells = geometry.box_A / align
@@ -228,9 +198,9 @@ def next_sampling(
         iteration=first + done,
         mode=mode,
         align_resolution_A=align,
-        coarse_resolution_A=coarse,
-        coarse_step_rad=coarse_step(coarse, geometry),
-        coarse_shift_step_A=coarse / 3.5,
+        # Grids of five dimensions: so many times the poses.
+        search_finer=_effort(history) ** 0.2,
+        rescues=settings.is_data_driven and not is_mixed,
         reconstruct_resolution_A=geometry.box_A
         / (nyquist_shell if is_last or is_mixed else min(nyquist_shell, reach)),
         search_every=_in_turn(settings, history, _FEW_JUMP),
@@ -308,6 +278,9 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     if _grows(history):
         return "global"
     is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
+    if history[-1].undecided_fraction > _SETTLED_FRACTION:
+        # A better reference may decide between their poses.
+        is_settled = is_settled and not _gained(history)
     stalled = len(history) > _STALLED and not any(
         _gained(history[: len(history) - i]) for i in range(_STALLED)
     )
@@ -330,7 +303,12 @@ def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool
     if not settings.is_data_driven or len(history) < 3:
         return False
     last = history[-1]
-    return last.mode == "local" and not _gained(history) and _turned(last) < _STILL
+    return (
+        last.mode == "local"
+        and not _gained(history)
+        and _turned(last) < _STILL
+        and last.unsearched_fraction <= _MAY_STAY
+    )
 
 
 def _is_filled(reconstruct_resolution_A: float, geometry: Geometry) -> bool:
@@ -340,6 +318,8 @@ def _is_filled(reconstruct_resolution_A: float, geometry: Geometry) -> bool:
 def _ended(settings: RefineSettings, history: list[IterationRecord], geometry: Geometry) -> bool:
     """Tell whether the last iteration was run as the last one, or did all that one would."""
     if not history:
+        return False
+    if history[-1].unsearched_fraction > _MAY_STAY and settings.is_data_driven:
         return False
     filled = _is_filled(history[-1].reconstruct_resolution_A, geometry)
     return _converged(settings, history[:-1]) or (filled and _converged(settings, history))

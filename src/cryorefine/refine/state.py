@@ -1,5 +1,6 @@
 """Everything that one iteration hands to the next."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -213,6 +214,12 @@ class State:
         Poses of the iteration before; None where they are not known.
     sums
         Folded sums of both halves, of stochastic runs only.
+    shift_sigma_A
+        By half, standard deviation of the shifts as measured with the grey scale, before any pose
+        was known; NaN where it was not.
+    own_share
+        By half, what an image's own noise in the reference adds to its score, per shell; see
+        :func:`cryorefine.refine.own_share.own_share`. None where references hold no image.
     """
 
     iteration: int
@@ -227,6 +234,8 @@ class State:
     history: list[IterationRecord]
     previous: Poses | None = None
     sums: tuple[FoldedSums, FoldedSums] | None = None
+    shift_sigma_A: tuple[float, float] = (math.nan, math.nan)
+    own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None = None
 
     def average(self) -> Float[Tensor, "z y x"]:
         """Return the mean of the raw half maps."""

@@ -17,12 +17,16 @@ from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.calibrate import calibrate_covariance
 from cryorefine.refine.events import EventLog
+from cryorefine.refine.grey_scale import find_grey_scale
 from cryorefine.refine.likeness import measure_likeness
 from cryorefine.refine.next_reference import shaped_reference
+from cryorefine.refine.own_share import kept_noise, own_share
 from cryorefine.refine.passes import (
+    DECIDED,
+    WORSE_THAN_RIGHT,
     assign_poses,
-    find_grey_scale,
     is_assigned,
+    is_unsearched,
     reconstruct_halves,
     reference_grid,
 )
@@ -119,9 +123,14 @@ def _iterate(
         inputs, halves, poses, limit_A=sampling.reconstruct_resolution_A, seed=sampling.iteration
     )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    references = tuple(
+    made = [
         _reference(inputs, half, solve(total, ssnr=ssnr), ssnr, evaluation)
         for half, total in zip(halves, sums, strict=True)
+    ]
+    references = tuple(volume for volume, _ in made)
+    first_share, second_share = (
+        own_share(inputs, state, poses, half, kept, sampling.reconstruct_resolution_A)
+        for half, (_, kept) in enumerate(made, 1)
     )
     release_memory()
     record = _record(inputs, state, poses, sampling, evaluation, missed_fraction)
@@ -146,6 +155,8 @@ def _iterate(
         history=[*state.history, record],
         previous=state.previous,
         sums=None if sampling.subset is None else sums,
+        # A stochastic run's references hold mixtures of subsets.
+        own_share=(first_share, second_share) if sampling.subset is None else None,
     )
 
 
@@ -212,7 +223,7 @@ def scale_references(
 ) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
     found = [find_grey_scale(inputs, state, grids[half - 1], sampling, half) for half in (1, 2)]
-    factors = [factor for factor, _ in found]
+    factors = [half.factor for half in found]
     events.emit("grey_scale", half1=factors[0], half2=factors[1])
     for half, factor in enumerate(factors, 1):
         if factor == 0:
@@ -227,8 +238,13 @@ def scale_references(
         dataclasses.replace(grid, values=grid.values * (factor or 1.0))
         for grid, factor in zip(grids, factors, strict=True)
     )
-    scales = (found[0][1], found[1][1])
-    state = dataclasses.replace(state, references=references, group_scale=scales, is_scaled=True)
+    state = dataclasses.replace(
+        state,
+        references=references,
+        group_scale=(found[0].group_scale, found[1].group_scale),
+        shift_sigma_A=(found[0].shift_sigma_A, found[1].shift_sigma_A),
+        is_scaled=True,
+    )
     return state, (first, second)
 
 
@@ -286,20 +302,27 @@ def _reference(
     regularised: Float[Tensor, "z y x"],
     ssnr: Float[Tensor, "s"],
     evaluation: Evaluation,
-) -> Float[Tensor, "z y x"]:
-    """Return a half's next reference; the mask is found in the half itself."""
+) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "s"]]:
+    """Return a half's next reference, and the share of the half map's noise that it keeps.
+
+    The mask is found in the half itself.
+    """
     settings = inputs.settings
-    is_masked = inputs.mask is not None or inputs.reference_mask is not None
-    if is_masked or settings.reference_shape != "found":
-        return regularised
+    user_mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
+    if user_mask is not None or settings.reference_shape != "found":
+        fraction = _sphere_fraction(inputs) if user_mask is None else float(user_mask.mean())
+        return regularised, kept_noise(fraction, ssnr, None)
     curves = evaluation.curves
     end_A = curves.resolution_A(settings.fsc_criterion, curve="outside")
-    return quieten_solvent(
-        regularised,
-        _found_mask(inputs, half, evaluation.resolution_A),
-        inside_ssnr=ssnr,
-        outside_ssnr=reference_ssnr(curves, end_A, curve="outside"),
-    )
+    outside_ssnr = reference_ssnr(curves, end_A, curve="outside")
+    mask = _found_mask(inputs, half, evaluation.resolution_A)
+    quiet = quieten_solvent(regularised, mask, inside_ssnr=ssnr, outside_ssnr=outside_ssnr)
+    return quiet, kept_noise(float(mask.mean()), ssnr, outside_ssnr)
+
+
+def _sphere_fraction(inputs: Inputs) -> float:
+    """Return the share of the box within the particle's radius."""
+    return 4 / 3 * np.pi * (min(inputs.radius_px, inputs.size_px / 2) / inputs.size_px) ** 3
 
 
 def _cut(curves: FscCurves, limit_A: float) -> FscCurves:
@@ -335,16 +358,21 @@ def _record(
     missed_fraction: float,
 ) -> IterationRecord:
     turn, jumped = float("nan"), float("nan")
+    fits = poses.quality["fit_z"] > WORSE_THAN_RIGHT
+    undecided = (poses.quality["n_effective"] >= DECIDED)[fits]
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
         # The first iteration is compared with the file's poses.
         known = is_assigned(state, len(angle)) if state.history else np.ones(len(angle), bool)
         turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
         searched = sampling.is_searched(len(angle)) & known
-        # Those that were not searched could not jump; where nobody was, all are counted.
-        counted = searched if searched.any() else known
-        angle = angle[torch.from_numpy(counted)]
-        jumped = float((angle > sampling.coarse_step_rad).double().mean())
+        # Those that were not searched could not jump; where nobody was, all are counted. Images
+        # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
+        counted = torch.from_numpy(searched if searched.any() else known)
+        counted &= fits & (poses.quality["n_effective"] < DECIDED)
+        far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
+        far = far.clamp_min(sampling.align_resolution_A / inputs.geometry.radius_A)
+        jumped = float((angle > far)[counted].double().mean()) if counted.any() else 0.0
     return IterationRecord(
         iteration=sampling.iteration,
         mode=sampling.mode,
@@ -356,6 +384,8 @@ def _record(
         median_sigma_rotation_deg=_median_sigma_deg(poses),
         share=sampling.share,
         missed_fraction=missed_fraction,
+        undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,
+        unsearched_fraction=float(is_unsearched(poses, sampling.align_resolution_A).mean()),
     )
 
 

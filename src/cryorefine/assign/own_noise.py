@@ -1,0 +1,60 @@
+"""What an image's own noise, which its reference holds, adds to its score."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.fourier.filter import interpolate_shells
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.model.observe import GroupBand
+
+__all__ = ["OwnNoise", "own_bonus"]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnNoise:
+    """Where images went into their reference, and what they gain there.
+
+    Attributes
+    ----------
+    rotations
+        Poses at which they were inserted.
+    bonus
+        Log-likelihood that their own noise adds beside these poses.
+    reach_rad
+        How far: about the turn that moves the particle's rim by the resolution.
+    """
+
+    rotations: Float[Tensor, "b 3 3"]
+    bonus: Float[Tensor, "b"]
+    reach_rad: float
+
+    def at(
+        self, rotations: Float[Tensor, "m 3 3"], image_of: Tensor, group: SymmetryGroup
+    ) -> Float[Tensor, "m"]:
+        """Return what poses of some images gain."""
+        angle = group.distance(rotations, self.rotations[image_of])
+        return torch.where(angle < self.reach_rad, self.bonus[image_of], 0.0)
+
+
+def own_bonus(
+    share: Float[Tensor, "s"],
+    view: GroupBand,
+    c: Float[Tensor, "b p"],
+    weight: Float[Tensor, "b"],
+) -> Float[Tensor, "b"]:
+    """Return what each image's own noise adds to its score over a band.
+
+    Parameters
+    ----------
+    c
+        Whitened contrast transfer.
+    weight
+        That the image had in the reconstruction; 0 if it was not in it.
+    """
+    first = view.band.prefix(0)
+    radius = view.points[first:].norm(dim=1)
+    at = interpolate_shells(share.to(radius.device), radius).to(c.dtype)
+    return weight.to(c.device).double() * (c[:, first:].square() @ at).double()

@@ -1,0 +1,314 @@
+"""How deep a search must go: what the data can tell apart, and what telling it apart costs.
+
+Up to a shell, images see the reference with a power P that depends on the orientation (in units of
+the noise: nats). Against what an empty image scores, the true pose's log-likelihood is normal with
+mean P and variance 2 P, that of an unrelated pose normal with mean -P and variance 2 P
+(``docs/mathematics.md``). All that is predicted here follows from these two lines.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.assign.exhaustive import Pruning
+from cryorefine.fourier.band import Band
+from cryorefine.geometry.rotation import random_rotations
+from cryorefine.kernels.dispatch import extract_slices
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.model.observe import GroupBand
+
+__all__ = [
+    "SearchDepth",
+    "SearchSpace",
+    "climb_shells",
+    "decidable",
+    "discriminating_power",
+    "expected_candidates",
+    "plan_depth",
+    "recall_among",
+]
+
+_VIEWS = 128
+"""Random slices that the reference's power is measured by: 9 % in a coefficient, 1 % in a shell."""
+
+_STEP_FACTOR = 1.3
+"""Grid steps in units of the turn that moves the particle's rim by half a resolution. 1.0 takes
+2.2 times as many poses and found one in 500 particles more (C1, SNR 0.02)."""
+
+_SHIFTS_PER_RESOLUTION = 3.5
+
+_CLIMB_OPERATIONS = 3000.0
+"""What a sample of a climb's evaluation costs in operations of a matrix product: 38 ns at 80
+GFLOP/s."""
+
+_FIRST_CLIMB, _LATER_CLIMBS = 1.5, 2.0
+
+_GRID_LOSS, _CLIMB_LOSS = 0.2, 0.05
+"""Share of the model's power by which the true pose scores less at the nearest point of the grid
+(measured: 0.19 for shells 6 to 12, half by the angle and half by the shift), and after a climb of
+one step at 1.5 times the resolution."""
+
+_MASS_LOST = 0.001
+"""Share of the posterior that a level gives up: levels lose few particles more than their noise
+does."""
+
+_PRICE_OF_LOSS = 5e10
+"""Operations worth spending on each image for the share of the images that is lost otherwise: one
+particle in a hundred is worth 5e8 for each, about what their search costs."""
+
+_MOST_CANDIDATES = (64, 128, 256, 512, 1024)
+
+_MOST_SAMPLES = 1.2e7
+"""Coefficients of all slices of a grid: 12 bytes each."""
+
+_QUANTILES = 17
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Where poses may lie, and what grids over them look like.
+
+    Attributes
+    ----------
+    radius_px, box_px
+        Of the particle, and of its image.
+    group_order, tilt_fraction
+        The point group divides the orientations; tilts leave this share of the sphere.
+    max_shift_px, shift_sigma_px
+        Limit of shifts, and the standard deviation of their prior.
+    """
+
+    radius_px: float
+    box_px: int
+    group_order: int
+    tilt_fraction: float
+    max_shift_px: float
+    shift_sigma_px: float
+
+    def step_rad(self, shell: float, factor: float = _STEP_FACTOR) -> float:
+        """Return the angle between neighbours of a grid for coefficients up to a shell."""
+        return min(math.radians(30), factor * self.box_px / (shell * 2 * self.radius_px))
+
+    def shift_step_px(self, shell: float) -> float:
+        """Return the distance between neighbours of a grid of shifts."""
+        return self.box_px / shell / _SHIFTS_PER_RESOLUTION
+
+    def n_rotations(self, shell: float, factor: float = _STEP_FACTOR) -> float:
+        """Return how many orientations a grid has."""
+        step = self.step_rad(shell, factor)
+        return max(1.0, 8 * math.pi**2 / step**3 / self.group_order * self.tilt_fraction)
+
+    def n_shifts(self, shell: float) -> float:
+        """Return how many shifts a grid has."""
+        return math.pi * (self.max_shift_px / self.shift_step_px(shell)) ** 2 + 1
+
+    def n_likely_shifts(self, shell: float) -> float:
+        """Return how many of them the prior leaves: the exponential of its entropy."""
+        spread = 2 * math.pi * math.e * (self.shift_sigma_px / self.shift_step_px(shell)) ** 2
+        return min(self.n_shifts(shell), spread + 1)
+
+
+@dataclass(frozen=True)
+class SearchDepth:
+    """A search as planned, and what it is expected to do.
+
+    Attributes
+    ----------
+    max_shell, step_rad, shift_step_px
+        Of the exhaustive search's band and grid.
+    most
+        Candidates that an image may keep at any level.
+    candidates
+        Expected mean number that leaves the exhaustive search.
+    recall
+        Share of the images whose true pose is expected to be found.
+    decidable
+        Share of the images whose true pose would win at the full band if every pose was looked at.
+    operations
+        Expected floating-point operations for each image.
+    """
+
+    max_shell: int
+    step_rad: float
+    shift_step_px: float
+    most: int
+    candidates: float
+    recall: float
+    decidable: float
+    operations: float
+
+    @property
+    def on_grid(self) -> Pruning:
+        """What leaves the exhaustive search."""
+        return Pruning(_MASS_LOST, _GRID_LOSS, self.most)
+
+    @property
+    def after_climb(self) -> Pruning:
+        """What leaves a climb."""
+        return Pruning(_MASS_LOST, _CLIMB_LOSS, self.most)
+
+
+def climb_shells(shell: int, end: int) -> list[int]:
+    """Return the last shells of the climbs that follow a search up to a shell: the last is ``end``.
+
+    Each looks at one and a half times to twice the resolution of the one before, so that a pose is
+    known well enough to be on the right slope.
+    """
+    shells, at = [], math.ceil(_FIRST_CLIMB * shell)
+    while at < end:
+        shells.append(at)
+        at = math.ceil((_FIRST_CLIMB if len(shells) < 2 else _LATER_CLIMBS) * at)
+    return [*shells, end]
+
+
+def discriminating_power(
+    grid: SliceGrid, view: GroupBand, c: Float[Tensor, "m p"]
+) -> Float[Tensor, "m s"]:
+    """Return the power by which images tell orientations apart, summed up to each shell.
+
+    The variance of the reference's slices over orientations, through each image's whitened
+    contrast transfer ``c``. What all views have in common (a particle's blob) tells nothing.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rotations = random_rotations(_VIEWS, generator).to(view.points.device)
+    first = view.band.prefix(0)
+    slices = extract_slices(grid, rotations, view.points[first:])
+    common = slices.mean(0).abs().square()
+    varying = (slices.abs().square().mean(0) - common) * (_VIEWS / (_VIEWS - 1))
+    shell = view.band.shell[first:].long()
+    by_shell = torch.zeros(len(c), view.band.n_shells, dtype=torch.float64, device=c.device)
+    by_shell.index_add_(1, shell, (c[:, first:].square() * varying.clamp_min(0)).double())
+    return by_shell.cumsum(1).cpu()
+
+
+def _normal_quantiles(like: Tensor) -> Tensor:
+    """Return evenly likely values of a standard normal variable."""
+    p = (torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES
+    return torch.special.ndtri(p).to(like.device)
+
+
+def decidable(power: Float[Tensor, "m"], n_poses: float) -> Float[Tensor, "m"]:
+    """Return the probability that the true pose is the most likely of so many.
+
+    ``mean over z of Φ(√(2 P) + z)^n``, z normal.
+    """
+    z = _normal_quantiles(power)
+    reach = (2 * power.double().clamp_min(0)).sqrt()[:, None] + z
+    return (n_poses * torch.special.log_ndtr(reach)).exp().mean(1)
+
+
+def recall_among(power: Float[Tensor, "m"], n_poses: float, kept: float) -> Float[Tensor, "m"]:
+    """Return the probability that the true pose is among the ``kept`` most likely of so many."""
+    z = _normal_quantiles(power)
+    reach = (2 * power.double().clamp_min(0)).sqrt()[:, None] + z
+    better = n_poses * torch.special.log_ndtr(-reach).exp()
+    # So many better ones on average: fewer than kept with the probability of a Poisson variable.
+    return torch.special.gammaincc(torch.full_like(better, max(kept, 1.0)), better).mean(1)
+
+
+def expected_candidates(
+    power: Float[Tensor, "m"], n_poses: float, pruning: Pruning, *, most: float
+) -> Float[Tensor, "m"]:
+    """Return how many of so many poses an image is expected to keep, ``most`` at the most.
+
+    Of n unrelated poses, those that score less than t hold ``n Φ((t - P) / √(2 P))`` in units of
+    the likelihood of an empty image.
+    """
+    p = power.double().clamp_min(1e-6)[:, None]
+    width = (2 * p).sqrt()
+    truth = p + width * _normal_quantiles(power)
+    log_n = math.log(n_poses)
+    best = -p + width * math.sqrt(2 * log_n)
+    wrong = log_n + torch.special.log_ndtr((best - p) / width)
+    share = math.log(pruning.mass_lost) + torch.logaddexp(truth, wrong) - log_n
+    z = torch.special.ndtri(share.clamp(-700, -1e-12).exp())
+    threshold = torch.minimum(p + width * z, truth) - pruning.allowance * p
+    above = n_poses * torch.special.log_ndtr(-(threshold + p) / width).exp()
+    return (1 + above).clamp(max=most).mean(1)
+
+
+def _samples(band: Band, shell: int) -> int:
+    return band.prefix(min(shell, band.n_shells - 1)) - band.prefix(0)
+
+
+def plan_depth(
+    power: Float[Tensor, "m s"],
+    band: Band,
+    space: SearchSpace,
+    *,
+    finer: float = 1.0,
+    least: int = 0,
+    worth: float = 1.0,
+) -> SearchDepth:
+    """Choose the search that costs least, lost images counted at their price.
+
+    Parameters
+    ----------
+    power
+        From :func:`discriminating_power`, of a sample of the images.
+    finer
+        Divides the steps of both grids.
+    least
+        Candidates that an image may keep at least.
+    worth
+        Of a pose, in units of that in an iteration over all particles.
+    """
+    end = band.n_shells - 1
+    full = space.n_rotations(end) * space.n_likely_shifts(end)
+    can_win = decidable(power[:, end], full)
+    factor = _STEP_FACTOR / finer
+    best: tuple[float, SearchDepth] | None = None
+    for shell in range(min(3, end), end + 1):
+        q = space.n_rotations(shell, factor)
+        samples = _samples(band, shell)
+        if best is not None and q * samples > _MOST_SAMPLES:
+            break
+        t = space.n_shifts(shell) * finer**2
+        for most in _MOST_CANDIDATES:
+            if most < min(least, _MOST_CANDIDATES[-1]):
+                continue
+            depth = SearchDepth(
+                shell, space.step_rad(shell, factor), space.shift_step_px(shell) / finer,
+                most, 0.0, 0.0, float(can_win.mean()), 4 * t * samples * q,
+            )  # fmt: skip
+            depth = _predicted(depth, power, can_win, band, space, q)
+            cost = depth.operations + worth * _PRICE_OF_LOSS * (depth.decidable - depth.recall)
+            if best is None or cost < best[0]:
+                best = cost, depth
+    if best is None:
+        raise AssertionError("a band has at least one shell")
+    return best[1]
+
+
+def _predicted(
+    depth: SearchDepth,
+    power: Float[Tensor, "m s"],
+    can_win: Float[Tensor, "m"],
+    band: Band,
+    space: SearchSpace,
+    n_rotations: float,
+) -> SearchDepth:
+    """Fill in what a search is expected to keep, to find and to take, level by level."""
+    end = band.n_shells - 1
+    most = min(float(depth.most), n_rotations)
+    n_poses = n_rotations * space.n_likely_shifts(depth.max_shell)
+    at = power[:, depth.max_shell] * (1 - _GRID_LOSS)
+    count = expected_candidates(at, n_poses, depth.on_grid, most=most)
+    found = recall_among(at, n_poses, most) * (1 - _MASS_LOST)
+    candidates, operations = float(count.mean()), depth.operations
+    for i, shell in enumerate(climb_shells(depth.max_shell, end)):
+        evaluations = 2 if i == 0 else 3 if shell < end else 6
+        climbed = _samples(band, shell) * evaluations * _CLIMB_OPERATIONS
+        operations += float(count.mean()) * climbed
+        if shell < end:
+            n_poses = space.n_rotations(shell) * space.n_likely_shifts(shell)
+            at = power[:, shell]
+            kept = expected_candidates(at, n_poses, depth.after_climb, most=most)
+            count = torch.minimum(count, kept)
+            found = torch.minimum(found, recall_among(at, n_poses, most)) * (1 - _MASS_LOST)
+    # What decides at the full band is mostly beyond the band of the search.
+    recall = float((can_win * found).mean())
+    return replace(depth, candidates=candidates, recall=recall, operations=operations)

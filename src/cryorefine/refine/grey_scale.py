@@ -1,0 +1,175 @@
+"""Bring references of unknown grey scale to that of the images, before any pose is known."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.assign.exhaustive import CoarseSearch, grid_posterior
+from cryorefine.assign.search_depth import SearchSpace
+from cryorefine.kernels.dispatch import extract_slices
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.model.observe import GroupBand
+from cryorefine.reconstruct.accumulate import centre
+from cryorefine.refine.passes import (
+    batches_of,
+    common_factor,
+    max_shift_px,
+    poses_of,
+    views_of,
+    whitening,
+)
+from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.search import coarse_search
+from cryorefine.refine.state import Inputs, State
+
+__all__ = ["GreyScale", "find_grey_scale"]
+
+_SAMPLE = 64
+_GRID_POSES = 1.5e5
+"""Poses of the grid that the likelihood is summed over, at the most: 10 ms an image."""
+
+_AMPLITUDES = tuple(2.0 ** (k / 2) for k in range(-7, 3))
+"""In units of the amplitude that fits best at each image's best pose, which noise makes too large:
+up to eleven times at a signal-to-noise ratio of 0.003."""
+
+_SPREAD_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """What a half's images say of its reference.
+
+    Attributes
+    ----------
+    factor
+        What the reference must be multiplied with; 0 if it explains nothing in the images.
+    group_scale
+        Each optics group's amplitude relative to it.
+    shift_sigma_A
+        Standard deviation of the shifts' components; NaN where it was not measured.
+    """
+
+    factor: float
+    group_scale: tuple[float, ...]
+    shift_sigma_A: float
+
+
+def find_grey_scale(
+    inputs: Inputs, state: State, grid: SliceGrid, sampling: Sampling, half: int
+) -> GreyScale:
+    """Measure a half's grey scale, and how far its particles lie from their images' centres.
+
+    Where poses are known the amplitude at them is measured by least squares. Otherwise a sample of
+    each optics group's images is compared with all poses of a coarse grid: the amplitude is the
+    most likely one with poses unknown, for the amplitude at each image's best pose holds the noise
+    that made it the best.
+    """
+    views = views_of(inputs, state, half, sampling.align_resolution_A)
+    cross, power = np.zeros(len(views)), np.zeros(len(views))
+    sigma_A, seen = 0.0, 0
+    for g, view in enumerate(views):
+        rows = inputs.rows(half, g)
+        rows = rows[:: max(1, len(rows) // _SAMPLE)]
+        if len(rows) == 0:
+            continue
+        white = whitening(state, half, g, view)
+        if sampling.mode != "global":
+            cross[g], power[g] = _at_known_poses(inputs, state, grid, view, white, rows)
+            continue
+        search = _search(inputs, grid, view)
+        batches = [(b.x * white, b.c * white) for b in batches_of(inputs, view, rows)]
+        x, c = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        found, spread_px = _most_likely(search, x, c)
+        if math.isnan(spread_px):
+            spread_px = max_shift_px(inputs, view)
+        power[g] = len(rows)
+        cross[g] = found * power[g]
+        sigma_A += len(rows) * spread_px * view.group.pixel_A
+        seen += len(rows)
+    counts = np.array([len(inputs.rows(half, g)) for g in range(len(views))])
+    factor, group_scale = common_factor(cross, power, counts)
+    return GreyScale(factor, group_scale, sigma_A / seen if seen else math.nan)
+
+
+def _search(inputs: Inputs, grid: SliceGrid, view: GroupBand) -> CoarseSearch:
+    """Return the finest grid that the likelihood can be summed over."""
+    limit_px = max_shift_px(inputs, view)
+    space = SearchSpace(
+        radius_px=inputs.geometry.radius_A / view.group.pixel_A,
+        box_px=view.group.box_px,
+        group_order=inputs.group.order,
+        tilt_fraction=inputs.geometry.tilt_fraction,
+        max_shift_px=limit_px,
+        shift_sigma_px=limit_px,
+    )
+    shell = view.band.n_shells - 1
+    while shell > 3 and space.n_rotations(shell) * space.n_shifts(shell) > _GRID_POSES:
+        shell -= 1
+    return coarse_search(
+        inputs,
+        grid,
+        view,
+        max_shell=shell,
+        step_rad=space.step_rad(shell),
+        shift_step_px=space.shift_step_px(shell),
+        max_shift_px=limit_px,
+    )
+
+
+def _most_likely(
+    search: CoarseSearch, x: Complex[Tensor, "b p"], c: Float[Tensor, "b p"]
+) -> tuple[float, float]:
+    """Return the most likely amplitude (0: none explains anything) and spread of shifts in px."""
+    start = _best_fit(search, x, c)
+    if start <= 0:
+        return 0.0, math.nan
+    amplitudes = torch.tensor(_AMPLITUDES, dtype=torch.float64) * start
+    evidence = grid_posterior(search, x, c, amplitudes).log_evidence.sum(0)
+    best = int(evidence.argmax())
+    if float(evidence[best]) <= 0:
+        return 0.0, math.nan
+    amplitude = float(amplitudes[best])
+    if 0 < best < len(amplitudes) - 1:
+        # The parabola through three points, in the logarithm of the amplitude.
+        low, mid, high = (float(evidence[best + k]) for k in (-1, 0, 1))
+        step = math.log(_AMPLITUDES[1] / _AMPLITUDES[0])
+        amplitude *= math.exp(0.5 * step * (low - high) / (low - 2 * mid + high))
+    sigma_px, at = math.inf, torch.tensor([amplitude], dtype=torch.float64)
+    least_px = 1.0
+    for _ in range(_SPREAD_ROUNDS):
+        found = grid_posterior(search, x, c, at, shift_precision=sigma_px**-2)
+        sigma_px = max(least_px, math.sqrt(float(found.squared_shift_px2.mean()) / 2))
+    return amplitude, sigma_px
+
+
+def _best_fit(search: CoarseSearch, x: Tensor, c: Tensor) -> float:
+    """Return the mean amplitude at each image's best pose, each pose at its own amplitude."""
+    cross, power = 0.0, 0.0
+    for i in range(len(x)):
+        band = slice(search.first, search.last)
+        shifted = (x[i, band] * c[i, band]) * search.ramps
+        at = (torch.cat([shifted.real, shifted.imag], -1) @ search.slices).amax(0).clamp_min(0)
+        norm = (c[i, band].square() @ search.power).clamp_min(1e-20)
+        best = int((at.square() / norm).argmax())
+        cross, power = cross + float(at[best]), power + float(norm[best])
+    return cross / max(power, 1e-30)
+
+
+def _at_known_poses(
+    inputs: Inputs, state: State, grid: SliceGrid, view: GroupBand, white: Tensor, rows: np.ndarray
+) -> tuple[float, float]:
+    """Return the sums of least squares: image times model, and the model's power."""
+    cross = power = 0.0
+    first = view.band.prefix(0)
+    for batch in batches_of(inputs, view, rows):
+        x, c = batch.x * white, batch.c * white
+        rotations, shifts_px = poses_of(state.poses, batch.rows, view)
+        centred = centre(view, x, shifts_px)[:, first:]
+        model = (extract_slices(grid, rotations, view.points) * c)[:, first:]
+        cross += float((centred.conj() * model).real.double().sum())
+        power += float(model.abs().square().double().sum())
+    return cross, power
