@@ -171,7 +171,14 @@ def test_a_reference_with_another_box_and_sampling_is_rescaled(small_set, finish
     settings = settings_for(small_set, reference=(tmp_path / "coarse.mrc",), iterations=3)
     summary = refine(settings, tmp_path / "run")
     third = [e for e in finished.events if e["kind"] == "iteration"][2]
-    assert summary["resolution_A"] == pytest.approx(third["resolution_A"], rel=0.1)
+    # A run's last iteration fills the half maps to Nyquist, the third of a longer one does not.
+    assert summary["resolution_A"] < 1.1 * third["resolution_A"]
+    table = read_relion(tmp_path / "run" / "particles.star")
+    truth = read_relion(small_set / "truth_particles.star")
+    angle = parse_symmetry("d2").distance(
+        *(matrix_from_euler(torch.from_numpy(t.euler_rad)) for t in (table, truth))
+    )
+    assert float(torch.rad2deg(angle).median()) < 3
 
 
 def test_two_references_start_one_half_each(small_set, tmp_path):

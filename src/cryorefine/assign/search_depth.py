@@ -21,6 +21,7 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 
 __all__ = [
+    "GRID_LOSS",
     "SearchDepth",
     "SearchSpace",
     "climb_shells",
@@ -46,7 +47,7 @@ GFLOP/s."""
 
 _FIRST_CLIMB, _LATER_CLIMBS = 1.5, 2.0
 
-_GRID_LOSS, _CLIMB_LOSS = 0.2, 0.05
+GRID_LOSS, _CLIMB_LOSS = 0.2, 0.05
 """Share of the model's power by which the true pose scores less at the nearest point of the grid
 (measured: 0.19 for shells 6 to 12, half by the angle and half by the shift), and after a climb of
 one step at 1.5 times the resolution."""
@@ -143,7 +144,7 @@ class SearchDepth:
     @property
     def on_grid(self) -> Pruning:
         """What leaves the exhaustive search."""
-        return Pruning(_MASS_LOST, _GRID_LOSS, self.most)
+        return Pruning(_MASS_LOST, GRID_LOSS, self.most)
 
     @property
     def after_climb(self) -> Pruning:
@@ -295,7 +296,7 @@ def _predicted(
     end = band.n_shells - 1
     most = min(float(depth.most), n_rotations)
     n_poses = n_rotations * space.n_likely_shifts(depth.max_shell)
-    at = power[:, depth.max_shell] * (1 - _GRID_LOSS)
+    at = power[:, depth.max_shell] * (1 - GRID_LOSS)
     count = expected_candidates(at, n_poses, depth.on_grid, most=most)
     found = recall_among(at, n_poses, most) * (1 - _MASS_LOST)
     candidates, operations = float(count.mean()), depth.operations

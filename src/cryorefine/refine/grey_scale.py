@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.assign.exhaustive import CoarseSearch, grid_posterior
-from cryorefine.assign.search_depth import SearchSpace
+from cryorefine.assign.search_depth import GRID_LOSS, SearchSpace
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -87,7 +87,8 @@ def find_grey_scale(
         if math.isnan(spread_px):
             spread_px = max_shift_px(inputs, view)
         power[g] = len(rows)
-        cross[g] = found * power[g]
+        # The nearest point of the grid shows so much of the pose that lies between.
+        cross[g] = found * power[g] / (1 - GRID_LOSS / 2)
         sigma_A += len(rows) * spread_px * view.group.pixel_A
         seen += len(rows)
     counts = np.array([len(inputs.rows(half, g)) for g in range(len(views))])
