@@ -4,8 +4,8 @@
 
 The number that counts is the mean FSC of the averaged raw half maps against the model over the
 shells from 16 to 6 Å, within a soft mask made from the model (blurred by 4 px, 12 % of the
-maximum, grown by 2 px, 6 px cosine edge). ``--coarse-operations`` and ``--settled-fraction`` change
-what ``refine/schedule.py`` fixes, to show why it fixes it so.
+maximum, grown by 2 px, 6 px cosine edge). ``--price-of-loss`` and ``--settled-fraction``
+change what ``assign/search_depth.py`` and ``refine/schedule.py`` fix, to show why they fix it so.
 """
 
 import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from cryorefine.assign import search_depth
 from cryorefine.cli.progress import ProgressDisplay
 from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.io.mrc import read_volume
@@ -36,12 +37,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--compare-only", action="store_true", help="of a run that is there")
-    parser.add_argument("--coarse-operations", type=float)
+    parser.add_argument("--price-of-loss", type=float)
     parser.add_argument("--settled-fraction", type=float)
     parser.add_argument("--start", type=float, default=30.0)
     options = parser.parse_args()
-    if options.coarse_operations is not None:
-        schedule._COARSE_OPERATIONS = options.coarse_operations
+    if options.price_of_loss is not None:
+        search_depth._PRICE_OF_LOSS = options.price_of_loss
     if options.settled_fraction is not None:
         schedule._SETTLED_FRACTION = options.settled_fraction
     if not options.compare_only:

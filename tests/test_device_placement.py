@@ -116,7 +116,7 @@ def alignment(volume: Tensor) -> list[Tensor]:
     )
     start = (rotations[:3], rotations[:3, 0, :2])
     share = torch.linspace(0.1, 0, n // 2 + 1, dtype=torch.float64)
-    own = OwnNoise(start[0], own_bonus(share, view, c, torch.ones(3)), 0.1)
+    own = OwnNoise(start[0][:, None], own_bonus(share, view, c, torch.ones(3))[:, None], 0.1)
     for poses in (
         align_globally(grid, search, depth, view, x, c, group, options, previous=start, own=own),
         align_locally(grid, view, x, c, *start, group, options),

@@ -314,11 +314,11 @@ def test_a_pose_that_wins_by_its_own_noise_only_loses():
         is_guarded=False,
     )  # fmt: skip
     # As if the images' noise were in the reference there: the wrong poses score more.
-    own = OwnNoise(at_wrong.rotations, torch.full((8,), 1e4, dtype=torch.float64), 0.1)
+    own = OwnNoise(at_wrong.rotations[:, None], torch.full((8, 1), 1e4).double(), 0.1)
     found = align_globally(*args, previous=(at_wrong.rotations, at_wrong.shifts_px), own=own)
     assert float(torch.rad2deg(geodesic_angle(found.rotations, plain.rotations)).max()) < 0.5
     # A pose that is right stays, and its score says what it says without its noise.
-    own = OwnNoise(plain.rotations, torch.full((8,), 3.0, dtype=torch.float64), 0.1)
+    own = OwnNoise(plain.rotations[:, None], torch.full((8, 1), 3.0).double(), 0.1)
     again = align_globally(*args, previous=(plain.rotations, plain.shifts_px), own=own)
     torch.testing.assert_close(again.score, plain.score - 3.0, rtol=0, atol=0.1)
 

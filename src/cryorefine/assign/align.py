@@ -29,6 +29,7 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = [
     "AlignmentOptions",
+    "Alternatives",
     "BatchPoses",
     "LocalLimits",
     "align_globally",
@@ -43,7 +44,13 @@ _CLIMB_FIRST, _CLIMB_NEXT, _CLIMB_COARSE, _CLIMB_FINE = 1, 2, 3, 10
 _GUARD_BAND = 3
 _SAME_MAXIMUM_STEPS = 0.5
 _SAME_CANDIDATE = 0.3
-_SAME_POSE_SIGMAS = 4.0
+_SAME_POSE = 0.5
+"""Poses nearer to each other than this, in units of the turn that moves the particle's rim by the
+resolution, are one."""
+
+_NEGLIGIBLE = 0.02
+"""Probability below which a pose is not told, and does not share its image's weight."""
+
 _EVERYTHING = 1e30
 
 
@@ -97,6 +104,30 @@ class AlignmentOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class Alternatives:
+    """Poses that compete with the best one of some images.
+
+    Attributes
+    ----------
+    image_of
+        The images they belong to.
+    rotations, shifts_px
+        The poses.
+    probability
+        Their share of the posterior.
+    """
+
+    image_of: Int[Tensor, "m"]
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+    probability: Float[Tensor, "m"]
+
+    def cpu(self) -> "Alternatives":
+        """Return the poses on the CPU."""
+        return Alternatives(**{name: value.cpu() for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, eq=False)
 class BatchPoses:
     """The poses found, one per image.
 
@@ -125,6 +156,10 @@ class BatchPoses:
         shift component.
     at_edge
         Whether the shift lies on its limit.
+    probability
+        Share of the posterior that the best pose holds; the rest is that of the alternatives.
+    alternatives
+        Other poses with a probability of 0.02 or more.
     is_missed
         Whether a search over all orientations would not have found the pose that was known before
         and is the best still.
@@ -143,6 +178,8 @@ class BatchPoses:
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
     is_missed: Bool[Tensor, "b"]
+    probability: Float[Tensor, "b"]
+    alternatives: Alternatives
 
     def cpu(self) -> "BatchPoses":
         """Return the poses on the CPU."""
@@ -274,13 +311,14 @@ def align_locally(
     *,
     is_guarded: bool = True,
     own: OwnNoise | None = None,
+    others: Alternatives | None = None,
 ) -> BatchPoses:
     """Improve known poses.
 
     The pose itself is climbed at the full band. If it is guarded, before that it and six guards
     beside it, turned about each axis by the resolution at the particle's rim, are climbed at a
     third of the band: a pose that sits on a side maximum is led back by the best guard that has
-    not come to the same maximum.
+    not come to the same maximum. ``others`` are poses that have competed before, and may again.
     """
     limits = options.local
     every = torch.arange(len(x), device=x.device)
@@ -292,6 +330,10 @@ def align_locally(
         starts = torch.cat([every, rows])
         start_rotations = torch.cat([rotations, guard_rotations])
         start_shifts = torch.cat([shifts_px, guard_shifts])
+    if others is not None:
+        starts = torch.cat([starts, others.image_of])
+        start_rotations = torch.cat([start_rotations, others.rotations])
+        start_shifts = torch.cat([start_shifts, others.shifts_px])
     final = _climb(
         grid, view, x, c, starts, start_rotations, start_shifts, options,
         max_shell=view.band.n_shells - 1, max_evaluations=_CLIMB_FINE, limits=limits,
@@ -445,16 +487,20 @@ def _choose(
     covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
-    valid = index >= 0
-    angle = torch.zeros(index.shape, dtype=torch.float64, device=x.device)
-    angle[valid] = group.distance(found.rotations[index[valid]], rotations[image_of[index[valid]]])
-    apart = valid & (angle > _SAME_POSE_SIGMAS * sigma_rotation.clamp_min(1e-3)[:, None])
-    difference = score[index] - score[best][:, None]
-    competing = torch.where(apart, difference, -torch.inf)
-    gap = -competing.amax(1) if index.shape[1] > 1 else score.new_full((b,), torch.inf)
-    competing[:, 0] = 0.0
-    log_p = competing - torch.logsumexp(competing, 1, keepdim=True)
-    entropy = -(log_p.exp() * torch.where(log_p.isinf(), torch.zeros_like(log_p), log_p)).sum(1)
+    index, _ = pick_separated(
+        index,
+        torch.where(index >= 0, score[index], -torch.inf).float(),
+        found.rotations,
+        group.matrices,
+        cos_apart=math.cos(_SAME_POSE * options.resolution_turn_rad),
+        keep=index.shape[1],
+        window=_EVERYTHING,
+    )
+    competing = torch.where(index >= 0, score[index] - score[best][:, None], -torch.inf)
+    gap = -competing[:, 1] if index.shape[1] > 1 else score.new_full((b,), torch.inf)
+    probability, alternatives = _shared(competing, index, moved, found.shifts_px)
+    share = torch.where(probability > 0, probability, 1.0)
+    entropy = -(share * share.log()).sum(1)
     power, at_edge = found.power[best], found.at_edge[best]
     first = view.band.prefix(0)
     correlation, scale = _agreement(x[:, first:], found.score[best], power, shifts, options)
@@ -472,7 +518,27 @@ def _choose(
         sigma_shift_px=sigma_shift,
         at_edge=at_edge,
         is_missed=torch.zeros_like(at_edge),
+        probability=probability[:, 0],
+        alternatives=alternatives,
     )
+
+
+def _shared(
+    log_likelihood: Float[Tensor, "b k"],
+    index: Int[Tensor, "b k"],
+    rotations: Float[Tensor, "m 3 3"],
+    shifts_px: Float[Tensor, "m 2"],
+) -> tuple[Float[Tensor, "b k"], Alternatives]:
+    """Return the posterior of candidates, and those beside the best that are not negligible."""
+    p = torch.softmax(log_likelihood.double(), 1)
+    p = torch.where(p >= _NEGLIGIBLE, p, 0.0)
+    p[:, 0] = p[:, 0].clamp_min(_NEGLIGIBLE)
+    p = p / p.sum(1, keepdim=True)
+    others = p.clone()
+    others[:, 0] = 0.0
+    image_of, rank = torch.nonzero(others, as_tuple=True)
+    at = index[image_of, rank]
+    return p, Alternatives(image_of, rotations[at], shifts_px[at], p[image_of, rank])
 
 
 def spread(

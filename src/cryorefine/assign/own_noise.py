@@ -20,23 +20,29 @@ class OwnNoise:
     Attributes
     ----------
     rotations
-        Poses at which they were inserted.
+        Poses at which they were inserted: the best of each first, then those that it shared its
+        weight with.
     bonus
-        Log-likelihood that their own noise adds beside these poses.
+        Log-likelihood that their own noise adds beside these poses; 0 where there is none.
     reach_rad
         How far: about the turn that moves the particle's rim by the resolution.
     """
 
-    rotations: Float[Tensor, "b 3 3"]
-    bonus: Float[Tensor, "b"]
+    rotations: Float[Tensor, "b k 3 3"]
+    bonus: Float[Tensor, "b k"]
     reach_rad: float
 
     def at(
         self, rotations: Float[Tensor, "m 3 3"], image_of: Tensor, group: SymmetryGroup
     ) -> Float[Tensor, "m"]:
         """Return what poses of some images gain."""
-        angle = group.distance(rotations, self.rotations[image_of])
-        return torch.where(angle < self.reach_rad, self.bonus[image_of], 0.0)
+        gained = torch.zeros(len(image_of), dtype=self.bonus.dtype, device=rotations.device)
+        for k in range(self.bonus.shape[1]):
+            mine = self.bonus[image_of, k] > 0
+            angle = group.distance(rotations[mine], self.rotations[image_of[mine], k])
+            bonus = self.bonus[image_of[mine], k]
+            gained[mine] = gained[mine].maximum(torch.where(angle < self.reach_rad, bonus, 0.0))
+        return gained
 
 
 def own_bonus(

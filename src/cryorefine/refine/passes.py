@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.assign.align import (
     AlignmentOptions,
+    Alternatives,
     BatchPoses,
     LocalLimits,
     align_globally,
@@ -37,7 +38,7 @@ from cryorefine.refine.particle_optics import optics_prior, refine_batch, withou
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.search import prepare_search
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
 
 __all__ = [
     "DECIDED",
@@ -264,6 +265,7 @@ def assign_poses(
         optics = torch.zeros(n, N_VALUES, dtype=torch.float64)
     optics = None if optics is None else optics.clone()
     quality: dict[str, Tensor] = {}
+    others: list[OtherPoses] = []
     searched_A = torch.full((n,), math.nan, dtype=torch.float64)
     if state.poses is not None and "searched_A" in state.poses.quality:
         searched_A = state.poses.quality["searched_A"].clone()
@@ -315,6 +317,7 @@ def assign_poses(
                         found = align_locally(
                             grid, view, x, c, *start, inputs.group, options,
                             is_guarded=kind == "check", own=own,
+                            others=_known_others(state.poses, batch.rows, view, options),
                         )  # fmt: skip
                 found = found.cpu()
                 if kind == "search":
@@ -342,6 +345,15 @@ def assign_poses(
                 unit = torch.tensor([1.0] * 3 + [view.group.pixel_A] * 2, dtype=torch.float64)
                 covariance[index] = found.covariance * unit * unit[:, None]
                 power[index] = found.model_power
+                other = found.alternatives
+                others.append(
+                    OtherPoses(
+                        index[other.image_of],
+                        other.rotations,
+                        other.shifts_px * view.group.pixel_A,
+                        other.probability,
+                    )
+                )
                 _store(quality, index, n, found, view.group.pixel_A)
                 done += len(batch.rows)
                 events.emit("progress", stage=stage, done=done, total=n)
@@ -356,9 +368,39 @@ def assign_poses(
         if optics is not None:
             optics[mine] = without_common_part(optics[mine])
     quality["searched_A"] = searched_A
-    poses = Poses(rotations, shift_A, quality, covariance, optics)
+    poses = Poses(rotations, shift_A, quality, covariance, optics, _all_others(others))
+    badly = quality["fit_z"] < WORSE_THAN_RIGHT
+    unsearched = torch.from_numpy(is_unsearched(poses, sampling.align_resolution_A))
+    quality["fits_nothing"] = (badly & ~unsearched).double()
     missed_fraction = n_missed / n_searched if n_searched else math.nan
     return poses, (group_scale[0], group_scale[1]), missed_fraction
+
+
+def _all_others(parts: list[OtherPoses]) -> OtherPoses | None:
+    """Join what batches found beside the best poses; None if nothing."""
+    joined = None
+    for part in parts:
+        if len(part.row):
+            joined = part if joined is None else joined.joined(part)
+    return joined
+
+
+def _known_others(
+    poses: Poses | None, rows: np.ndarray, view: GroupBand, options: AlignmentOptions
+) -> Alternatives | None:
+    """Return poses that competed so far, unless the user limits how far poses may go."""
+    limits = options.local
+    is_free = math.isinf(limits.max_turn_rad) and math.isinf(limits.max_move_px)
+    if poses is None or poses.others is None or not (is_free and limits.turns and limits.moves):
+        return None
+    others = poses.select(rows).others
+    if others is None or len(others.row) == 0:
+        return None
+    device = view.points.device
+    return Alternatives(
+        others.row.to(device), others.rotations.to(device),
+        others.shift_A.to(device) / view.group.pixel_A, others.probability.to(device),
+    )  # fmt: skip
 
 
 def _own_noise(
@@ -367,10 +409,27 @@ def _own_noise(
     """Return what the poses of some particles gain by their images' noise in the reference."""
     if state.own_share is None or state.poses is None or "weight" not in state.poses.quality:
         return None
-    index = torch.from_numpy(rows)
-    weight = state.poses.quality["weight"][index].nan_to_num(0.0)
+    poses = state.poses.select(rows)
+    weight = poses.quality["weight"].nan_to_num(0.0)
     bonus = own_bonus(state.own_share[half - 1], view, c, weight)
-    return OwnNoise(state.poses.rotations[index].to(c.device), bonus, reach_rad)
+    rotations, share = _inserted(poses)
+    return OwnNoise(rotations.to(c.device), bonus[:, None] * share.to(bonus), reach_rad)
+
+
+def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k"]]:
+    """Return all poses of particles, the best first, and their shares of the weight."""
+    first = poses.quality["probability"].nan_to_num(1.0)
+    if poses.others is None or len(poses.others.row) == 0:
+        return poses.rotations[:, None], torch.ones_like(first)[:, None]
+    row = poses.others.row
+    counts = torch.bincount(row, minlength=len(first))
+    rank = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + 1
+    k = int(counts.max()) + 1
+    rotations = poses.rotations[:, None].expand(-1, k, 3, 3).clone()
+    share = torch.zeros(len(first), k, dtype=torch.float64)
+    share[:, 0] = first
+    rotations[row, rank], share[row, rank] = poses.others.rotations, poses.others.probability
+    return rotations, share
 
 
 def _updated_scale(
@@ -395,6 +454,7 @@ def _store(
         "score": found.score,
         "gap": found.gap,
         "n_effective": found.n_effective,
+        "probability": found.probability,
         "correlation": found.correlation,
         "scale": found.scale,
         "sigma_rotation_deg": torch.rad2deg(found.sigma_rotation_rad),
@@ -405,6 +465,39 @@ def _store(
         if name not in quality:
             quality[name] = torch.zeros(n, dtype=torch.float64)
         quality[name][index] = values.double()
+
+
+@dataclass(frozen=True, eq=False)
+class _Insertion:
+    """Poses at which images of a batch go into the sums, and with which share of their weight."""
+
+    image: Int[Tensor, "m"]
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+    probability: Float[Tensor, "m"]
+
+
+def _insertions(poses: Poses, size: int, view: GroupBand) -> Iterator[_Insertion]:
+    """Yield the best poses of a batch, then those that share its images' weights."""
+    device, n = view.points.device, len(poses.rotations)
+    others = poses.others
+    every = torch.arange(n)
+    probability = torch.ones(n, dtype=torch.float64)
+    if others is not None and len(others.row):
+        probability = poses.quality["probability"].nan_to_num(1.0)
+    parts = [(every, poses.rotations, poses.shift_A, probability)]
+    if others is not None:
+        for i in range(0, len(others.row), size):
+            at = slice(i, i + size)
+            row = others.row[at]
+            parts.append((row, others.rotations[at], others.shift_A[at], others.probability[at]))
+    for row, rotations, shift_A, share in parts:
+        if poses.optics is not None:
+            rotations = magnified(rotations, poses.optics[row])
+        yield _Insertion(
+            row.to(device), rotations.to(device), shift_A.to(device) / view.group.pixel_A,
+            share.to(device),
+        )  # fmt: skip
 
 
 def _balance(inputs: Inputs, state: State, half: int, views: list[GroupBand]) -> Float[Tensor, "s"]:
@@ -473,21 +566,18 @@ def reconstruct_halves(
             shell = 0 if grid is None else _model_shell(view, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
             for batch in batches_of(inputs, view, rows, poses.optics):
-                rotations, shifts_px = poses_of(poses, batch.rows, view)
-                if poses.optics is not None:
-                    rotations = magnified(rotations, poses.optics[torch.from_numpy(batch.rows)])
-                x = centre(view, batch.x, shifts_px)
-                total += residual_power(grid, view, x, batch.c, rotations, max_shell=shell)
-                accumulate(
-                    acc,
-                    view,
-                    x,
-                    batch.c,
-                    inverse_variance,
-                    rotations,
-                    weights[torch.from_numpy(batch.rows)].to(inputs.device),
-                    balance,
-                )
+                weight = weights[torch.from_numpy(batch.rows)].to(inputs.device)
+                for part in _insertions(poses.select(batch.rows), len(batch.rows), view):
+                    x = centre(view, batch.x[part.image], part.shifts_px)
+                    c, p = batch.c[part.image], part.probability.to(weight)
+                    root = p.sqrt()[:, None]
+                    total += residual_power(
+                        grid, view, x * root, c * root, part.rotations, max_shell=shell
+                    )
+                    accumulate(
+                        acc, view, x, c, inverse_variance, part.rotations,
+                        weight[part.image] * p, balance,
+                    )  # fmt: skip
                 done += len(batch.rows)
                 events.emit("progress", stage="reconstructing", done=done, total=n)
             spectrum = old.clone()

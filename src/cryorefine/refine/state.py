@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryorefine.evaluate.fsc import FscCurves
@@ -19,7 +19,7 @@ from cryorefine.refine.memory import MemoryPlan
 from cryorefine.refine.schedule import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Evaluation", "Inputs", "Poses", "State", "unknown_poses"]
+__all__ = ["Evaluation", "Inputs", "OtherPoses", "Poses", "State", "unknown_poses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,48 @@ class Inputs:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherPoses:
+    """Poses that compete with the best ones of particles that the data cannot decide.
+
+    Attributes
+    ----------
+    row
+        The particles they belong to, ascending.
+    rotations, shift_A
+        As :class:`Poses` has them.
+    probability
+        Their share of the posterior; the rest is the best pose's.
+    """
+
+    row: Int[Tensor, "m"]
+    rotations: Float[Tensor, "m 3 3"]
+    shift_A: Float[Tensor, "m 2"]
+    probability: Float[Tensor, "m"]
+
+    def where(
+        self, is_kept: Bool[Tensor, "m"], row: Int[Tensor, "m"] | None = None
+    ) -> "OtherPoses":
+        """Return some of them, with new rows if given."""
+        row = self.row if row is None else row
+        return OtherPoses(
+            row[is_kept], self.rotations[is_kept], self.shift_A[is_kept], self.probability[is_kept]
+        )
+
+    def select(self, rows: np.ndarray, n: int) -> "OtherPoses":
+        """Return those of some of n particles, numbered by their place among these."""
+        place = torch.full((n,), -1, dtype=torch.int64)
+        place[torch.from_numpy(rows)] = torch.arange(len(rows))
+        return self.where(place[self.row] >= 0, place[self.row])
+
+    def joined(self, more: "OtherPoses") -> "OtherPoses":
+        """Return these and more, ascending by row."""
+        names = ("row", "rotations", "shift_A", "probability")
+        parts = [torch.cat([getattr(self, name), getattr(more, name)]) for name in names]
+        order = parts[0].argsort(stable=True)
+        return OtherPoses(*(part[order] for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
 class Poses:
     """Pose and quality of every particle; arrays of length n.
 
@@ -113,6 +155,8 @@ class Poses:
     optics
         What the particles have of their own beside the pose; see
         :mod:`cryorefine.assign.particle_optics`. None where nothing was refined.
+    others
+        Poses beside the best ones; None where every particle is decided, or none was looked at.
     """
 
     rotations: Float[Tensor, "n 3 3"]
@@ -120,6 +164,7 @@ class Poses:
     quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
     covariance: Float[Tensor, "n 5 5"] | None = None
     optics: Float[Tensor, "n v"] | None = None
+    others: OtherPoses | None = None
 
     @property
     def is_assigned(self) -> Bool[Tensor, "n"]:
@@ -134,7 +179,10 @@ class Poses:
         quality = {name: column[index] for name, column in self.quality.items()}
         covariance = None if self.covariance is None else self.covariance[index]
         optics = None if self.optics is None else self.optics[index]
-        return Poses(self.rotations[index], self.shift_A[index], quality, covariance, optics)
+        others = None if self.others is None else self.others.select(rows, len(self.rotations))
+        return Poses(
+            self.rotations[index], self.shift_A[index], quality, covariance, optics, others
+        )
 
     def updated(self, rows: np.ndarray, part: "Poses") -> "Poses":
         """Return all poses with those of some particles replaced."""
@@ -150,7 +198,19 @@ class Poses:
             {name: put(self.quality.get(name), new) for name, new in part.quality.items()},
             None if part.covariance is None else put(self.covariance, part.covariance),
             None if part.optics is None else put(self.optics, part.optics, 0.0),
+            self._updated_others(index, part.others),
         )
+
+    def _updated_others(self, index: Tensor, new: OtherPoses | None) -> OtherPoses | None:
+        kept = self.others
+        if kept is not None:
+            is_replaced = torch.zeros(len(self.rotations), dtype=torch.bool)
+            is_replaced[index] = True
+            kept = kept.where(~is_replaced[kept.row])
+        if new is None:
+            return kept
+        new = new.where(torch.ones_like(new.row, dtype=torch.bool), index[new.row])
+        return new if kept is None else kept.joined(new)
 
 
 def unknown_poses(n: int) -> Poses:

@@ -13,7 +13,7 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.relion import write_relion
-from cryorefine.refine.state import Evaluation, Inputs, Poses
+from cryorefine.refine.state import Evaluation, Inputs, OtherPoses, Poses
 
 __all__ = [
     "QUALITY_COLUMNS",
@@ -29,6 +29,10 @@ QUALITY_COLUMNS = {
     "score": "cryorefineScore",
     "gap": "cryorefineScoreGap",
     "n_effective": "cryorefineEffectivePoses",
+    "probability": "cryorefinePoseProbability",
+    "fit_z": "cryorefineFitZ",
+    "fits_nothing": "cryorefineFitsNothing",
+    "searched_A": "cryorefineSearchedAngstrom",
     "correlation": "cryorefineCorrelation",
     "scale": "cryorefineScale",
     "sigma_rotation_deg": "cryorefineSigmaRotationDeg",
@@ -58,7 +62,7 @@ QUALITY_COLUMNS = {
 }
 """Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
 
-_WHOLE_NUMBERS = ("at_shift_limit", "defocus_group")
+_WHOLE_NUMBERS = ("at_shift_limit", "defocus_group", "fits_nothing")
 _AXES = ("RX", "RY", "RZ", "X", "Y")
 _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
 
@@ -178,6 +182,8 @@ def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
         out["covariance"] = poses.covariance.numpy()
     if poses.optics is not None:
         out["optics"] = poses.optics.numpy()
+    if poses.others is not None:
+        out.update({f"others_{k}": v.numpy() for k, v in vars(poses.others).items()})
     return out
 
 
@@ -189,10 +195,16 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
         if k.startswith("quality_")
     }
     covariance, optics = arrays.get("covariance"), arrays.get("optics")
+    others = {
+        k.removeprefix("others_"): torch.from_numpy(v)
+        for k, v in arrays.items()
+        if k.startswith("others_")
+    }
     return Poses(
         torch.from_numpy(arrays["rotations"]),
         torch.from_numpy(arrays["shift_A"]),
         quality,
         None if covariance is None else torch.from_numpy(covariance),
         None if optics is None else torch.from_numpy(optics),
+        OtherPoses(**others) if others else None,
     )
