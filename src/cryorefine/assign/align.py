@@ -40,6 +40,9 @@ __all__ = [
     "spread",
 ]
 
+_FEW = 3
+"""Candidates an image up to which all are climbed to the end at the full band at once."""
+
 _CLIMB_FIRST, _CLIMB_NEXT, _CLIMB_COARSE, _CLIMB_FINE = 1, 2, 3, 10
 _GUARD_BAND = 3
 _SAME_MAXIMUM_STEPS = 0.5
@@ -262,7 +265,10 @@ def align_globally(
     shifts = search.shifts_px[found.shift]
     coarse_shell = int(view.band.shell[search.last - 1])
     apart_rad = search.step_rad
-    for level, shell in enumerate(climb_shells(coarse_shell, n_shells)[:-1]):
+    shells = climb_shells(coarse_shell, n_shells)
+    for level, shell in enumerate(shells):
+        if shell == n_shells and len(image_of) <= _FEW * b:
+            break
         climbed = _climb(
             grid, view, x, c, image_of, rotations, shifts, options,
             max_shell=shell, max_evaluations=_CLIMB_FIRST if level == 0 else _CLIMB_NEXT,

@@ -65,6 +65,10 @@ _MOST_CANDIDATES = (64, 128, 256, 512, 1024)
 _MOST_SAMPLES = 1.2e7
 """Coefficients of all slices of a grid: 12 bytes each."""
 
+_SELECTIVE = 4
+"""Orientations of a grid for each that may be kept. A search that keeps nearly all has left the
+choice to the climbs, and takes each at the one shift that so few coefficients prefer."""
+
 _QUANTILES = 17
 
 
@@ -271,12 +275,16 @@ def plan_depth(
         for most in _MOST_CANDIDATES:
             if most < min(least, _MOST_CANDIDATES[-1]):
                 continue
+            if _SELECTIVE * most > q and shell < end:
+                continue
             depth = SearchDepth(
                 shell, space.step_rad(shell, factor), space.shift_step_px(shell) / finer,
                 most, 0.0, 0.0, float(can_win.mean()), 4 * t * samples * q,
             )  # fmt: skip
             depth = _predicted(depth, power, can_win, band, space, q)
-            cost = depth.operations + worth * _PRICE_OF_LOSS * (depth.decidable - depth.recall)
+            # Where few poses can be decided the references will be better next time.
+            price = worth * depth.decidable * _PRICE_OF_LOSS
+            cost = depth.operations + price * (depth.decidable - depth.recall)
             if best is None or cost < best[0]:
                 best = cost, depth
     if best is None:

@@ -17,6 +17,7 @@ _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _REACH = 1.6
 _MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
 _SETTLED_FRACTION = 0.01
+_UNDECIDED_FRACTION = 0.05
 _SMALL_GAIN = 0.01
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
 _FEW_JUMP, _TURNS = 0.2, 3
@@ -277,10 +278,9 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
         return "global"
     if _grows(history):
         return "global"
+    # A better reference may decide between the poses of those that are not decided.
     is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
-    if history[-1].undecided_fraction > _SETTLED_FRACTION:
-        # A better reference may decide between their poses.
-        is_settled = is_settled and not _gained(history)
+    is_settled = is_settled and history[-1].undecided_fraction < _UNDECIDED_FRACTION
     stalled = len(history) > _STALLED and not any(
         _gained(history[: len(history) - i]) for i in range(_STALLED)
     )
