@@ -8,7 +8,6 @@ from cryorefine.fourier.band import make_band, phase_ramp
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import dispatch, reference
-from cryorefine.kernels.cpu import pick_separated
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
@@ -173,16 +172,16 @@ def test_candidates_that_are_picked_stand_apart_modulo_symmetry():
     group = parse_symmetry("d2")
     rotations = random_rotations(300, torch.Generator().manual_seed(0))
     score = torch.arange(300, 0, -1).float()[None]
-    index, kept = pick_separated(
-        torch.arange(300)[None].numpy(),
-        score.numpy(),
-        rotations.numpy(),
-        group.matrices.numpy(),
-        math.cos(math.radians(25)),
-        40,
-        1e9,
+    index, kept = dispatch.pick_separated(
+        torch.arange(300)[None],
+        score,
+        rotations,
+        group.matrices,
+        cos_apart=math.cos(math.radians(25)),
+        keep=40,
+        window=1e9,
     )
-    chosen = rotations[torch.from_numpy(index[0][index[0] >= 0])]
+    chosen = rotations[index[0][index[0] >= 0]]
     assert index[0, 0] == 0
     assert kept[0, 0] == 300
     n = len(chosen)
@@ -196,14 +195,10 @@ def test_candidates_that_are_picked_stand_apart_modulo_symmetry():
 def test_picking_stops_at_the_window_and_at_the_count():
     rotations = random_rotations(50, torch.Generator().manual_seed(0))
     score = -torch.arange(50).float()[None]
-    args = (
-        torch.arange(50)[None].numpy(),
-        score.numpy(),
-        rotations.numpy(),
-        torch.eye(3)[None].double().numpy(),
-    )
-    index, _ = pick_separated(*args, 2.0, 50, 7.5)  # cosine 2: everything is apart
+    args = torch.arange(50)[None], score, rotations, torch.eye(3)[None].double()
+    # Cosine 2: everything is apart.
+    index, _ = dispatch.pick_separated(*args, cos_apart=2.0, keep=50, window=7.5)
     assert (index[0] >= 0).sum() == 8
-    index, kept = pick_separated(*args, 2.0, 5, 1e9)
+    index, kept = dispatch.pick_separated(*args, cos_apart=2.0, keep=5, window=1e9)
     assert index.tolist() == [[0, 1, 2, 3, 4]]
     assert kept.shape == (1, 5)

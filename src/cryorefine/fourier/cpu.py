@@ -1,27 +1,28 @@
-"""The loops of ``radial``, in numba. Sections are dealt to threads; each has its own sums."""
+"""The loops of ``radial``, in numba, over a range of sections; each has its own sums."""
 
 import math
 
 import numpy as np
-from numba import njit, prange
+
+from cryorefine.compiled import compiled
 
 __all__ = ["divide", "multiply", "products", "random_phases", "totals"]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def multiply(values, k, table, out):
+@compiled
+def multiply(begin, end, values, k, table, out):
     """Multiply by a table over |k|²."""
-    for z in prange(values.shape[0]):
+    for z in range(begin, end):
         for y in range(values.shape[1]):
             r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(values.shape[2]):
                 out[z, y, x] = values[z, y, x] * table[r2 + x * x]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def divide(values, weights, k, gain, floor, out):
+@compiled
+def divide(begin, end, values, weights, k, gain, floor, out):
     """Write ``values * gain / (weights + floor)``."""
-    for z in prange(values.shape[0]):
+    for z in range(begin, end):
         for y in range(values.shape[1]):
             r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(values.shape[2]):
@@ -29,11 +30,11 @@ def divide(values, weights, k, gain, floor, out):
                 out[z, y, x] = values[z, y, x] * (gain[i] / (weights[z, y, x] + floor[i]))
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def products(a, b, k, last_is_own_mate, shell_of, n_shells, out):
+@compiled(fastmath=True)
+def products(begin, end, a, b, k, last_is_own_mate, shell_of, n_shells, out):
     """Sum Re(a b*), |a|² and |b|² by shell; one row of ``out`` a section."""
     n_x = a.shape[2]
-    for z in prange(a.shape[0]):
+    for z in range(begin, end):
         part = out[z]
         for y in range(a.shape[1]):
             r2 = k[z] * k[z] + k[y] * k[y]
@@ -48,10 +49,10 @@ def products(a, b, k, last_is_own_mate, shell_of, n_shells, out):
                 part[2, shell] += weight * (q.real * q.real + q.imag * q.imag)
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def totals(values, k, shell_of, n_shells, total, count):
+@compiled(fastmath=True)
+def totals(begin, end, values, k, shell_of, n_shells, total, count):
     """Sum values and count points by shell; one row a section."""
-    for z in prange(values.shape[0]):
+    for z in range(begin, end):
         for y in range(values.shape[1]):
             r2 = k[z] * k[z] + k[y] * k[y]
             for x in range(values.shape[2]):
@@ -65,7 +66,7 @@ _PHASES = 4096
 _PHASORS = np.exp(2j * np.pi * (np.arange(_PHASES) + 0.5) / _PHASES).astype(np.complex64)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _random_phasor(seed, index):
     # Steele, Lea & Flood (2014) OOPSLA, SplitMix64: a counter in, 64 well-mixed bits out.
     u = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -75,11 +76,11 @@ def _random_phasor(seed, index):
     return _PHASORS[np.int64(u & np.uint64(_PHASES - 1))]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def random_phases(half, k, from_r2, seed, last_is_own_mate, out):
+@compiled
+def random_phases(begin, end, half, k, from_r2, seed, last_is_own_mate, out):
     """Replace phases beyond a radius; see ``radial.random_phases``."""
     n, n_x = half.shape[0], half.shape[2]
-    for z in prange(n):
+    for z in range(begin, end):
         for y in range(n):
             r2 = k[z] * k[z] + k[y] * k[y]
             mate = ((n - z) % n) * n + (n - y) % n

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.compiled import array_of, in_threads
 from cryorefine.fourier import cpu
 
 __all__ = [
@@ -58,13 +59,14 @@ def multiply_radially(
     axis
         Frequencies along z and y.
     """
-    out = torch.empty_like(values)
+    out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
     if values.device.type != "cpu":
         table = table.float().to(values.device)
         for part, r2 in _slabs(values, axis):
             out[part] = values[part] * table[r2]
         return out
-    cpu.multiply(values.numpy(), axis, table.float().numpy(), out.numpy())
+    arrays = array_of(values, torch.complex64), axis, array_of(table, torch.float32), out.numpy()
+    in_threads(cpu.multiply, len(values), *arrays)
     return out
 
 
@@ -77,14 +79,23 @@ def divide_radially(
     floor: Float[Tensor, "m"],
 ) -> Complex[Tensor, "z y xh"]:
     """Return ``values * gain / (weights + floor)``, gain and floor > 0 given per |k|²."""
-    out = torch.empty_like(values)
+    out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
     gain, floor = gain.float(), floor.float().clamp_min(1e-30)
     if values.device.type != "cpu":
         gain, floor = gain.to(values.device), floor.to(values.device)
         for part, r2 in _slabs(values, axis):
             out[part] = values[part] * (gain[r2] / (weights[part] + floor[r2]))
         return out
-    cpu.divide(values.numpy(), weights.numpy(), axis, gain.numpy(), floor.numpy(), out.numpy())
+    in_threads(
+        cpu.divide,
+        len(values),
+        array_of(values, torch.complex64),
+        array_of(weights, torch.float32),
+        axis,
+        array_of(gain, torch.float32),
+        array_of(floor, torch.float32),
+        out.numpy(),
+    )
     return out
 
 
@@ -111,7 +122,17 @@ def shell_products(
 
         return _sum_by_shell(products, a, axis, shell_of, n_shells)
     parts = np.zeros((size_px, 3, n_shells))
-    cpu.products(a.numpy(), b.numpy(), axis, size_px % 2 == 0, shell_of, n_shells, parts)
+    in_threads(
+        cpu.products,
+        len(a),
+        array_of(a, torch.complex64),
+        array_of(b, torch.complex64),
+        axis,
+        size_px % 2 == 0,
+        shell_of,
+        n_shells,
+        parts,
+    )
     return torch.from_numpy(parts.sum(0))
 
 
@@ -133,7 +154,8 @@ def shell_totals(
         sums = _sum_by_shell(terms, values, axis, shell_of, n_shells)
         return sums[0], sums[1]
     total, count = np.zeros((len(axis), n_shells)), np.zeros((len(axis), n_shells))
-    cpu.totals(values.numpy(), axis, shell_of, n_shells, total, count)
+    points = array_of(values, torch.float32)
+    in_threads(cpu.totals, len(points), points, axis, shell_of, n_shells, total, count)
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
 
 
@@ -145,9 +167,11 @@ def random_phases(
     Moduli stay, and the result is the transform of a real volume, too. The CPU does it for every
     device, so that all draw the same phases.
     """
-    out = torch.empty_like(half, device="cpu")
-    cpu.random_phases(
-        half.cpu().numpy(),
+    out = torch.empty(half.shape, dtype=torch.complex64)
+    in_threads(
+        cpu.random_phases,
+        len(half),
+        array_of(half.cpu(), torch.complex64),
         wrapped_axis(size_px),
         max(0.0, from_shell - 0.5) ** 2,
         np.uint64(seed),

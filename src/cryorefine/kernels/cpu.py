@@ -1,13 +1,13 @@
 """The kernels for CPUs, in numba: the same results as ``reference``, many times faster.
 
-Arrays, not tensors; every image is one task of a parallel loop. Samples are taken in blocks: where
-they lie is worked out for a whole block at once, which the compiler does with vector instructions;
-then each is read or written by one of the intrinsics of ``taps``. Compiled once and cached on disk.
+Arrays, not tensors; each is given a range of images, or of threads. Samples are taken in blocks:
+where they lie is worked out for a whole block at once, which the compiler does with vector
+instructions; then each is read or written by one of the intrinsics of ``taps``.
 """
 
 import numpy as np
-from numba import njit, prange
 
+from cryorefine.compiled import compiled
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH
 from cryorefine.kernels.taps import add_taps, read_taps
 
@@ -28,7 +28,7 @@ _F, _I = np.float32, np.int32
 _TABLE = np.float32(TABLE_SIZE)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def scaled_rows(rotation, step, rows):
     """Write a rotation's rows times the grid step: where the image's axes point on the grid."""
     for a in range(3):
@@ -36,7 +36,7 @@ def scaled_rows(rotation, step, rows):
             rows[a, j] = step * rotation[a, j]
 
 
-@njit(fastmath=True, cache=True, error_model="numpy")
+@compiled(fastmath=True)
 def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign):
     """Find the first neighbour and the rows of the table for a block of samples.
 
@@ -70,15 +70,15 @@ def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign)
         index[4, q] = _I((z - fz) * _TABLE)
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def extract_slices(values, centre, step, rotations, points, table, out):
+@compiled(fastmath=True)
+def extract_slices(begin, end, values, centre, step, rotations, points, table, out):
     """Read slices into ``out`` (n, p); see :func:`cryorefine.kernels.reference.extract_slices`."""
     n_points = points.shape[0]
     length = values.shape[2]
     plane = length * values.shape[1]
-    for i in prange(rotations.shape[0]):
-        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-        rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
+    rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    for i in range(begin, end):
         scaled_rows(rotations[i], step, rows)
         for start in range(0, n_points, BLOCK):
             count = min(BLOCK, n_points - start)
@@ -101,9 +101,11 @@ def extract_slices(values, centre, step, rotations, points, table, out):
                 out[i, start + q] = complex(re, sign[q] * im)
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def insert_slices(grids, weight_grids, centre, step, rotations, points, values, weights, table):
-    """Add slices to the private sums of each thread.
+@compiled(fastmath=True)
+def insert_slices(
+    begin, end, grids, weight_grids, centre, step, rotations, points, values, weights, table
+):
+    """Add slices to the private sums of a range of threads.
 
     ``grids`` and ``weight_grids`` hold one grid per thread; their sum over the first axis is what
     :func:`cryorefine.kernels.reference.insert_slices` gives. Images are dealt to threads in a
@@ -114,11 +116,11 @@ def insert_slices(grids, weight_grids, centre, step, rotations, points, values, 
     n_threads = grids.shape[0]
     length = grids.shape[3]
     plane = length * grids.shape[2]
-    for t in prange(n_threads):
+    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
+    rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    for t in range(begin, end):
         grid = grids[t]
         weight_grid = weight_grids[t]
-        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-        rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
         for i in range(t, n_images, n_threads):
             scaled_rows(rotations[i], step, rows)
             for start in range(0, n_points, BLOCK):
@@ -137,8 +139,10 @@ def insert_slices(grids, weight_grids, centre, step, rotations, points, values, 
                     )  # fmt: skip
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def pick_separated(index, score, rotations, symmetry, cos_apart, keep, window):
+@compiled
+def pick_separated(
+    begin, end, index, score, rotations, symmetry, cos_apart, window, chosen, chosen_score
+):
     """Walk down each image's ranked candidates and keep those apart from all kept before.
 
     Parameters
@@ -149,18 +153,13 @@ def pick_separated(index, score, rotations, symmetry, cos_apart, keep, window):
         (g, 3, 3) rotations of the object that leave images unchanged.
     cos_apart
         Cosine of the least angle between two kept rotations.
-
-    Returns
-    -------
-    index, score
-        (b, keep), -1 and -inf where fewer were kept.
+    chosen, chosen_score
+        (b, keep), -1 and -inf; filled with what is kept.
     """
-    b, n = index.shape
-    chosen = np.full((b, keep), -1, np.int64)
-    chosen_score = np.full((b, keep), -np.inf, np.float32)
-    for i in prange(b):
+    n, keep = index.shape[1], chosen.shape[1]
+    u = np.empty((3, 3))
+    for i in range(begin, end):
         count = 0
-        u = np.empty((3, 3))
         for j in range(n):
             if count == keep or score[i, j] < score[i, 0] - window:
                 break
@@ -188,4 +187,3 @@ def pick_separated(index, score, rotations, symmetry, cos_apart, keep, window):
                 chosen[i, count] = index[i, j]
                 chosen_score[i, count] = score[i, j]
                 count += 1
-    return chosen, chosen_score

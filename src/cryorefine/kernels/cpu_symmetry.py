@@ -9,18 +9,18 @@ other.
 import math
 
 import numpy as np
-from numba import njit, prange
 
+from cryorefine.compiled import compiled
 from cryorefine.kernels.cpu import BLOCK, locate
 from cryorefine.kernels.grid import HALO, WIDTH
 from cryorefine.kernels.taps import read_plane_taps_and_weights, read_taps_and_weights
 
-__all__ = ["add_halo", "permute_grid", "rotate_grid"]
+__all__ = ["add_halo", "mirror_halo", "permute_grid", "rotate_grid"]
 
 _HALF = WIDTH // 2
 
 
-@njit(fastmath=True, cache=True, error_model="numpy")
+@compiled(fastmath=True)
 def _leaders(y, z, n_x, exact, side, keep, found):
     """Write which points of a row lead their orbits; return how many.
 
@@ -55,7 +55,7 @@ def _leaders(y, z, n_x, exact, side, keep, found):
     return count
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _image_of_row(y, z, turn, centre):
     """Return where a rotation takes a row: u and the place in the grid, each start and slope."""
     side, length = 2 * centre + 1, centre + 1
@@ -66,13 +66,13 @@ def _image_of_row(y, z, turn, centre):
     return u, turn[0, 0], place, (turn[2, 0] * side + turn[1, 0]) * length + turn[0, 0]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _opposite(centre):
     """Return the sum of the places of any point and of its Friedel mate."""
     return 2 * centre * (2 * centre + 2) * (centre + 1)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weights):
     """Write the sums at a row's leaders to all points of their orbits."""
     opposite = _opposite(centre)
@@ -89,15 +89,15 @@ def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weigh
                 out_weights[opposite - place] = weight_line[q]
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def add_halo(values, weights, centre, taps, out_values, out_weights):
+@compiled(fastmath=True)
+def add_halo(begin, end, values, weights, centre, taps, out_values, out_weights):
     """Lay out half grids for reading, convolved along z with three ``taps``.
 
     Only what samples within the grid's sphere read is written; the rest stays as it is: zero.
     """
     side = 2 * centre + 1
     limit = (centre + 1) ** 2
-    for row in prange(side * side):
+    for row in range(begin, end):
         iz, iy = row // side, row % side
         left = limit - (iz - centre) ** 2 - (iy - centre) ** 2
         if left < 0:
@@ -111,7 +111,13 @@ def add_halo(values, weights, centre, taps, out_values, out_weights):
                 for x in range(n_x):
                     to[HALO + x] += taps[tap] * line[x]
                     to_weight[HALO + x] += taps[tap] * weight_line[x]
-    for row in prange(side * side):
+
+
+@compiled
+def mirror_halo(begin, end, centre, out_values, out_weights):
+    """Fill the halo at x < 0 from the Friedel mates."""
+    side = 2 * centre + 1
+    for row in range(begin, end):
         iz, iy = row // side, row % side
         for x in range(1, HALO + 1):
             mate = out_values[side - 1 - iz, side - 1 - iy, HALO + x]
@@ -119,10 +125,11 @@ def add_halo(values, weights, centre, taps, out_values, out_weights):
             out_weights[iz, iy, HALO - x] = out_weights[side - 1 - iz, side - 1 - iy, HALO + x]
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+@compiled(fastmath=True)
 def rotate_grid(
-    values, weights, centre, rotations, exact, is_in_plane, table, out_values, out_weights
-):
+    begin, end, values, weights, centre, rotations, exact, is_in_plane, table, out_values,
+    out_weights,
+):  # fmt: skip
     """Sum a grid over rotations; see :func:`cryorefine.kernels.reference.rotate_grid`.
 
     Parameters
@@ -136,8 +143,7 @@ def rotate_grid(
     limit = (centre - _HALF) ** 2
     length = values.shape[2]
     plane = length * values.shape[1]
-    to, to_weight = out_values.reshape(-1), out_weights.reshape(-1)
-    for row in prange(side * side):
+    for row in range(begin, end):
         iz, iy = row // side - centre, row % side - centre
         left = limit - iy * iy - iz * iz
         if left < 0:
@@ -173,20 +179,18 @@ def rotate_grid(
                     line[q] += complex(re, sign[q] * im)
                     weight_line[q] += weight
             leaders = found[start : start + here]
-            _spread(iy, iz, leaders, exact, centre, line, weight_line, to, to_weight)
+            _spread(iy, iz, leaders, exact, centre, line, weight_line, out_values, out_weights)
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
-def permute_grid(values, weights, centre, exact, out_values, out_weights):
+@compiled(fastmath=True)
+def permute_grid(begin, end, values, weights, centre, exact, out_values, out_weights):
     """Sum a half grid over a group of rotations that permute its points.
 
     See :func:`cryorefine.kernels.reference.permute_grid`; ``exact`` is (e, 3, 3), integers.
     """
     side = 2 * centre + 1
     opposite = _opposite(centre)
-    of, of_weight = values.reshape(-1), weights.reshape(-1)
-    to, to_weight = out_values.reshape(-1), out_weights.reshape(-1)
-    for row in prange(side * side):
+    for row in range(begin, end):
         iz, iy = row // side - centre, row % side - centre
         left = centre * centre - iy * iy - iz * iz
         if left < 0:
@@ -199,9 +203,9 @@ def permute_grid(values, weights, centre, exact, out_values, out_weights):
             for q in range(count):
                 place = place0 + place_slope * found[q]
                 if u0 + u_slope * found[q] < 0:
-                    line[q] += of[opposite - place].conjugate()
-                    weight_line[q] += of_weight[opposite - place]
+                    line[q] += values[opposite - place].conjugate()
+                    weight_line[q] += weights[opposite - place]
                 else:
-                    line[q] += of[place]
-                    weight_line[q] += of_weight[place]
-        _spread(iy, iz, found[:count], exact, centre, line, weight_line, to, to_weight)
+                    line[q] += values[place]
+                    weight_line[q] += weights[place]
+        _spread(iy, iz, found[:count], exact, centre, line, weight_line, out_values, out_weights)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorefine.compiled import array_of, in_threads
 from cryorefine.kernels import cpu, cpu_climb, cpu_symmetry, reference
 from cryorefine.kernels.grid import HALO, WIDTH, Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
@@ -34,10 +35,6 @@ def _twin(device_type: str) -> Any:
     return reference
 
 
-def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    return tensor.detach().to(dtype).contiguous().numpy()
-
-
 def extract_slices(
     grid: SliceGrid, rotations: Float[Tensor, "n 3 3"], points: Float[Tensor, "p 2"]
 ) -> Complex[Tensor, "n p"]:
@@ -45,12 +42,14 @@ def extract_slices(
     if grid.values.device.type != "cpu":
         return _twin(grid.values.device.type).extract_slices(grid, rotations, points)
     out = np.empty((len(rotations), len(points)), np.complex64)
-    cpu.extract_slices(
-        grid.values.numpy(),
+    in_threads(
+        cpu.extract_slices,
+        len(rotations),
+        array_of(grid.values, torch.complex64),
         grid.centre,
-        grid.step,
-        _array(rotations, torch.float32),
-        _array(points, torch.float32),
+        float(grid.step),
+        array_of(rotations, torch.float32),
+        array_of(points, torch.float32),
         packed_table(grid.step),
         out,
     )
@@ -68,15 +67,17 @@ def insert_slices(
     if acc.values.device.type != "cpu":
         _twin(acc.values.device.type).insert_slices(acc, rotations, points, values, weights)
         return
-    cpu.insert_slices(
+    in_threads(
+        cpu.insert_slices,
+        len(acc.values),
         acc.values.numpy(),
         acc.weights.numpy(),
         acc.centre,
-        acc.step,
-        _array(rotations, torch.float32),
-        _array(points, torch.float32),
-        _array(values, torch.complex64),
-        _array(weights, torch.float32),
+        float(acc.step),
+        array_of(rotations, torch.float32),
+        array_of(points, torch.float32),
+        array_of(values, torch.complex64),
+        array_of(weights, torch.float32),
         packed_table(acc.step),
     )
 
@@ -89,26 +90,28 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
     rotations = problem.rotations.double().contiguous().clone().numpy()
     shifts = problem.shifts_px.double().contiguous().clone().numpy()
     scores, powers, information = np.empty(m), np.empty(m), np.empty((m, 5, 5))
-    cpu_climb.refine_poses(
-        grid.values.numpy(),
+    in_threads(
+        cpu_climb.refine_poses,
+        m,
+        array_of(grid.values, torch.complex64),
         grid.centre,
-        grid.step,
-        _array(problem.points, torch.float32),
-        _array(problem.k_px, torch.int32),
+        float(grid.step),
+        array_of(problem.points, torch.float32),
+        array_of(problem.k_px, torch.int32),
         2 * np.pi / problem.image_size_px,
-        _array(problem.x, torch.complex64),
-        _array(problem.c, torch.float32),
-        _array(problem.image_of, torch.int64),
+        array_of(problem.x, torch.complex64),
+        array_of(problem.c, torch.float32),
+        array_of(problem.image_of, torch.int64),
         rotations,
         shifts,
-        _array(problem.prior_shift_px, torch.float64),
-        problem.prior_precision,
+        array_of(problem.prior_shift_px, torch.float64),
+        float(problem.prior_precision),
         options.max_evaluations,
-        options.max_shift_px,
-        options.max_turn_rad,
-        options.max_move_px,
-        options.tolerance,
-        options.initial_damping,
+        float(options.max_shift_px),
+        float(options.max_turn_rad),
+        float(options.max_move_px),
+        float(options.tolerance),
+        float(options.initial_damping),
         packed_table(grid.step),
         scores,
         powers,
@@ -147,17 +150,21 @@ def rotate_grid(
     taps = table[len(table) // 2, :WIDTH] if is_in_plane else np.array([0, 1, 0], np.float32)
     padded = _zeros((*values.shape[:2], centre + 1 + HALO))
     out = _zeros((*values.shape[:2], centre + 1))
-    cpu_symmetry.add_halo(values.numpy(), weights.numpy(), centre, taps, padded[0], padded[1])
-    cpu_symmetry.rotate_grid(
-        padded[0],
-        padded[1],
+    rows = (2 * centre + 1) ** 2
+    arrays = array_of(values, torch.complex64), array_of(weights, torch.float32)
+    in_threads(cpu_symmetry.add_halo, rows, *arrays, centre, taps, *padded)
+    in_threads(cpu_symmetry.mirror_halo, rows, centre, *padded)
+    in_threads(
+        cpu_symmetry.rotate_grid,
+        rows,
+        *padded,
         centre,
-        rotations.double().numpy(),
-        _whole(exact),
+        array_of(rotations, torch.float64),
+        array_of(exact.round(), torch.int64),
         is_in_plane,
         table,
-        out[0],
-        out[1],
+        out[0].reshape(-1),
+        out[1].reshape(-1),
     )
     return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
@@ -165,10 +172,6 @@ def rotate_grid(
 def _zeros(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return empty values and weights."""
     return np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
-
-
-def _whole(exact: Tensor) -> np.ndarray:
-    return exact.round().to(torch.int64).numpy()
 
 
 def permute_grid(
@@ -181,13 +184,15 @@ def permute_grid(
     if values.device.type != "cpu":
         return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
     out_values, out_weights = _zeros(tuple(values.shape))
-    cpu_symmetry.permute_grid(
-        values.contiguous().numpy(),
-        weights.contiguous().numpy(),
+    in_threads(
+        cpu_symmetry.permute_grid,
+        (2 * centre + 1) ** 2,
+        array_of(values, torch.complex64).reshape(-1),
+        array_of(weights, torch.float32).reshape(-1),
         centre,
-        _whole(rotations),
-        out_values,
-        out_weights,
+        array_of(rotations.round(), torch.int64),
+        out_values.reshape(-1),
+        out_weights.reshape(-1),
     )
     return torch.from_numpy(out_values), torch.from_numpy(out_weights)
 
@@ -208,13 +213,18 @@ def pick_separated(
         return reference.pick_separated(
             index, score, rotations, symmetry, cos_apart=cos_apart, keep=keep, window=window
         )
-    chosen, chosen_score = cpu.pick_separated(
-        index.numpy(),
-        score.float().numpy(),
-        rotations.numpy(),
-        symmetry.numpy(),
-        cos_apart,
-        keep,
-        window,
+    chosen = np.full((len(index), keep), -1, np.int64)
+    chosen_score = np.full((len(index), keep), -np.inf, np.float32)
+    in_threads(
+        cpu.pick_separated,
+        len(index),
+        array_of(index, torch.int64),
+        array_of(score, torch.float32),
+        array_of(rotations, torch.float64),
+        array_of(symmetry, torch.float64),
+        float(cos_apart),
+        float(window),
+        chosen,
+        chosen_score,
     )
     return torch.from_numpy(chosen), torch.from_numpy(chosen_score)

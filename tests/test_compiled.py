@@ -1,0 +1,111 @@
+"""Kernels are compiled once for each set of types: the first refinement waits for all of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cryorefine
+from cryorefine.compiled import in_threads
+
+# Images' rotations are single precision where slices are read, double where poses are refined.
+TWICE = {"scaled_rows"}
+
+REFINE = """
+import json, runpy, sys
+from pathlib import Path
+from numba.core.dispatcher import Dispatcher
+
+folder = Path(sys.argv[1])
+def program(*arguments):
+    sys.argv = ["cryorefine", *map(str, arguments)]
+    try:
+        runpy.run_module("cryorefine", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+
+program("simulate", "phantom", "--output", folder / "set", "--particles", 30, "--box-px", 32,
+        "--pixel-angstrom", 6, "--symmetry", "d2")
+program("refine", folder / "set/particles.star", "--reference", folder / "set/reference.mrc",
+        "--symmetry", "d2", "--output", folder / "run", "--threads", 2, "--iterations", 2)
+counts = {
+    f"{name}.{key}": len(value.signatures)
+    for name, module in list(sys.modules.items()) if name.startswith("cryorefine.")
+    for key, value in vars(module).items()
+    if isinstance(value, Dispatcher) and value.py_func.__module__ == name
+}
+(folder / "counts.json").write_text(json.dumps(counts))
+"""
+
+
+def run_python(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_refinement_compiles_each_kernel_for_one_set_of_types(tmp_path):
+    end = run_python("-c", REFINE, tmp_path)
+    assert end.returncode == 0, end.stdout + end.stderr
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts["cryorefine.kernels.cpu_climb.refine_poses"] == 1
+    assert sum(count > 0 for count in counts.values()) >= 10
+    several = {name.rpartition(".")[2] for name, count in counts.items() if count > 1}
+    assert several <= TWICE, counts
+    assert max(counts.values()) <= 2, counts
+
+
+def test_the_program_starts_where_no_compiled_code_can_be_kept(tmp_path):
+    package = tmp_path / "cryorefine"
+    shutil.copytree(
+        Path(cryorefine.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    # Files where numba wants folders: these stop the superuser, too.
+    for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
+        (folder / "__pycache__").touch()
+    code = (
+        "import torch, cryorefine; from cryorefine.fourier import radial\n"
+        "ones = torch.ones(4, 4, 3, dtype=torch.complex64)\n"
+        "axis = radial.wrapped_axis(4)\n"
+        "doubled = radial.multiply_radially(ones, axis, 2 * torch.ones(13))\n"
+        "assert (doubled == 2).all(); print(cryorefine.__file__)"
+    )
+    end = run_python(
+        "-c", code, PYTHONPATH=str(tmp_path), HOME=os.devnull, XDG_CACHE_HOME=os.devnull,
+        NUMBA_CACHE_DIR="",
+    )  # fmt: skip
+    assert end.returncode == 0, end.stderr
+    assert Path(end.stdout.strip()).parent == package
+    end = run_python(
+        "-m", "cryorefine", "refine", "--help", PYTHONPATH=str(tmp_path), HOME=os.devnull,
+        XDG_CACHE_HOME=os.devnull, NUMBA_CACHE_DIR="",
+    )  # fmt: skip
+    assert end.returncode == 0, end.stderr
+
+
+def test_threads_take_every_index_once():
+    taken = np.zeros(103, np.int64)
+
+    def take(begin: int, end: int) -> None:
+        taken[begin:end] += 1
+
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            in_threads(take, len(taken))
+            in_threads(take, 2)
+            in_threads(take, 0)
+    finally:
+        torch.set_num_threads(before)
+    assert taken[2:].tolist() == [3] * 101
+    assert taken[:2].tolist() == [6, 6]
