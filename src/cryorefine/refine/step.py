@@ -163,6 +163,7 @@ def mixed_sums(
             b,
             values=torch.lerp(a.values.to(b.values), b.values, share),
             weights=torch.lerp(a.weights.to(b.weights), b.weights, share),
+            evenness=(1 - share) * a.evenness + share * b.evenness,
         )
         for a, b in zip(old, new, strict=True)
     )
