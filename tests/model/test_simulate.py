@@ -23,7 +23,7 @@ def _images(atoms, **options):
 
 
 def _power(images):
-    """Return the mean power per Fourier coefficient by distance from zero, in units of a pixel's."""
+    """Return the mean power per coefficient by distance from zero, in units of a pixel's."""
     power = image_to_half(images.double()).abs().square().mean(0)
     radius = frequency_radius(32, 2).round().long()
     total = torch.zeros(int(radius.max()) + 1, dtype=torch.float64)
