@@ -34,6 +34,7 @@ _PROBES_RAD = math.radians(6.0)
 _MOST_VIEWS = 4000
 _ANGLES = 128
 _BLOCK = 64
+_FAR = -40.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +111,15 @@ def slice_density(
     band
         Standard deviation of the Gaussian about each slice, as the sine of the angle to it.
     """
-    every = max(1, len(rotations) * group.order // _MOST_VIEWS)
+    every = math.ceil(max(1, len(rotations)) * group.order / _MOST_VIEWS)
     chosen = group.equivalents(rotations[::every].double())
     views = directions_from_poses(chosen).flatten(0, 1).float()
     share = weights[::every].float().to(views.device).repeat_interleave(group.order)
     share = share / (share.sum().clamp_min(1e-30) * (band * math.sqrt(math.pi / 2)))
     near = directions.float().to(views.device)
     parts = [
-        (block @ views.T).square_().mul_(-0.5 / band**2).exp_() @ share
+        # Numbers too small to be normal ones would make this ten times as slow.
+        (block @ views.T).square_().mul_(-0.5 / band**2).clamp_(min=_FAR).exp_() @ share
         for block in near.split(_BLOCK)
     ]
     return torch.cat(parts)
