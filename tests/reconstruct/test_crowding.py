@@ -99,6 +99,7 @@ def test_what_is_levelled_comes_out_again():
     crowding = view_crowding(rotations, torch.ones(300), group)
     plain = summed(group, view, images, rotations, None)
     levelled = summed(group, view, images, rotations, crowding)
+    assert crowding is not None
     assert plain.evenness == 1.0
     assert levelled.evenness == crowding.evenness < 0.9
     # The weights are data again: those of each shell, and of the crowded and the sparse directions.
