@@ -130,7 +130,8 @@ def main() -> None:
             json.loads((folder / "summary.json").read_text()) for folder in (run, given)
         )
         rows.append(
-            [name, number(float(np.median(angle))), number(100 * float(np.mean(angle > _WRONG_DEG)), 1),
+            [name, number(float(np.median(angle))),
+             number(100 * float(np.mean(angle > _WRONG_DEG)), 1),
              number(outward_deg(found, poses, case.symmetry)),
              number(map_quality(run_halves(run), truth).truth_A),
              number(map_quality(run_halves(given), truth).truth_A),
