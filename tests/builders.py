@@ -219,7 +219,7 @@ def make_state(
         )
         curves = FscCurves(*(draw(9, dtype=torch.float64) for _ in range(6)), float("inf"))
         comparison = draw(9, dtype=torch.float64) if compared else None
-        evaluation = Evaluation(curves, 1 / 3, float("inf"), comparison, 0.1 + 0.2)
+        evaluation = Evaluation(curves, 1 / 3, float("inf"), comparison, 0.1 + 0.2, 7.3)
         halves = pair()
         mask = draw(size_px, size_px, size_px).clamp(0, 1)
     return State(

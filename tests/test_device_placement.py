@@ -22,7 +22,7 @@ from cryorefine.fourier.crop import resample_volume, resize_volume
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.filter import apply_bfactor, low_pass
 from cryorefine.fourier.shell import shell_mean, shell_power
-from cryorefine.geometry.rotation import random_rotations
+from cryorefine.geometry.rotation import matrix_from_rotvec, random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import reference
 from cryorefine.kernels.grid import make_accumulator, make_slice_grid
@@ -32,6 +32,7 @@ from cryorefine.optics.ctf import Defocus
 from cryorefine.optics.group import Envelope, OpticsGroup
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell
+from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import fold, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 
@@ -86,13 +87,20 @@ def sums(volume: Tensor) -> list[Tensor]:
     balance.add(view, c, flat, n)
     accumulate(acc, view, x, c, flat, rotations, ones, balance.mean())
     folded = fold(acc, group)
+    # Views about one axis, levelled.
+    near = rotations[:1] @ matrix_from_rotvec(0.05 * rotations[:, 1])
+    crowding = view_crowding(near.cpu(), torch.ones(len(near)), group, volume.device)
+    assert crowding is not None
+    acc = make_accumulator(n, n / 2, device=volume.device)
+    accumulate(acc, view, x, c, flat, near, ones, balance.mean(), crowding)
+    levelled = fold(acc, group, crowding)
     grid = make_slice_grid(volume, n / 2)
     residual = residual_power(grid, view, x, c, rotations, max_shell=4)
     ssnr = torch.linspace(9, 0, n // 2 + 1)
     # Where the kernel's transform is small, in the corners, errors are divided by it, twice.
     mask = sphere_mask(n, 0.4 * n, device=volume.device)
     maps = solve(folded) * mask, solve(folded, ssnr=ssnr) * mask
-    return [folded.mean_weight(), *maps, residual]
+    return [folded.mean_weight(), *maps, levelled.values, levelled.weights, residual]
 
 
 def alignment(volume: Tensor) -> list[Tensor]:

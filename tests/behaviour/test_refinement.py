@@ -369,3 +369,20 @@ def test_a_search_too_coarse_for_the_particle_is_made_finer_until_it_misses_nobo
         *(matrix_from_euler(torch.from_numpy(t.euler_rad)) for t in (found, truth))
     )
     assert float((angle > math.radians(10)).double().mean()) < 0.03
+
+
+def test_preferred_views_are_told_with_the_worst_direction(finished, tmp_path):
+    assert finished.summary["resolution_worst_A"] is None  # even views: nothing to tell
+    assert not any("preferred views" in e.get("message", "") for e in finished.events)
+    views = {"poses": "axis", "axis_tilt_deg": 0, "axis_spread_deg": 6, "axis_fraction": 1.0}
+    data = simulate_set(tmp_path / "set", **views)
+    changes = {"particles": data / "truth_particles.star", "reference": (), "alignment": "none"}
+    summary = refine(settings_for(data, **changes), tmp_path / "run")
+    assert summary["resolution_worst_A"] > 1.2 * summary["resolution_A"]
+    told = [e["message"] for e in read_events(tmp_path / "run" / "events.jsonl")
+            if e["kind"] == "warning"]  # fmt: skip
+    assert sum(m.startswith("preferred views") for m in told) == 2
+    assert (
+        f"worst       {summary['resolution_worst_A']:.2f} Å"
+        in (tmp_path / "run" / "summary.txt").read_text()
+    )

@@ -74,7 +74,7 @@ def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
         generator = torch.Generator().manual_seed(seed)
         values = torch.randn(9, 9, 5, dtype=torch.complex64, generator=generator)
         weights = torch.rand(9, 9, 5, generator=generator)
-        return FoldedSums(values, weights, 4, 1.5, 8, 4.0, 2)
+        return FoldedSums(values, weights, 4, 1.5, 8, 4.0, 2, 0.1 * seed)
 
     before = Poses(make_state(2).poses.rotations, make_state(2).poses.shift_A)
     state = dataclasses.replace(make_state(1), previous=before, sums=(sums(1), sums(2)))

@@ -9,6 +9,7 @@ from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.kernels.dispatch import extract_slices, insert_slices
 from cryorefine.kernels.grid import Accumulator, SliceGrid
 from cryorefine.model.observe import GroupBand
+from cryorefine.reconstruct.crowding import Crowding
 
 __all__ = ["accumulate", "centre", "residual_power"]
 
@@ -24,6 +25,7 @@ def accumulate(
     rotations: Float[Tensor, "b 3 3"],
     weights: Float[Tensor, "b"],
     balance: Float[Tensor, "s"] | None = None,
+    crowding: Crowding | None = None,
 ) -> None:
     """Add ``w c x / σ²`` to the numerator and ``w c² / σ²`` to the denominator, in place.
 
@@ -38,17 +40,23 @@ def accumulate(
     balance
         Curve over the volume's shells that levels the denominator; see
         :func:`~cryorefine.reconstruct.balance.balancing_curve`. The same for all images.
+    crowding
+        Levels it over the directions; see :func:`~cryorefine.reconstruct.crowding.view_crowding`.
+        The same for all images, and for :func:`~cryorefine.reconstruct.solve.fold`.
 
     Notes
     -----
     Both sums carry the factor |k|: slices through the origin crowd there as 1/|k|, and a
     denominator that varied over the width of the interpolation kernel would pull every value
-    towards the crowd. This factor and the balance cancel in the quotient.
+    towards the crowd. This factor, the balance and the levels of the crowding cancel in the
+    quotient.
     """
     factor = inverse_variance * view.band.radius.clamp_min(_ORIGIN_RADIUS)
     if balance is not None:
         factor = factor * interpolate_shells(balance, view.points.norm(dim=1))
     factor = factor[None] * weights[:, None].float()
+    if crowding is not None:
+        factor = factor * crowding.of_slices(rotations, view.points)
     insert_slices(acc, rotations, view.points, x * (c * factor), c.square() * factor)
 
 

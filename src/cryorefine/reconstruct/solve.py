@@ -17,6 +17,7 @@ from cryorefine.kernels.grid import (
     fold_accumulator,
 )
 from cryorefine.masks.soft import sphere_mask
+from cryorefine.reconstruct.crowding import Crowding
 from cryorefine.reconstruct.symmetrise import symmetrise_grid
 
 __all__ = ["FoldedSums", "fold", "solve"]
@@ -45,6 +46,8 @@ class FoldedSums:
         As in :class:`~cryorefine.kernels.grid.Accumulator`.
     passes
         How often the values have been convolved with the interpolation kernel.
+    evenness
+        Mean noise power of a shell if all directions had the same data, over what it is.
     """
 
     values: Complex[Tensor, "z y x"]
@@ -54,6 +57,7 @@ class FoldedSums:
     size_px: int
     max_radius: float
     passes: int
+    evenness: float = 1.0
 
     def axis(self) -> np.ndarray:
         """Return the positions along z and y in grid points from frequency zero."""
@@ -71,23 +75,31 @@ class FoldedSums:
         return total / count.clamp_min(1)
 
 
-def fold(acc: Accumulator, group: SymmetryGroup) -> FoldedSums:
-    """Add Friedel mates and symmetric copies to accumulated slices."""
+def fold(acc: Accumulator, group: SymmetryGroup, crowding: Crowding | None = None) -> FoldedSums:
+    """Add Friedel mates and symmetric copies to accumulated slices.
+
+    ``crowding`` is what the slices were levelled with: it is taken out of both sums again.
+    """
     values, weights = fold_accumulator(acc)
     values, weights, passes = symmetrise_grid(
         values, weights, centre=acc.centre, step=acc.step, group=group
     )
+    even = 1.0
+    if crowding is not None:
+        crowding.restore(values, weights, acc.centre)
+        even = crowding.evenness
     return FoldedSums(
-        values, weights, acc.centre, acc.step, acc.size_px, acc.max_radius, 1 + passes
+        values, weights, acc.centre, acc.step, acc.size_px, acc.max_radius, 1 + passes, even
     )
 
 
 def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[Tensor, "w u v"]:
     """Divide numerator by denominator, regularise, transform back.
 
-    ``V(k) = N(k) / (D(k) + mean_shell(D) / SSNR(|k|))``: the maximum a posteriori estimate for a
-    signal whose power is SSNR times the mean noise power of its shell. Directions with more data
-    than the shell's mean are damped less than those with fewer.
+    ``V(k) = N(k) / (D(k) + E mean_shell(D) / SSNR(|k|))``: the maximum a posteriori estimate for a
+    signal whose power is SSNR times the mean noise power of its shell, which is one over
+    ``E mean_shell(D)`` with the evenness E. Directions with more data than the shell's mean are
+    damped less than those with fewer.
 
     Parameters
     ----------
@@ -116,7 +128,7 @@ def solve(sums: FoldedSums, *, ssnr: Float[Tensor, "s"] | None = None) -> Float[
     if ssnr is not None:
         curve = ssnr.double().clamp(1e-6, 1 / _FLOOR)
         signal = interpolate_shells(curve, radius).clamp_min(1e-6)
-        prior = torch.maximum(expected / signal, prior)
+        prior = torch.maximum(sums.evenness * expected / signal, prior)
     edge = raised_cosine(radius, sums.max_radius - 0.5, 1.0)
     spectrum = divide_radially(sums.values, sums.weights, sums.axis(), gain=edge, floor=prior)
     volume = volume_from_grid(spectrum, centre=sums.centre, size_px=sums.size_px, padded_px=padded)

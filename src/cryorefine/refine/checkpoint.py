@@ -154,7 +154,13 @@ def _arrays(state: State) -> dict[str, Any]:
         e = state.evaluation
         arrays.update({f"curve_{name}": getattr(e.curves, name).numpy() for name in _CURVES})
         arrays["evaluation"] = np.array(
-            [e.curves.randomised_from_A, e.resolution_A, e.resolution_unmasked_A, e.coverage]
+            [
+                e.curves.randomised_from_A,
+                e.resolution_A,
+                e.resolution_unmasked_A,
+                e.coverage,
+                e.resolution_worst_A,
+            ]
         )
         if e.comparison_fsc is not None:
             arrays["comparison_fsc"] = e.comparison_fsc.numpy()
@@ -249,7 +255,9 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
     if "evaluation" in arrays:
         halves = tuple(read_volume(folder / f"half{n}.mrc").data for n in (1, 2))
         mask = read_volume(folder / "mask.mrc").data
-        randomised_from_A, resolution_A, unmasked_A, coverage = arrays["evaluation"].tolist()
+        randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = arrays[
+            "evaluation"
+        ].tolist()
         curves = FscCurves(
             **{name: torch.from_numpy(arrays[f"curve_{name}"]) for name in _CURVES},
             randomised_from_A=randomised_from_A,
@@ -261,6 +269,7 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
             resolution_unmasked_A=unmasked_A,
             comparison_fsc=None if comparison is None else torch.from_numpy(comparison),
             coverage=coverage,
+            resolution_worst_A=worst_A,
         )
     n_groups = sum(k.startswith("noise_1_") for k in arrays)
     noise = tuple(

@@ -186,6 +186,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     return {
         "resolution_A": _number(e.resolution_A) if e else None,
         "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
+        "resolution_worst_A": _number(e.resolution_worst_A) if e else None,
         "n_particles": len(inputs.table) + len(inputs.rejected),
         "n_used": len(inputs.table),
         "n_rejected": len(inputs.rejected),

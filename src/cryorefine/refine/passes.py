@@ -31,6 +31,7 @@ from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.qualify.fit import fit_z
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
+from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.memory import batch_size
@@ -547,6 +548,8 @@ def reconstruct_halves(
         views = views_of(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
         balance = _balance(inputs, state, half, views)
+        mine = torch.from_numpy(inputs.half == half)
+        crowding = view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
         acc = make_accumulator(
             inputs.size_px,
             inputs.geometry.box_A / resolution_A,
@@ -576,14 +579,14 @@ def reconstruct_halves(
                     )
                     accumulate(
                         acc, view, x, c, inverse_variance, part.rotations,
-                        weight[part.image] * p, balance,
+                        weight[part.image] * p, balance, crowding,
                     )  # fmt: skip
                 done += len(batch.rows)
                 events.emit("progress", stage="reconstructing", done=done, total=n)
             spectrum = old.clone()
             spectrum[:n_shells] = total.cpu() / len(rows)
             noise.append(positive_spectrum(spectrum))
-        all_sums.append(fold(acc, inputs.group))
+        all_sums.append(fold(acc, inputs.group, crowding))
         all_noise.append(tuple(noise))
         del acc
     return (all_sums[0], all_sums[1]), (all_noise[0], all_noise[1])

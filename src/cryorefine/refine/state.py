@@ -234,6 +234,9 @@ class Evaluation:
         FSC of the average against the known map within the mask; None without one.
     coverage
         Evenness of the viewing directions, 0 to 1.
+    resolution_worst_A
+        In the direction where it is coarsest; NaN where it was not measured: before the end of a
+        run, and where views are even.
     """
 
     curves: FscCurves
@@ -241,6 +244,7 @@ class Evaluation:
     resolution_unmasked_A: float
     comparison_fsc: Float[Tensor, "s"] | None
     coverage: float
+    resolution_worst_A: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

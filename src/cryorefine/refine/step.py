@@ -1,6 +1,7 @@
 """One iteration, as the steps of the method follow each other."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.evaluate.coverage import coverage_efficiency
+from cryorefine.evaluate.directional import directional_resolution
 from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc, level
 from cryorefine.fourier.filter import low_pass
 from cryorefine.kernels.grid import SliceGrid
@@ -41,6 +43,8 @@ IsOver = Callable[[list[IterationRecord]], bool]
 
 _MASK_RESOLUTION_A = 15.0
 _SHELLS_BEYOND = 3
+_UNEVEN, _HARDLY_COVERED = 0.5, 0.1
+_MUCH_WORSE = 1.2
 
 
 def iterate(
@@ -136,6 +140,7 @@ def _iterate(
     record = _record(inputs, state, poses, sampling, evaluation, missed_fraction)
     if is_over([*state.history, record]):
         # For people to look at: nothing that a further iteration needs.
+        evaluation = _measure_directions(inputs, halves, mask, evaluation, events)
         if sampling.mode != "none":
             poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
         found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
@@ -174,6 +179,7 @@ def mixed_sums(
             b,
             values=torch.lerp(a.values.to(b.values), b.values, share),
             weights=torch.lerp(a.weights.to(b.weights), b.weights, share),
+            evenness=(1 - share) * a.evenness + share * b.evenness,
         )
         for a, b in zip(old, new, strict=True)
     )
@@ -282,6 +288,40 @@ def evaluate_halves(
         comparison_fsc=comparison,
         coverage=coverage_efficiency(poses.rotations.to(inputs.device), inputs.group),
     )
+
+
+def _measure_directions(
+    inputs: Inputs,
+    halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
+    mask: Float[Tensor, "z y x"],
+    evaluation: Evaluation,
+    events: EventLog,
+) -> Evaluation:
+    """Where views are uneven, measure the worst direction, and tell what no mean over all shows."""
+    if evaluation.coverage >= _UNEVEN:
+        return evaluation
+    found = directional_resolution(
+        *halves,
+        mask,
+        evaluation.curves,
+        inputs.group,
+        voxel_A=inputs.voxel_A,
+        threshold=inputs.settings.fsc_criterion,
+    )
+    if found.worst_A > _MUCH_WORSE * evaluation.resolution_A:
+        reach = "nothing" if found.worst_A == math.inf else f"{found.worst_A:.1f} Å"
+        events.warn(
+            f"preferred views: {evaluation.resolution_A:.2f} Å is the mean over all directions of "
+            f"Fourier space; about the direction {found.tilt_deg:.0f}° from the z axis the half "
+            f"maps agree to {reach}"
+        )
+    if evaluation.coverage < _HARDLY_COVERED:
+        events.warn(
+            f"preferred views: coverage {evaluation.coverage:.2g} leaves the map's extent along "
+            "the common view hardly determined; both halves may share an error of it, and of the "
+            "poses, that their FSC does not show"
+        )
+    return dataclasses.replace(evaluation, resolution_worst_A=found.worst_A)
 
 
 def _found_mask(

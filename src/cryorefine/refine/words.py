@@ -77,6 +77,7 @@ def summary_text(
         f"{inputs.geometry.radius_A:.1f} Å",
         f"resolution    {_angstrom(summary['resolution_A'])} at FSC {settings.fsc_criterion:g} "
         f"(unmasked {_angstrom(summary['resolution_unmasked_A'])})",
+        *_worst_direction(summary),
         f"weights       {_listed(_asked(settings, _WEIGHTS)) or 'all particles alike'}",
     ]
     refined = _asked(settings, _REFINED)
@@ -90,6 +91,11 @@ def summary_text(
         *map(_line, state.history),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _worst_direction(summary: dict[str, Any]) -> list[str]:
+    worst_A = summary["resolution_worst_A"]
+    return [] if worst_A is None else [f"  worst       {worst_A:.2f} Å, by direction"]
 
 
 def methods_text(
