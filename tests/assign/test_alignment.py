@@ -190,6 +190,36 @@ def test_poses_stay_within_the_allowed_tilts():
     assert float(tilt.max()) <= high + 1e-6
 
 
+def test_a_pose_tipped_onto_the_edge_of_the_band_has_the_score_of_that_pose():
+    case = Case("c1", 16, noise=1.0)
+    low, high = math.radians(60), math.radians(120)
+    options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
+    args = (case.grid, case.view, case.x, case.c)
+    found = align_locally(*args, case.rotations, case.shifts, case.group, options)
+    rescored = score_poses(*args, found.rotations, found.shifts_px, case.group, OPTIONS)
+    torch.testing.assert_close(found.score, rescored.score, rtol=1e-5, atol=1e-2)
+    tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
+    edge = torch.minimum((tilt - low).abs(), (tilt - high).abs()) < 1e-6
+    assert bool(edge.any())
+    assert torch.equal(found.at_tilt_limit, edge)
+    free = align_locally(*args, case.rotations, case.shifts, case.group, OPTIONS)
+    assert bool((found.score[edge] < free.score[edge]).all())
+
+
+def test_scoring_outside_the_band_changes_no_pose_and_tells():
+    case = Case("c1", 16, noise=1.0)
+    low, high = math.radians(60), math.radians(120)
+    options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
+    found = score_poses(
+        case.grid, case.view, case.x, case.c, case.rotations, case.shifts, case.group, options
+    )
+    tilt = torch.acos(case.rotations[:, 2, 2].clamp(-1, 1))
+    outside = (tilt < low) | (tilt > high)
+    assert bool(outside.any())
+    assert torch.equal(found.at_tilt_limit, outside)
+    assert torch.equal(found.rotations, case.rotations)
+
+
 def test_a_pose_outside_the_band_becomes_its_equivalent_inside_rather_than_another_pose():
     case = Case("d2", 12, noise=0.7)
     low, high = 0.0, math.radians(90)

@@ -34,6 +34,7 @@ __all__ = [
     "LocalLimits",
     "align_globally",
     "align_locally",
+    "can_be_tilted",
     "is_tilt_allowed",
     "pull_back",
     "score_poses",
@@ -163,6 +164,9 @@ class BatchPoses:
         Share of the posterior that the best pose holds; the rest is that of the alternatives.
     alternatives
         Other poses with a probability of 0.02 or more.
+    at_tilt_limit
+        Whether no pose within the tilt limits was found: a search's pose lies on the limit, one
+        that was only scored lies outside.
     is_missed
         Whether a search over all orientations would not have found the pose that was known before
         and is the best still.
@@ -180,6 +184,7 @@ class BatchPoses:
     sigma_rotation_rad: Float[Tensor, "b"]
     sigma_shift_px: Float[Tensor, "b"]
     at_edge: Bool[Tensor, "b"]
+    at_tilt_limit: Bool[Tensor, "b"]
     is_missed: Bool[Tensor, "b"]
     probability: Float[Tensor, "b"]
     alternatives: Alternatives
@@ -298,7 +303,8 @@ def align_globally(
         grid, view, x, c, image_of, rotations, shifts, options,
         max_shell=n_shells, max_evaluations=_CLIMB_FINE,
     )  # fmt: skip
-    poses = _choose(view, x, image_of, final, group, options, own)
+    final, is_inside = _within_tilts(grid, view, x, c, image_of, final, group, options)
+    poses = _choose(view, x, image_of, final, is_inside, group, options, own)
     from_search = image_of[:n_new]
     angle = group.distance(final.rotations[:n_new], poses.rotations[from_search])
     is_found[from_search[angle <= same_rad]] = True
@@ -351,7 +357,8 @@ def align_locally(
             grid, view, x, c, starts, *held, options,
             max_shell=view.band.n_shells - 1, max_evaluations=0,
         )  # fmt: skip
-    return _choose(view, x, starts, final, group, options, own)
+    final, is_inside = _within_tilts(grid, view, x, c, starts, final, group, options)
+    return _choose(view, x, starts, final, is_inside, group, options, own)
 
 
 def _guards(
@@ -418,13 +425,16 @@ def score_poses(
     *,
     own: OwnNoise | None = None,
 ) -> BatchPoses:
-    """Measure known poses without changing them."""
+    """Measure known poses without changing them, but for a symmetric copy within the tilts."""
     image_of = torch.arange(len(x), device=x.device)
     found = _climb(
         grid, view, x, c, image_of, rotations, shifts_px, options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
     )  # fmt: skip
-    return _choose(view, x, image_of, found, group, options, own)
+    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
+    kept = torch.where(is_inside[:, None, None], moved, found.rotations)
+    found = replace(found, rotations=kept)
+    return _choose(view, x, image_of, found, is_inside, group, options, own)
 
 
 def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
@@ -475,6 +485,7 @@ def _choose(
     x: Tensor,
     image_of: Tensor,
     found: PoseResult,
+    is_inside: Bool[Tensor, "m"],
     group: SymmetryGroup,
     options: AlignmentOptions,
     own: OwnNoise | None = None,
@@ -484,12 +495,11 @@ def _choose(
     if own is not None:
         gained = own.at(found.rotations, image_of, group)
         found = replace(found, score=found.score - gained)
-    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
     # A pose that has left the band of tilts loses to any that has not.
     score = torch.where(is_inside, found.score, found.score - 1e12)
     index = _padded(image_of, score, b)
     best = index[:, 0]
-    rotations, shifts = moved[best], found.shifts_px[best]
+    rotations, shifts = found.rotations[best], found.shifts_px[best]
     covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
@@ -504,7 +514,7 @@ def _choose(
     )
     competing = torch.where(index >= 0, score[index] - score[best][:, None], -torch.inf)
     gap = -competing[:, 1] if index.shape[1] > 1 else score.new_full((b,), torch.inf)
-    probability, alternatives = _shared(competing, index, moved, found.shifts_px)
+    probability, alternatives = _shared(competing, index, found.rotations, found.shifts_px)
     share = torch.where(probability > 0, probability, 1.0)
     entropy = -(share * share.log()).sum(1)
     power, at_edge = found.power[best], found.at_edge[best]
@@ -523,6 +533,7 @@ def _choose(
         sigma_rotation_rad=sigma_rotation,
         sigma_shift_px=sigma_shift,
         at_edge=at_edge,
+        at_tilt_limit=~is_inside[best],
         is_missed=torch.zeros_like(at_edge),
         probability=probability[:, 0],
         alternatives=alternatives,
@@ -565,6 +576,44 @@ def is_tilt_allowed(
     low, high = tilt_range_rad
     tilt = torch.acos(rotations[:, 2, 2].clamp(-1, 1))
     return (tilt >= low) & (tilt <= high)
+
+
+def can_be_tilted(
+    rotations: Float[Tensor, "b 3 3"], group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+) -> Bool[Tensor, "b"]:
+    """Tell which poses, or a symmetric copy of them, lie within the band of tilts."""
+    return _into_band(rotations, group, tilt_range_rad)[1]
+
+
+def _within_tilts(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Tensor,
+    c: Tensor,
+    image_of: Tensor,
+    found: PoseResult,
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+) -> tuple[PoseResult, Tensor]:
+    """Bring climbed poses into the band of tilts, and tell which were inside.
+
+    Where no pose of an image is inside, all of them are scored again on the edge: their climb's
+    score is that of another pose.
+    """
+    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
+    has_inside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    has_inside[image_of[is_inside]] = True
+    rows = torch.nonzero(~has_inside[image_of])[:, 0]
+    found = replace(found, rotations=moved)
+    if len(rows) == 0:
+        return found, is_inside
+    edge = _climb(
+        grid, view, x, c, image_of[rows], moved[rows], found.shifts_px[rows], options,
+        max_shell=view.band.n_shells - 1, max_evaluations=0,
+    )  # fmt: skip
+    names = ("score", "power", "information", "at_edge")
+    scored = {n: getattr(found, n).index_copy(0, rows, getattr(edge, n)) for n in names}
+    return replace(found, **scored), is_inside
 
 
 def _into_band(

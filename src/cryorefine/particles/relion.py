@@ -22,6 +22,7 @@ _CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rln
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
 _MOST_DIGITS = 18  # of an image number, to fit into int64
+_ASSIGNED = "cryorefineIsAssigned"
 _MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _PREMULTIPLIED, _FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
 _KNOWN_OPTICS = {
@@ -97,7 +98,12 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
     optics, optics_index = _read_optics(optics_block, particles, ctf)
     stacks, stack_index, image_index, names = _read_images(particles)
     micrographs, micrograph_index = _read_micrographs(particles)
-    has_pose = all(c in particles for c in _ANGLES)
+    is_unassigned = np.zeros(0, bool)
+    if _ASSIGNED in particles:
+        is_unassigned = particles.integers(_ASSIGNED) == 0
+    has_pose = all(c in particles for c in _ANGLES) and not (
+        len(is_unassigned) and is_unassigned.all()
+    )
 
     def numbers(label: str, default: float) -> np.ndarray:
         return particles.floats(label) if label in particles else np.full(n, default)
@@ -129,6 +135,7 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
         },
         source=path,
         lines=particles.lines[:n],
+        is_unassigned=is_unassigned,
     )
 
 
@@ -381,6 +388,8 @@ def write_relion(
             particles[label] = table.euler_rad[:, i] / DEG
         for i, label in enumerate(_ORIGIN):
             particles[label] = table.shift_A[:, i]
+        if len(table.is_unassigned):
+            particles[_ASSIGNED] = (~table.is_unassigned).astype(np.int64)
     if (table.half_set > 0).any():
         particles["rlnRandomSubset"] = table.half_set.astype(np.int64)
     particles.update(table.extra)

@@ -32,6 +32,9 @@ class ParticleTable:
         (n, 2): x, y by which the image's content must be moved to be centred (RELION's origin).
     has_pose
         Whether the file gave angles.
+    is_unassigned
+        (n,): rows whose angles are no pose, as a run that never came to them marked them; empty
+        where nothing is marked.
     defocus_u_A, defocus_v_A, defocus_angle_rad, phase_shift_rad, bfactor_A2, ctf_scale
         See :class:`~cryorefine.optics.ctf.Defocus`.
     half_set
@@ -70,9 +73,17 @@ class ParticleTable:
     extra_optics: dict[str, np.ndarray] = field(default_factory=dict)
     source: Path = Path()
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    is_unassigned: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    @property
+    def lacks_pose(self) -> np.ndarray:
+        """Which particles the file gives no pose of: (n,) bool."""
+        if self.has_pose and len(self.is_unassigned):
+            return self.is_unassigned
+        return np.full(len(self), not self.has_pose)
 
     def select(self, rows: np.ndarray) -> "ParticleTable":
         """Return the table with only these rows (indices or mask), in that order."""
@@ -99,6 +110,9 @@ class ParticleTable:
                 )
             },
             lines=self.lines[rows] if len(self.lines) else self.lines,
+            is_unassigned=self.is_unassigned[rows]
+            if len(self.is_unassigned)
+            else self.is_unassigned,
             extra={label: column[rows] for label, column in self.extra.items()},
         )
 

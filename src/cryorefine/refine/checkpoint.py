@@ -6,6 +6,7 @@ any moment leaves only whole iterations behind.
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -138,6 +139,7 @@ def _arrays(state: State) -> dict[str, Any]:
         "iteration": np.array(state.iteration),
         "is_scaled": np.array(state.is_scaled),
         "has_sums": np.array(state.sums is not None),
+        "start_A": np.array(state.start_A),
         "group_scale": np.array(state.group_scale),
         "history": np.array(json.dumps([dataclasses.asdict(r) for r in state.history])),
     }
@@ -293,6 +295,7 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
         previous=_poses(arrays, "previous"),
         sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
         own_share=_own_share(arrays),
+        start_A=float(arrays.get("start_A", math.nan)),
     )
 
 

@@ -18,7 +18,7 @@ from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.legs import Leg, settings_within_run
-from cryorefine.refine.prepare import Opened, open_inputs, screen, screened_inputs
+from cryorefine.refine.prepare import NO_POSE, Opened, open_inputs, screen, screened_inputs
 from cryorefine.refine.roster import Roster, extend_halves, known_poses, next_roster
 from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings
@@ -218,7 +218,10 @@ def begin_leg(
     radius_px = float(arrays["radius_px"])
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
-    screening, used = _screened(opened, radius_px, dropped, events)
+    aside = _without_pose_before(settings, opened, poses, arrays, match)
+    screening, used = _screened(
+        opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
+    )
     table = opened.table.select(used)
     half = extend_halves(table, roster, seed=(settings.seed, len(legs)), events=events)
     lacks_pose = _lack_pose(opened, poses, used)
@@ -358,9 +361,23 @@ def _screened(
 
 def _lack_pose(opened: Opened, poses: Poses | None, used: np.ndarray) -> np.ndarray:
     """Tell of which particles in use neither the run nor the file has a pose."""
-    if opened.table.has_pose:
-        return np.zeros(len(used), bool)
-    return np.ones(len(used), bool) if poses is None else ~poses.is_assigned.numpy()[used]
+    lacks = opened.table.lacks_pose[used]
+    return lacks if poses is None else lacks & ~poses.is_assigned.numpy()[used]
+
+
+def _without_pose_before(
+    settings: RefineSettings,
+    opened: Opened,
+    poses: Poses | None,
+    arrays: dict[str, np.ndarray],
+    match: np.ndarray,
+) -> np.ndarray:
+    """Tell which particles stay aside, because they had no pose to be kept and have none now."""
+    if settings.alignment not in ("local", "none"):
+        return np.zeros(len(match), bool)
+    known = (match >= 0) & (match < len(arrays["reasons"]))
+    before = known & (arrays["reasons"][np.where(known, match, 0)] == NO_POSE)
+    return before & _lack_pose(opened, poses, np.arange(len(match)))
 
 
 def _check_poses(settings: RefineSettings, lacks_pose: np.ndarray) -> None:

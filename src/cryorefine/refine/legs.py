@@ -156,7 +156,12 @@ def settings_within_run(settings: RefineSettings, leg: Leg) -> RefineSettings:
 
 
 def sampling_of_leg(
-    settings: RefineSettings, geometry: Geometry, history: list[IterationRecord], leg: Leg
+    settings: RefineSettings,
+    geometry: Geometry,
+    history: list[IterationRecord],
+    leg: Leg,
+    *,
+    start_A: float = math.nan,
 ) -> Sampling | None:
     """Return what to do next, or None if the leg is complete.
 
@@ -166,11 +171,13 @@ def sampling_of_leg(
         As :func:`settings_within_run` returns them.
     history
         Of the whole run.
+    start_A
+        Resolution that the poses which the run was given support; NaN where it was not measured.
     """
     done = leg.counts_from - 1
     earlier, own = history[:done], history[done:]
     if not earlier:
-        return next_sampling(settings, geometry, history)
+        return next_sampling(settings, geometry, history, start_A=start_A)
     if not settings.is_data_driven:
         sampling = next_sampling(settings, geometry, own, before=earlier[-1])
     else:

@@ -31,7 +31,12 @@ from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
-from cryorefine.refine.tables import write_fsc_table, write_particle_table, write_rejected_table
+from cryorefine.refine.tables import (
+    without_pose,
+    write_fsc_table,
+    write_particle_table,
+    write_rejected_table,
+)
 from cryorefine.refine.words import methods_text, summary_text
 
 __all__ = [
@@ -183,6 +188,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
+    counts = _pose_counts(inputs, state.poses)
     return {
         "resolution_A": _number(e.resolution_A) if e else None,
         "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
@@ -192,6 +198,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "n_rejected": len(inputs.rejected),
         "n_half1": int((inputs.half == 1).sum()),
         "n_half2": int((inputs.half == 2).sum()),
+        **counts,
         "iterations": state.iteration,
         "converged": finished and inputs.settings.is_data_driven
         and state.iteration < inputs.settings.max_iterations,
@@ -212,6 +219,24 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "device_predicted_peak_bytes": inputs.device_memory and inputs.device_memory.peak_bytes,
         "device_peak_bytes": device_peak_bytes(inputs.device),
     }  # fmt: skip
+
+
+def _pose_counts(inputs: Inputs, poses: Poses | None) -> dict[str, int]:
+    """Return of how many particles there is no pose, only the file's, and one at a limit."""
+    if poses is None:
+        n_known = int((~inputs.table.lacks_pose).sum())
+        return {
+            "n_without_pose": len(inputs.table) - n_known,
+            "n_pose_of_file": n_known,
+            "n_at_tilt_limit": 0,
+        }
+    lacks = without_pose(inputs, poses)
+    at_limit = poses.quality.get("at_tilt_limit")
+    return {
+        "n_without_pose": int(lacks.sum()),
+        "n_pose_of_file": int((~poses.is_assigned.numpy() & ~lacks).sum()),
+        "n_at_tilt_limit": 0 if at_limit is None else int((at_limit == 1).sum()),
+    }
 
 
 def write_iteration_files(
@@ -257,7 +282,8 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
     """Return how many particles came in, were used and were not, and what they are like.
 
     ``n_used`` are those with a weight in the last reconstruction; ``n_without_pose`` those that
-    no iteration has come to yet.
+    no iteration has come to yet and that the file has no pose of, ``n_pose_of_file`` those that it
+    has.
     """
     quality = poses.quality
     assigned = poses.is_assigned
@@ -274,7 +300,7 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
         "n_input": len(inputs.table) + len(inputs.rejected),
         "n_used": n_used,
         "n_rejected": len(inputs.rejected),
-        "n_without_pose": int((~assigned).sum()),
+        **_pose_counts(inputs, poses),
         "n_without_weight": int((assigned & (weight <= 0)).sum()),
         "rejected_because": dict(reasons),
         "half_sets": [int((inputs.half == half).sum()) for half in (1, 2)],

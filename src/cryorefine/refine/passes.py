@@ -288,10 +288,7 @@ def assign_poses(
                 shift_sigma_px=sigma_A / view.group.pixel_A,
                 resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, view),
-                tilt_range_rad=(
-                    float(np.deg2rad(inputs.settings.min_tilt_deg)),
-                    float(np.deg2rad(inputs.settings.max_tilt_deg)),
-                ),
+                tilt_range_rad=inputs.tilt_range_rad,
             )
             white = whitening(state, half, g, view)
             prepared = None
@@ -461,6 +458,7 @@ def _store(
         "sigma_rotation_deg": torch.rad2deg(found.sigma_rotation_rad),
         "sigma_shift_A": found.sigma_shift_px * pixel_A,
         "at_shift_limit": found.at_edge.double(),
+        "at_tilt_limit": found.at_tilt_limit.double(),
     }
     for name, values in columns.items():
         if name not in quality:

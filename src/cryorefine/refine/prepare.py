@@ -33,10 +33,22 @@ from cryorefine.refine.screen import Screening, initial_noise, screen_images
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["COMMAND_VARIABLES", "Opened", "first_state", "open_inputs", "screen", "screened_inputs"]
+__all__ = [
+    "COMMAND_VARIABLES",
+    "NO_POSE",
+    "Opened",
+    "first_state",
+    "open_inputs",
+    "screen",
+    "screened_inputs",
+    "without_unassigned",
+]
 
 COMMAND_VARIABLES = ("volume", "sampling", "dim", "half", "iteration")
 """What the commands of a user may name; the post-processed map has half 0."""
+
+NO_POSE = "no pose, find one with --alignment global"
+"""Why a particle takes no part where given poses are kept."""
 
 _SMALLEST_BOX_PX = 16
 _LEAST_SYMMETRIC = 0.8
@@ -307,7 +319,8 @@ def screened_inputs(
         shown = ", ".join(f"{table.names[r]} ({screening.reasons[r]})" for r in rejected[:5])
         more = f" and {len(rejected) - 5} more" if len(rejected) > 5 else ""
         events.warn(
-            f"{len(rejected)} of {len(table)} images cannot be used and are left out: {shown}{more}"
+            f"{len(rejected)} of {len(table)} particles cannot be used and are left out: "
+            f"{shown}{more}"
         )
     kept = np.flatnonzero(usable)
     good = table.select(kept)
@@ -423,6 +436,17 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
         evaluation=None,
         history=[],
     )
+
+
+def without_unassigned(opened: Opened, screening: Screening) -> Screening:
+    """Set aside the particles that a run which keeps given poses has none of."""
+    if opened.settings.alignment not in ("local", "none"):
+        return screening
+    lacks = opened.table.lacks_pose
+    reasons = tuple(
+        r or (NO_POSE if x else "") for r, x in zip(screening.reasons, lacks, strict=True)
+    )
+    return replace(screening, reasons=reasons)
 
 
 def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:

@@ -28,7 +28,8 @@ def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Samp
     """Return poses with changes, percentiles, temperature, partial weights and their product.
 
     Everything is computed within each half by itself; ``weight`` has mean 1 over a half's
-    particles, and is 0 for particles outside the tilts that are reconstructed.
+    particles, and is 0 for particles outside the tilts that are reconstructed, and,
+    where poses are kept, outside the tilt limits.
 
     Raises
     ------
@@ -67,6 +68,9 @@ def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Samp
     if ssnr is not None:
         quality["ssnr_dB"] = ssnr
     is_in_range = _is_reconstructed(inputs, poses)
+    if sampling.mode == "none":
+        # Their poses may not change, and are not among those that were asked for.
+        is_in_range &= quality["at_tilt_limit"] == 0
     for half in (1, 2):
         _weigh_half(inputs, quality, torch.from_numpy(inputs.half == half), is_in_range, half)
     return replace(poses, quality=quality)
@@ -97,6 +101,14 @@ def _weigh_half(
     }
     active = [partial[name] for name, is_asked in asked.items() if is_asked]
     if not is_in_range[mine].any():
+        limits = (settings.min_tilt_deg, settings.max_tilt_deg)
+        if settings.alignment == "none" and limits != (0.0, 180.0):
+            raise InputError(
+                f"no particle of half {half} can be reconstructed within tilts of "
+                f"{limits[0]:g}° to {limits[1]:g}°",
+                where="--min-tilt-deg, --max-tilt-deg",
+                do="give a wider range",
+            )
         raise InputError(
             f"no particle of half {half} has a tilt from "
             f"{settings.reconstruct_min_tilt_deg:g}° to {settings.reconstruct_max_tilt_deg:g}°",
@@ -122,7 +134,8 @@ def _changes(inputs: Inputs, state: State, poses: Poses) -> dict[str, Float[Tens
         shift_A = angle.clone()
         if other is not None:
             # Poses of the particle file are compared with in the first iteration only.
-            known = other.is_assigned if state.history else torch.ones(len(angle), dtype=torch.bool)
+            given = torch.from_numpy(~inputs.table.lacks_pose)
+            known = other.is_assigned if state.history else given
             angle[known], shift_A[known] = pose_change(
                 poses.rotations[known],
                 poses.shift_A[known],

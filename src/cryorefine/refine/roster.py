@@ -258,7 +258,13 @@ class KnownPoses:
         if not is_new_file:
             return out
         if table.has_pose:
-            out = replace(out, rotations=given.rotations, shift_A=given.shift_A)
+            rows = np.flatnonzero(~table.lacks_pose)
+            index = torch.from_numpy(rows)
+            out = replace(
+                out,
+                rotations=out.rotations.index_copy(0, index, given.rotations[index]),
+                shift_A=out.shift_A.index_copy(0, index, given.shift_A[index]),
+            )
         return _without_twice_the_defocus(out, roster, table, match)
 
 

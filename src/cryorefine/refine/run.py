@@ -50,13 +50,20 @@ from cryorefine.refine.output import (
     write_iteration_files,
     write_manifest,
 )
-from cryorefine.refine.prepare import Opened, first_state, open_inputs, screen, screened_inputs
+from cryorefine.refine.prepare import (
+    Opened,
+    first_state,
+    open_inputs,
+    screen,
+    screened_inputs,
+    without_unassigned,
+)
 from cryorefine.refine.roster import Roster, first_roster
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.state import Inputs, State
-from cryorefine.refine.step import iterate, reconstruct_start
+from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses
 from cryorefine.refine.threads import use_threads
 
 __all__ = ["Reporter", "refine", "resume"]
@@ -101,13 +108,15 @@ def refine(
     start = opened.start_volumes(early) if settings.reference else None
     radius_px = opened.radius_px(None if start is None else start[0], early)
     with _interruptible("nothing has been written yet"):
-        screening = screen(opened, radius_px, early)
+        screening = without_unassigned(opened, screen(opened, radius_px, early))
         inputs = screened_inputs(opened, screening, None, radius_px, early)
         state = first_state(inputs, start, early)
         if start is None:
             state = reconstruct_start(inputs, state, early)
             radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
             inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
+        elif settings.starts_from_poses:
+            state = start_from_poses(inputs, state, early)
 
     output.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -364,11 +373,11 @@ def _loop(
     reporter: Reporter | None,
 ) -> dict[str, Any]:
     settings, geometry = inputs.settings, inputs.geometry
-    report = _Report(output, reporter)
+    report, start_A = _Report(output, reporter), state.start_A
     summary = summarise(inputs, state, clock, finished=True)
 
     def following(history: list[IterationRecord]) -> Sampling | None:
-        return sampling_of_leg(settings, geometry, history, leg)
+        return sampling_of_leg(settings, geometry, history, leg, start_A=start_A)
 
     sampling = following(state.history)
     while sampling is not None:
@@ -390,9 +399,33 @@ def _loop(
                 events.emit("stopped", message=str(stop))
                 report.write()
             raise
+    _tell_poses(events, output, settings, summary)
     events.emit("end", **summary)
     report.write()
     return summary
+
+
+def _tell_poses(
+    events: EventLog, output: Path, settings: RefineSettings, summary: dict[str, Any]
+) -> None:
+    """Warn of particles that a finished run found no pose of, or none within the limits."""
+    table, n = output / "particles.star", summary["n_used"]
+    lacking, unchanged = summary["n_without_pose"], summary["n_pose_of_file"]
+    if lacking or unchanged:
+        what = f"{lacking} have no pose (cryorefineIsAssigned 0)" if lacking else ""
+        kept = f"{unchanged} have that of the input file (cryorefinePoseIsFromFile 1)"
+        events.warn(
+            f"{table}: {lacking + unchanged} of {n} particles were never drawn, "
+            f"{what or kept}{f' and {kept}' if what and unchanged else ''}: find their poses with "
+            f"'cryorefine resume {output} --alignment global --iterations 1'"
+        )
+    outside = summary["n_at_tilt_limit"]
+    if outside and settings.alignment == "none":
+        events.warn(
+            f"{table}: {outside} of {n} particles have a pose outside the tilts of "
+            f"{settings.min_tilt_deg:g}° to {settings.max_tilt_deg:g}° and are set aside with "
+            "weight 0: widen --min-tilt-deg and --max-tilt-deg to use them"
+        )
 
 
 class _Report:

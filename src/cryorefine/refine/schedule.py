@@ -163,11 +163,13 @@ def next_sampling(
     history: list[IterationRecord],
     *,
     before: IterationRecord | None = None,
+    start_A: float = math.nan,
 ) -> Sampling | None:
     """Return what to do next, or None if the run is complete.
 
     ``before`` is the last record of an earlier run that this one continues with other settings:
-    its resolution is where this one starts.
+    its resolution is where this one starts. Without it that is ``start_A``, the resolution of the
+    half maps of the given poses, or the initial low-pass where that is NaN.
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
@@ -189,7 +191,7 @@ def next_sampling(
     is_mixed = settings.alignment == "stochastic"  # sums of all iterations must fit together
     first = 1 if before is None else before.iteration + 1
     last = history[-1] if history else before
-    align = _align_resolution(settings, geometry, mode, first + done, last)
+    align = _align_resolution(settings, geometry, mode, first + done, last, start_A)
     is_last = done + 1 >= settings.max_iterations or _converged(settings, history)
     share = 1.0 if is_last else _share(settings, geometry, done)
     shells = geometry.box_A / align
@@ -218,17 +220,19 @@ def _align_resolution(
     mode: Mode,
     iteration: int,
     last: IterationRecord | None,
+    start_A: float,
 ) -> float:
     """Return the finest detail to compare poses at."""
     targets = settings.target_resolution
+    start_A = settings.initial_lowpass_angstrom if math.isnan(start_A) else start_A
     if settings.alignment == "none" or not settings.multiresolution:
         align = geometry.nyquist_A
     elif targets:
-        known_A = settings.initial_lowpass_angstrom if last is None else last.resolution_A
+        known_A = start_A if last is None else last.resolution_A
         gain = _FASTEST_LOCAL_GAIN if mode == "local" else _FASTEST_GAIN
         align = max(gain * known_A, targets[min(iteration, len(targets)) - 1])
     elif last is None:
-        align = _BEYOND_RESOLUTION * settings.initial_lowpass_angstrom
+        align = _BEYOND_RESOLUTION * start_A
     else:
         finest = _FASTEST_GAIN * last.align_resolution_A
         align = max(finest, _BEYOND_RESOLUTION * last.resolution_A)

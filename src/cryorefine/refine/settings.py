@@ -327,6 +327,13 @@ class RefineSettings(BaseModel):
         return self.alignment in ("automatic", "local")
 
     @property
+    def starts_from_poses(self) -> bool:
+        """Whether the given poses' half maps tell at what resolution the run begins."""
+        return self.alignment == "local" and (
+            "initial_lowpass_angstrom" not in self.model_fields_set
+        )
+
+    @property
     def refines_optics(self) -> bool:
         """Whether single particles have values of their own beside the pose."""
         flags = (
@@ -406,12 +413,19 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 
 def save_settings(path: Path, settings: RefineSettings) -> None:
-    """Write resolved settings as TOML, each with its description; unset ones as comments."""
+    """Write resolved settings as TOML, each with its description; unset ones as comments.
+
+    The initial low-pass is one of them where it was not given: a local run begins elsewhere then.
+    """
     lines = []
     for name, info in RefineSettings.model_fields.items():
         value = getattr(settings, name)
         lines.append(f"# {info.description}")
-        lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
+        is_free = name == "initial_lowpass_angstrom" and name not in settings.model_fields_set
+        if value is None or is_free:
+            lines.append(f"# {name} =" + (f" {_toml(value)}" if is_free else ""))
+        else:
+            lines.append(f"{name} = {_toml(value)}")
         lines.append("")
     write_text(path, "\n".join(lines))
 

@@ -74,6 +74,14 @@ class Inputs:
         return self.memory if self.device_memory is None else self.device_memory
 
     @property
+    def tilt_range_rad(self) -> tuple[float, float]:
+        """Viewing tilts that are allowed."""
+        return (
+            math.radians(self.settings.min_tilt_deg),
+            math.radians(self.settings.max_tilt_deg),
+        )
+
+    @property
     def optics(self) -> tuple[OpticsGroup, ...]:
         """Optics groups."""
         return self.table.optics
@@ -284,6 +292,9 @@ class State:
     own_share
         By half, what an image's own noise in the reference adds to its score, per shell; see
         :func:`cryorefine.refine.own_share.own_share`. None where references hold no image.
+    start_A
+        Resolution of the half maps of the poses that a local run was given; NaN where it began
+        otherwise.
     """
 
     iteration: int
@@ -300,6 +311,7 @@ class State:
     sums: tuple[FoldedSums, FoldedSums] | None = None
     shift_sigma_A: tuple[float, float] = (math.nan, math.nan)
     own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None = None
+    start_A: float = math.nan
 
     def average(self) -> Float[Tensor, "z y x"]:
         """Return the mean of the raw half maps."""

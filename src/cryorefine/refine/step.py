@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.assign.align import can_be_tilted
+from cryorefine.errors import InputError
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.directional import directional_resolution
 from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc, level
@@ -37,7 +39,14 @@ from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
-__all__ = ["evaluate_halves", "iterate", "mixed_sums", "reconstruct_start", "reference_ssnr"]
+__all__ = [
+    "evaluate_halves",
+    "iterate",
+    "mixed_sums",
+    "reconstruct_start",
+    "reference_ssnr",
+    "start_from_poses",
+]
 
 IsOver = Callable[[list[IterationRecord]], bool]
 
@@ -162,6 +171,7 @@ def _iterate(
         sums=None if sampling.subset is None else sums,
         # A stochastic run's references hold mixtures of subsets.
         own_share=(first_share, second_share) if sampling.subset is None else None,
+        start_A=state.start_A,
     )
 
 
@@ -189,9 +199,11 @@ def mixed_sums(
 def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
     """Make each half's first reference from the poses in the particle file.
 
-    The noise is the power of the images; the references are low-passed as an initial map would
-    be, unless the poses are to be kept anyway.
+    The noise is the power of the images. The references of a local run are as fine as both half
+    maps agree, and so is its first comparison; those of a search, or where an initial low-pass
+    was given, are low-passed as an initial map would be. Poses that are kept need neither.
     """
+    settings = inputs.settings
     if state.poses is None:
         raise ValueError("the particle file has no poses")
     nyquist_A = inputs.geometry.nyquist_A
@@ -200,24 +212,71 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
         state,
         state.poses,
         resolution_A=nyquist_A,
-        weights=torch.ones(len(inputs.table)),
+        weights=_known_and_seen(inputs, state.poses),
         events=events,
     )
     halves = (solve(sums[0]), solve(sums[1]))
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = (solve(sums[0], ssnr=ssnr), solve(sums[1], ssnr=ssnr))
-    if inputs.settings.alignment != "none":
+    start_A = math.nan
+    if settings.starts_from_poses:
+        start_A = evaluation.resolution_A
+        references = tuple(
+            _reference(inputs, half, volume, ssnr, evaluation)[0]
+            for half, volume in zip(halves, references, strict=True)
+        )
+        events.emit("start_resolution", resolution_A=start_A)
+    elif settings.alignment != "none":
         references = tuple(
             low_pass(
                 volume,
                 voxel_A=inputs.voxel_A,
-                resolution_A=inputs.settings.initial_lowpass_angstrom,
+                resolution_A=settings.initial_lowpass_angstrom,
             )
             for volume in references
         )
     references = (references[0].cpu(), references[1].cpu())
-    return dataclasses.replace(state, references=references, noise=noise, is_scaled=True)
+    return dataclasses.replace(
+        state, references=references, noise=noise, is_scaled=True, start_A=start_A
+    )
+
+
+def _known_and_seen(inputs: Inputs, poses: Poses) -> Float[Tensor, "n"]:
+    """Return 1 for given poses, 0 where there is none or where it is set aside for its tilt."""
+    known = torch.from_numpy(~inputs.table.lacks_pose)
+    if inputs.settings.alignment == "none":
+        known &= can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
+    for half in (1, 2):
+        if not known[torch.from_numpy(inputs.half == half)].any():
+            raise InputError(
+                f"no particle of half {half} has a pose that may be used",
+                where=str(inputs.settings.particles),
+                do="give poses, other half sets, or wider --min-tilt-deg and --max-tilt-deg",
+            )
+    return known.float()
+
+
+def start_from_poses(inputs: Inputs, state: State, events: EventLog) -> State:
+    """Begin a local run where its poses are, unless the given reference shows more than they do.
+
+    A reference that was low-passed would send poses that are known finely astray.
+    """
+    own = reconstruct_start(inputs, state, events)
+    lowpass_A = inputs.settings.initial_lowpass_angstrom
+    shown = inputs.settings.reference[0]
+    if own.start_A >= lowpass_A:
+        events.warn(
+            f"{inputs.settings.particles}: the half maps of the given poses agree to less than "
+            f"{lowpass_A:g} Å, and the run begins from {shown}: search with --alignment automatic "
+            "if the poses are not to be trusted"
+        )
+        return state
+    events.warn(
+        f"{shown}: the given poses support {own.start_A:.2f} Å, and the run begins from their own "
+        "half maps instead: give --initial-lowpass-angstrom to begin from the reference"
+    )
+    return own
 
 
 def scale_references(
@@ -403,8 +462,9 @@ def _record(
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
         # The first iteration is compared with the file's poses.
-        known = is_assigned(state, len(angle)) if state.history else np.ones(len(angle), bool)
-        turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
+        known = is_assigned(state, len(angle)) if state.history else ~inputs.table.lacks_pose
+        if known.any():
+            turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
         searched = sampling.is_searched(len(angle)) & known
         # Those that were not searched could not jump; where nobody was, all are counted. Images
         # that fit nothing, or several poses alike, jump for ever and say nothing of the run.

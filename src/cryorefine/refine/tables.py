@@ -19,6 +19,7 @@ __all__ = [
     "QUALITY_COLUMNS",
     "as_arrays",
     "from_arrays",
+    "without_pose",
     "write_curves",
     "write_fsc_table",
     "write_particle_table",
@@ -38,6 +39,7 @@ QUALITY_COLUMNS = {
     "sigma_rotation_deg": "cryorefineSigmaRotationDeg",
     "sigma_shift_A": "cryorefineSigmaShiftA",
     "at_shift_limit": "cryorefineShiftAtLimit",
+    "at_tilt_limit": "cryorefineTiltAtLimit",
     "max_cc": "cryorefineMaxCC",
     "max_cc_percentile": "cryorefineMaxCCPercentile",
     "cost": "cryorefineCost",
@@ -62,7 +64,7 @@ QUALITY_COLUMNS = {
 }
 """Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
 
-_WHOLE_NUMBERS = ("at_shift_limit", "defocus_group", "fits_nothing")
+_WHOLE_NUMBERS = ("at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing")
 _AXES = ("RX", "RY", "RZ", "X", "Y")
 _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
 
@@ -70,8 +72,9 @@ _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plai
 def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     """Write all usable particles with their poses, halves and quality measures.
 
-    Measures are 0 for particles that an unfinished run has not come to yet, and where there is
-    nothing to measure: changes of a pose that had no other before.
+    ``cryorefineIsAssigned`` is 0 where the angles are no pose: neither this run has found one nor
+    the input file had one. Measures are 0 for particles that an unfinished run has not come to yet,
+    and where there is nothing to measure: changes of a pose that had no other before.
     """
     table = inputs.table
     if poses.optics is not None:
@@ -88,8 +91,12 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
         shift_A=poses.shift_A.numpy(),
         has_pose=True,
         half_set=inputs.half,
+        is_unassigned=without_pose(inputs, poses),
     )
-    quality = {}
+    is_found = poses.is_assigned.numpy()
+    quality = {
+        "cryorefinePoseIsFromFile": (~is_found & ~table.is_unassigned).astype(np.int64),
+    }
     for name, label in QUALITY_COLUMNS.items():
         if name in poses.quality:
             values = (
@@ -104,6 +111,11 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     if poses.optics is not None:
         quality.update(_optics_columns(poses.optics))
     write_relion(path, table, quality=quality)
+
+
+def without_pose(inputs: Inputs, poses: Poses) -> np.ndarray:
+    """Tell which particles have neither a pose of this run nor one of its file: (n,) bool."""
+    return ~poses.is_assigned.numpy() & inputs.table.lacks_pose
 
 
 def _covariance_columns(covariance: Float[Tensor, "n 5 5"]) -> dict[str, np.ndarray]:

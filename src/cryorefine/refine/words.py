@@ -1,5 +1,6 @@
 """A run in words: what was done, and a paragraph for a paper."""
 
+import math
 from importlib.metadata import version
 from typing import Any
 
@@ -65,7 +66,9 @@ def summary_text(
         "equal weight)",
     ]
     for name, what in (
-        ("n_without_pose", "have no pose yet"),
+        ("n_without_pose", "have no pose (cryorefineIsAssigned 0 in particles.star)"),
+        ("n_pose_of_file", "were not drawn and keep the pose of the file"),
+        ("n_at_tilt_limit", _at_tilt_limit(settings)),
         ("n_without_weight", "have a pose, but no weight in the maps"),
     ):
         if statistics[name]:
@@ -98,6 +101,12 @@ def _worst_direction(summary: dict[str, Any]) -> list[str]:
     return [] if worst_A is None else [f"  worst       {worst_A:.2f} Å, by direction"]
 
 
+def _at_tilt_limit(settings: RefineSettings) -> str:
+    if settings.alignment == "none":
+        return "have a pose outside the tilt limits and are set aside"
+    return "have their pose on a tilt limit"
+
+
 def methods_text(
     inputs: Inputs, state: State, summary: dict[str, Any], statistics: dict[str, Any]
 ) -> str:
@@ -118,7 +127,11 @@ def methods_text(
         f"imposing {inputs.group.name.upper()} symmetry.",
     ]
     sentences = [" ".join(text)]
-    if settings.reference:
+    if math.isfinite(state.start_A):
+        sentences.append(
+            f"The first references were the half maps of the given poses ({state.start_A:.2f} Å)."
+        )
+    elif settings.reference:
         maps = "map was" if len(settings.reference) == 1 else "maps were"
         sentences.append(
             f"The initial {maps} low-pass filtered to {settings.initial_lowpass_angstrom:g} Å."

@@ -1,0 +1,239 @@
+"""No mode spoils poses: what a run wrote, fed back, is no worse, and what it lacks is told."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
+from cryorefine.io.mrc import read_volume
+from cryorefine.io.star import read_star
+from cryorefine.particles.relion import read_relion
+from cryorefine.refine.checkpoint import load_state
+from cryorefine.refine.events import read_events
+from cryorefine.refine.run import refine, resume
+from tests.builders import refused
+
+from .conftest import settings_for, simulate_set
+from .test_refinement import pose_errors
+
+WRONG_DEG = 10.0
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """Return a set on which local runs that began at 30 Å spoilt perfect poses."""
+    return simulate_set(
+        tmp_path_factory.mktemp("noisy") / "data",
+        particles=120, box_px=40, pixel_angstrom=4.5, symmetry="c1", per_micrograph=10,
+    )  # fmt: skip
+
+
+def run(data, folder, **changes):
+    values = {"symmetry": "c1", "compare_to": None, "threads": 1, "reference": ()}
+    return refine(settings_for(data, **{**values, **changes}), folder)
+
+
+def wrong(data, star):
+    """Return the share of wrong poses, and the median error in degrees."""
+    angle, _ = pose_errors(star, data / "truth_particles.star", "c1")
+    return float(np.mean(angle > WRONG_DEG)), float(np.median(angle))
+
+
+def columns(folder):
+    return read_star(folder / "particles.star")["particles"]
+
+
+def warnings(folder):
+    events = read_events(folder / "events.jsonl")
+    return [e["message"] for e in events if e["kind"] == "warning"]
+
+
+@pytest.fixture(scope="module")
+def local(noisy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local") / "run"
+    run(noisy, folder, particles=noisy / "truth_particles.star", alignment="local")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stochastic(noisy, tmp_path_factory):
+    """Return a run that came to some particles only, of a file without poses."""
+    folder = tmp_path_factory.mktemp("stochastic") / "run"
+    run(noisy, folder, alignment="stochastic", stochastic_subset=20, iterations=1,
+        reference=(noisy / "reference.mrc",))  # fmt: skip
+    return folder
+
+
+def test_local_keeps_perfect_poses_and_starts_where_they_are(noisy, local):
+    share, median = wrong(noisy, local / "particles.star")
+    assert share == 0
+    assert median < 1.5
+    state, _ = load_state(local, 3)
+    assert state.start_A < 15
+    assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
+
+
+def test_local_prefers_good_poses_to_a_reference_and_says_so(noisy, tmp_path):
+    run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
+        reference=(noisy / "reference.mrc",), iterations=1)  # fmt: skip
+    assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
+    assert any("--initial-lowpass-angstrom" in w for w in warnings(tmp_path / "run"))
+
+
+def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path):
+    star = tmp_path / "random.star"
+    angle = {"rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+    shuffled(noisy / "truth_particles.star", star, angle)
+    how = {"particles": star, "alignment": "local", "iterations": 1}
+    run(noisy, tmp_path / "run", reference=(noisy / "reference.mrc",), **how)
+    state, _ = load_state(tmp_path / "run", 1)
+    assert np.isnan(state.start_A)
+    assert state.history[0].align_resolution_A == pytest.approx(27)
+    assert any("--alignment automatic" in w for w in warnings(tmp_path / "run"))
+
+
+def shuffled(source, target, labels):
+    """Write a particle file with some columns in another order, all of them alike."""
+    lines = source.read_text().split("\n")
+    at = lines.index("data_particles")
+    head = [i for i in range(at, len(lines)) if lines[i].startswith("_")]
+    names = [lines[i].split()[0][1:] for i in head]
+    rows = [i for i in range(head[-1] + 1, len(lines)) if lines[i].strip()]
+    values = [lines[i].split() for i in rows]
+    order = np.random.default_rng(0).permutation(len(rows))
+    for column in (names.index(label) for label in labels):
+        old = [v[column] for v in values]
+        for v, k in zip(values, order, strict=True):
+            v[column] = old[k]
+    for i, v in zip(rows, values, strict=True):
+        lines[i] = " ".join(v)
+    name = names.index("rlnImageName")
+    folder = source.parent
+    for i, v in zip(rows, values, strict=True):
+        number, stack = v[name].split("@")
+        v[name] = f"{number}@{folder / stack}"
+        lines[i] = " ".join(v)
+    target.write_text("\n".join(lines))
+
+
+def test_an_initial_low_pass_that_is_given_is_where_a_local_run_starts(noisy, tmp_path):
+    run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
+        initial_lowpass_angstrom=24.0, iterations=1)  # fmt: skip
+    state, _ = load_state(tmp_path / "run", 1)
+    assert state.history[0].align_resolution_A == pytest.approx(21.6)
+    assert np.isnan(state.start_A)
+
+
+@pytest.mark.parametrize("mode", ["automatic", "global", "local", "stochastic", "none"])
+def test_output_fed_back_is_no_worse(noisy, local, tmp_path, mode):
+    """Poses may move by noise: one particle in a hundred, and a fifth of the median error."""
+    how = {
+        "automatic": {"iterations": 3},
+        "global": {"iterations": 2},
+        "local": {"iterations": 2},
+        "stochastic": {"iterations": 2, "stochastic_subset": 40, "stochastic_mixing": 0.5},
+        "none": {},
+    }[mode]
+    before = local / "particles.star"
+    if mode != "none":
+        how["reference"] = (local / "map.mrc",)
+    run(noisy, tmp_path / "run", particles=before, alignment=mode, **how)
+    after = tmp_path / "run" / "particles.star"
+    (share, median), (old_share, old_median) = wrong(noisy, after), wrong(noisy, before)
+    assert share <= old_share + 0.01
+    assert median <= 1.2 * old_median + 0.05
+    assert set(columns(tmp_path / "run").integers("cryorefineIsAssigned")) == {1}
+
+
+def test_a_stochastic_run_marks_particles_that_it_never_drew(noisy, stochastic):
+    table = columns(stochastic)
+    assigned = table.integers("cryorefineIsAssigned")
+    assert assigned.sum() == 40
+    angles = np.stack([table.floats(f"rlnAngle{a}") for a in ("Rot", "Tilt", "Psi")])
+    assert not angles[:, assigned == 0].any()
+    assert angles[:, assigned == 1].any(0).all()
+    assert json.loads((stochastic / "summary.json").read_text())["n_without_pose"] == 80
+    assert "80 have no pose" in (stochastic / "summary.txt").read_text()
+    assert sum("cryorefine resume" in w for w in warnings(stochastic)) == 1
+
+
+def test_a_stochastic_run_keeps_and_marks_poses_of_the_file(noisy, tmp_path):
+    truth = noisy / "truth_particles.star"
+    run(noisy, tmp_path / "run", particles=truth, alignment="stochastic", stochastic_subset=20,
+        iterations=1)  # fmt: skip
+    table, given = columns(tmp_path / "run"), read_star(truth)["particles"]
+    kept = table.integers("cryorefinePoseIsFromFile") == 1
+    assert kept.sum() == 80
+    assert set(table.integers("cryorefineIsAssigned")) == {1}
+    difference = np.abs(table.floats("rlnAngleTilt") - given.floats("rlnAngleTilt"))
+    assert difference[kept].max() < 1e-4
+    assert difference[~kept].max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["local", "none"])
+def test_rows_without_a_pose_are_set_aside_where_poses_are_kept(noisy, stochastic, tmp_path, mode):
+    summary = run(noisy, tmp_path / "run", particles=stochastic / "particles.star",
+                  alignment=mode, iterations=1)  # fmt: skip
+    assert (summary["n_used"], summary["n_rejected"]) == (40, 80)
+    assert any("--alignment global" in w for w in warnings(tmp_path / "run"))
+    rejected = read_star(tmp_path / "run" / "rejected_particles.star")["particles"]
+    assert set(rejected.integers("cryorefineIsAssigned")) == {0}
+    if mode == "none":
+        return
+    # They stay aside in the next leg, until a search finds their poses.
+    again = resume(tmp_path / "run", changes={"iterations": 1})
+    assert (again["n_used"], again["n_rejected"]) == (40, 80)
+    found = resume(tmp_path / "run", changes={"alignment": "global", "iterations": 1})
+    assert (found["n_used"], found["n_without_pose"]) == (120, 0)
+
+
+def test_a_stochastic_run_resumed_as_local_is_refused_until_all_have_poses(stochastic):
+    with refused("80 of 120 particles have no pose yet"):
+        resume(stochastic, changes={"alignment": "local"})
+
+
+def test_none_changes_no_pose_and_sets_aside_what_is_outside_the_tilts(noisy, tmp_path):
+    truth = noisy / "truth_particles.star"
+    limits = {"min_tilt_deg": 60.0, "max_tilt_deg": 120.0}
+    summary = run(noisy, tmp_path / "run", particles=truth, alignment="none", **limits)
+    given, table = read_relion(truth), read_relion(tmp_path / "run" / "particles.star")
+    turned = geodesic_angle(
+        matrix_from_euler(torch.from_numpy(given.euler_rad)),
+        matrix_from_euler(torch.from_numpy(table.euler_rad)),
+    )
+    assert float(turned.max()) < 1e-5
+    tilt = np.rad2deg(given.euler_rad[:, 1])
+    outside = (tilt < 60) | (tilt > 120)
+    assert 0.2 < outside.mean() < 0.8
+    weight = columns(tmp_path / "run").floats("cryorefineWeight")
+    assert ((weight == 0) == outside).all()
+    assert summary["n_at_tilt_limit"] == outside.sum()
+    told = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
+    assert len(told) == 1
+    assert str(outside.sum()) in told[0]
+    # Their images are in no map: a run without them is the same.
+    whole = run(noisy, tmp_path / "all", particles=truth, alignment="none")
+    assert whole["n_at_tilt_limit"] == 0
+    first, second = (read_volume(tmp_path / n / "half1.mrc").data for n in ("run", "all"))
+    assert not torch.equal(first, second)
+    with refused("no particle of half 1 has a pose", "--min-tilt-deg"):
+        run(noisy, tmp_path / "no", particles=truth, alignment="none", min_tilt_deg=179.9)
+
+
+def test_a_search_counts_particles_on_the_edge_of_the_tilts(noisy, tmp_path):
+    summary = run(
+        noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
+        alignment="local", iterations=1, min_tilt_deg=60.0, max_tilt_deg=120.0,
+    )  # fmt: skip
+    table = columns(tmp_path / "run")
+    tilt, at_limit = table.floats("rlnAngleTilt"), table.integers("cryorefineTiltAtLimit") == 1
+    assert tilt.min() > 60 - 1e-3
+    assert tilt.max() < 120 + 1e-3
+    assert 0 < at_limit.sum() == summary["n_at_tilt_limit"]
+    edge = np.minimum(np.abs(tilt - 60), np.abs(tilt - 120))
+    assert edge[at_limit].max() < 1e-3
+    # They are scored where they are, so most of them fit worse than they would inside.
+    score = table.floats("cryorefineScore")
+    assert np.median(score[at_limit]) < np.median(score[~at_limit])
