@@ -23,6 +23,12 @@ def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
     else:
         beside = f"; unmasked {unmasked:.2f} Å" if unmasked is not None else ""
         click.echo(f"resolution  {resolution:.2f} Å ({summary['n_used']} particles{beside})")
+    for name, what in (
+        ("n_fit_nothing", "fit no pose as well as they should: cryorefineFitsNothing in the table"),
+        ("n_undecided", "fit several poses alike: see undecided_poses.star"),
+    ):
+        if summary[name]:
+            click.echo(f"particles   {summary[name]} {what}")
     click.echo(
         f"memory      peak {summary['peak_rss_bytes'] / 1e9:.2f} GB "
         f"(predicted {summary['predicted_peak_bytes'] / 1e9:.2f} GB)"

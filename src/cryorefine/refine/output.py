@@ -30,11 +30,13 @@ from cryorefine.refine.device_memory import device_peak_bytes
 from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.passes import DECIDED
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.refine.tables import (
     without_pose,
     write_fsc_table,
     write_particle_table,
+    write_undecided_table,
     write_rejected_table,
 )
 from cryorefine.refine.words import methods_text, summary_text
@@ -63,6 +65,7 @@ _TOP = (
     "summary.txt",
     "methods.txt",
     "map_processed.mrc",
+    "undecided_poses.star",
 )
 _RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
               "rejected_particles.star")  # fmt: skip
@@ -253,6 +256,8 @@ def write_iteration_files(
     write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
     write_fsc_table(folder / "fsc.star", state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
+    if state.poses.others is not None:
+        write_undecided_table(folder / "undecided_poses.star", inputs, state.poses)
     full = {**summary, "bfactor_A2": fit.bfactor_A2}
     write_text(folder / "summary.json", json.dumps(full, indent=2) + "\n")
     statistics = particle_statistics(inputs, state.poses)
@@ -300,8 +305,10 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
         "n_input": len(inputs.table) + len(inputs.rejected),
         "n_used": n_used,
         "n_rejected": len(inputs.rejected),
+        **_fit_counts(state.poses),
         **_pose_counts(inputs, poses),
         "n_without_weight": int((assigned & (weight <= 0)).sum()),
+        **_fit_counts(poses),
         "rejected_because": dict(reasons),
         "half_sets": [int((inputs.half == half).sum()) for half in (1, 2)],
         "mean_effective_poses": means.get("n_effective"),
@@ -312,11 +319,24 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
     }
 
 
+def _fit_counts(poses: Poses | None) -> dict[str, int]:
+    """Return how many particles fit nothing, and how many fit several poses alike."""
+    quality = {} if poses is None else poses.quality
+    if "fits_nothing" not in quality:
+        return {"n_fit_nothing": 0, "n_undecided": 0}
+    fits_nothing = quality["fits_nothing"] == 1
+    undecided = (quality["n_effective"] >= DECIDED) & ~fits_nothing
+    return {"n_fit_nothing": int(fits_nothing.sum()), "n_undecided": int(undecided.sum())}
+
+
 def publish(run: Path, iteration: Path, inputs: Inputs) -> None:
     """Show an iteration's files at the top of the run folder."""
     for name in _TOP:
         source = iteration / name
         if not source.exists():
+            # That of an earlier iteration: not every one has particles that are not decided.
+            if name == "undecided_poses.star":
+                (run / name).unlink(missing_ok=True)
             continue
         with atomic_path(run / name) as temporary:
             shutil.copyfile(source, temporary)

@@ -24,6 +24,7 @@ __all__ = [
     "write_fsc_table",
     "write_particle_table",
     "write_rejected_table",
+    "write_undecided_table",
 ]
 
 QUALITY_COLUMNS = {
@@ -141,6 +142,29 @@ def _optics_columns(optics: Float[Tensor, "n v"]) -> dict[str, np.ndarray]:
         "cryorefineDefocusChange": optics[:, 5],
     }
     return {label: values.numpy() for label, values in columns.items()}
+
+
+def write_undecided_table(path: Path, inputs: Inputs, poses: Poses) -> None:
+    """Write all poses, and their probabilities, of the particles that have several."""
+    others = poses.others
+    if others is None:
+        raise ValueError("every particle has one pose")
+    best = others.row.unique()
+    row = torch.cat([best, others.row])
+    probability = torch.cat([poses.quality["probability"][best], others.probability])
+    order = torch.from_numpy(np.lexsort((-probability.numpy(), row.numpy())))
+    rotations = torch.cat([poses.rotations[best], others.rotations])[order]
+    shift_A = torch.cat([poses.shift_A[best], others.shift_A])[order]
+    chosen = row[order].numpy()
+    table = replace(
+        inputs.table.select(chosen),
+        euler_rad=euler_from_matrix(rotations).numpy(),
+        shift_A=shift_A.numpy(),
+        has_pose=True,
+        half_set=inputs.half[chosen],
+    )
+    quality = {QUALITY_COLUMNS["probability"]: probability[order].numpy()}
+    write_relion(path, table, quality=quality)
 
 
 def write_rejected_table(path: Path, inputs: Inputs) -> None:

@@ -70,6 +70,8 @@ def summary_text(
         ("n_pose_of_file", "were not drawn and keep the pose of the file"),
         ("n_at_tilt_limit", _at_tilt_limit(settings)),
         ("n_without_weight", "have a pose, but no weight in the maps"),
+        ("n_fit_nothing", "fit no pose as well as they should (cryorefineFitsNothing 1)"),
+        ("n_undecided", "fit several poses alike, all in undecided_poses.star"),
     ):
         if statistics[name]:
             lines.append(f"  {statistics[name]} {what}")
