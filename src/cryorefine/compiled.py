@@ -24,15 +24,20 @@ __all__ = ["array_of", "compiled", "in_threads"]
 _PARTS_A_THREAD = 4
 
 
-def compiled(function: Callable[..., Any] | None = None, *, fastmath: bool = False) -> Any:
+def compiled(
+    function: Callable[..., Any] | None = None, *, fastmath: bool = False, inner: bool = False
+) -> Any:
     """Compile a function when it is first called, and keep the code on disk where that can be.
 
     Where neither the package's folder nor the user's cache can be written to, every process
-    compiles for itself.
+    compiles for itself. ``inner`` functions can only be called by compiled ones: numba then does
+    not write, for each, what takes apart the arguments of a call from Python.
     """
     if function is None:
-        return lambda f: compiled(f, fastmath=fastmath)
+        return lambda f: compiled(f, fastmath=fastmath, inner=inner)
     options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    if inner:
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba says at once that it has no place for a cache

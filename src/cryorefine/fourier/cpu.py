@@ -66,7 +66,7 @@ _PHASES = 4096
 _PHASORS = np.exp(2j * np.pi * (np.arange(_PHASES) + 0.5) / _PHASES).astype(np.complex64)
 
 
-@compiled
+@compiled(inner=True)
 def _random_phasor(seed, index):
     # Steele, Lea & Flood (2014) OOPSLA, SplitMix64: a counter in, 64 well-mixed bits out.
     u = np.uint64(seed) + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)

@@ -28,7 +28,7 @@ _F, _I = np.float32, np.int32
 _TABLE = np.float32(TABLE_SIZE)
 
 
-@compiled
+@compiled(inner=True)
 def scaled_rows(rotation, step, rows):
     """Write a rotation's rows times the grid step: where the image's axes point on the grid."""
     for a in range(3):
@@ -36,7 +36,7 @@ def scaled_rows(rotation, step, rows):
             rows[a, j] = step * rotation[a, j]
 
 
-@compiled(fastmath=True)
+@compiled(fastmath=True, inner=True)
 def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign):
     """Find the first neighbour and the rows of the table for a block of samples.
 

@@ -14,7 +14,7 @@ __all__ = ["refine_poses"]
 _F = np.float32
 
 
-@compiled(fastmath=True)
+@compiled(fastmath=True, inner=True)
 def _read_block(values, points, k_px, rows, origin, centre, table, x, ex, ey, index, sign, taps):
     """Fill ``taps`` (10, BLOCK): slice and its x, y, z derivatives, and the centred image.
 
@@ -37,7 +37,7 @@ def _read_block(values, points, k_px, rows, origin, centre, table, x, ex, ey, in
         taps[8, q], taps[9, q] = centred.real, centred.imag
 
 
-@compiled(fastmath=True)
+@compiled(fastmath=True, inner=True)
 def _normal_equations(
     values, centre, step, points, k_px, angle_step, x, c, rotation, shift, prior, precision,
     table, ex, ey, index, sign, taps, gradient, matrix,
@@ -140,7 +140,7 @@ def _normal_equations(
     return score, total[1]
 
 
-@compiled
+@compiled(inner=True)
 def _solve(matrix, gradient, damping, work, step):
     """Solve (matrix + damping diag) step = gradient by Cholesky; return whether it succeeded."""
     top = 0.0
@@ -172,7 +172,7 @@ def _solve(matrix, gradient, damping, work, step):
     return True
 
 
-@compiled
+@compiled(inner=True)
 def _turn(rotation, x, y, z, out):
     """Write exp([x, y, z]) @ rotation into ``out``."""
     angle2 = x * x + y * y + z * z
@@ -192,7 +192,7 @@ def _turn(rotation, x, y, z, out):
         out[2, j] = m20 * r0 + m21 * r1 + m22 * r2
 
 
-@compiled
+@compiled(inner=True)
 def _copy(matrix, out):
     # A loop: numba takes seconds to compile what an assignment of arrays might raise.
     for a in range(matrix.shape[0]):
@@ -200,7 +200,7 @@ def _copy(matrix, out):
             out[a, b] = matrix[a, b]
 
 
-@compiled
+@compiled(inner=True)
 def _limit(move, shift, max_turn, max_move, max_shift):
     """Shorten a step's turn, its moves, and what would take the shift beyond its limit."""
     turn = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
@@ -216,7 +216,7 @@ def _limit(move, shift, max_turn, max_move, max_shift):
         move[3 + a] -= shift[a]
 
 
-@compiled
+@compiled(inner=True)
 def _freeze(gradient, matrix, max_turn, max_move):
     """Take out of the equations what may not change: the turn, or the shift."""
     for a in range(3):
@@ -229,7 +229,7 @@ def _freeze(gradient, matrix, max_turn, max_move):
                 gradient[b] = 0.0
 
 
-@compiled
+@compiled(inner=True)
 def _climb(
     values, centre, step, points, k_px, angle_step, x, c, prior, precision, max_evaluations,
     max_shift, max_turn, max_move, tolerance, initial_damping, table, best_rotation, best_shift,

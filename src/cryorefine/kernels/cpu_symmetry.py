@@ -20,7 +20,7 @@ __all__ = ["add_halo", "mirror_halo", "permute_grid", "rotate_grid"]
 _HALF = WIDTH // 2
 
 
-@compiled(fastmath=True)
+@compiled(fastmath=True, inner=True)
 def _leaders(y, z, n_x, exact, side, keep, found):
     """Write which points of a row lead their orbits; return how many.
 
@@ -55,7 +55,7 @@ def _leaders(y, z, n_x, exact, side, keep, found):
     return count
 
 
-@compiled
+@compiled(inner=True)
 def _image_of_row(y, z, turn, centre):
     """Return where a rotation takes a row: u and the place in the grid, each start and slope."""
     side, length = 2 * centre + 1, centre + 1
@@ -66,13 +66,13 @@ def _image_of_row(y, z, turn, centre):
     return u, turn[0, 0], place, (turn[2, 0] * side + turn[1, 0]) * length + turn[0, 0]
 
 
-@compiled
+@compiled(inner=True)
 def _opposite(centre):
     """Return the sum of the places of any point and of its Friedel mate."""
     return 2 * centre * (2 * centre + 2) * (centre + 1)
 
 
-@compiled
+@compiled(inner=True)
 def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weights):
     """Write the sums at a row's leaders to all points of their orbits."""
     opposite = _opposite(centre)
