@@ -53,6 +53,17 @@ geometries = st.builds(
 )
 
 
+def test_the_first_iteration_aligns_a_tenth_beyond_what_given_poses_support():
+    settings = chosen(alignment="local")
+    assert next_sampling(settings, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(
+        7.2
+    )
+    bound = chosen(alignment="local", target_resolution=(5.0,))
+    assert next_sampling(bound, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(6.4)
+    later = next_sampling(settings, GEOMETRY, [make_record(1)], start_A=8.0)
+    assert later == next_sampling(settings, GEOMETRY, [make_record(1)])
+
+
 @pytest.mark.parametrize("alignment", ["automatic", "global", "local"])
 def test_the_first_iteration_aligns_a_tenth_beyond_the_initial_low_pass(alignment):
     sampling = next_sampling(chosen(alignment=alignment), GEOMETRY, [])

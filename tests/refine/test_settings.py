@@ -168,6 +168,14 @@ def test_the_toml_file_describes_each_setting_and_keeps_unset_ones_as_comments(t
     assert "# mask =" in lines
 
 
+def test_a_low_pass_that_was_not_given_is_not_given_by_the_settings_of_a_run(tmp_path):
+    path = tmp_path / "settings.toml"
+    for values, starts in (({}, True), ({"initial_lowpass_angstrom": 30.0}, False)):
+        save_settings(path, make_settings({**LEAST, "alignment": "local", **values}))
+        assert make_settings(load_settings(path)).starts_from_poses == starts
+    assert not make_settings({**LEAST, "alignment": "global"}).starts_from_poses
+
+
 def test_a_settings_file_that_is_missing_or_not_toml_is_refused(tmp_path):
     with refused("gone.toml: no such settings file"):
         load_settings(tmp_path / "gone.toml")

@@ -29,15 +29,15 @@ from cryorefine.refine.device import device_name
 from cryorefine.refine.device_memory import device_peak_bytes
 from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
-from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.passes import DECIDED
+from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.refine.tables import (
     without_pose,
     write_fsc_table,
     write_particle_table,
-    write_undecided_table,
     write_rejected_table,
+    write_undecided_table,
 )
 from cryorefine.refine.words import methods_text, summary_text
 

@@ -97,7 +97,10 @@ class RefineSettings(BaseModel):
         "(default: measured on the reference).",
     )
     initial_lowpass_angstrom: float = Field(
-        30.0, gt=0, description="Low-pass of the initial map, the same for both halves."
+        30.0,
+        gt=0,
+        description="Low-pass of the initial map, the same for both halves; local alignment starts "
+        "at the resolution that the given poses support unless this is given.",
     )
     reference_voxel_angstrom: float | None = Field(
         None, gt=0, description="Voxel size of the initial map, if its header is wrong."
