@@ -16,6 +16,7 @@ __all__ = [
     "CoarseSearch",
     "GridPosterior",
     "Pruning",
+    "best_amplitude",
     "grid_posterior",
     "make_coarse_search",
     "search_coarse",
@@ -303,3 +304,19 @@ def grid_posterior(
             evidence[i, j] = float(top + total.log()) - math.log(count)
             moved[i, j] = float((by_shift * squared).sum() / total)
     return GridPosterior(evidence, moved)
+
+
+def best_amplitude(
+    search: CoarseSearch, x: Complex[Tensor, "b p"], c: Float[Tensor, "b p"]
+) -> float:
+    """Return the mean amplitude at each image's best pose, each pose at its own amplitude.
+
+    Noise makes it too large: it is where to look from.
+    """
+    cross, power = 0.0, 0.0
+    for i in range(len(x)):
+        packed, norm = _packed(search, x[i : i + 1], c[i : i + 1])
+        at, norm = (packed[0] @ search.slices).amax(0).clamp_min(0), norm[0].clamp_min(1e-20)
+        best = int((at.square() / norm).argmax())
+        cross, power = cross + float(at[best]), power + float(norm[best])
+    return cross / max(power, 1e-30)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.assign.exhaustive import CoarseSearch, grid_posterior
-from cryorefine.assign.search_depth import GRID_LOSS, SearchSpace
+from cryorefine.assign.exhaustive import CoarseSearch, best_amplitude, grid_posterior
+from cryorefine.assign.search_depth import GRID_LOSS
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -23,7 +23,7 @@ from cryorefine.refine.passes import (
     whitening,
 )
 from cryorefine.refine.schedule import Sampling
-from cryorefine.refine.search import coarse_search
+from cryorefine.refine.search import coarse_search, search_space
 from cryorefine.refine.state import Inputs, State
 
 __all__ = ["GreyScale", "find_grey_scale"]
@@ -99,14 +99,7 @@ def find_grey_scale(
 def _search(inputs: Inputs, grid: SliceGrid, view: GroupBand) -> CoarseSearch:
     """Return the finest grid that the likelihood can be summed over."""
     limit_px = max_shift_px(inputs, view)
-    space = SearchSpace(
-        radius_px=inputs.geometry.radius_A / view.group.pixel_A,
-        box_px=view.group.box_px,
-        group_order=inputs.group.order,
-        tilt_fraction=inputs.geometry.tilt_fraction,
-        max_shift_px=limit_px,
-        shift_sigma_px=limit_px,
-    )
+    space = search_space(inputs, view, max_shift_px=limit_px, shift_sigma_px=limit_px)
     shell = view.band.n_shells - 1
     while shell > 3 and space.n_rotations(shell) * space.n_shifts(shell) > _GRID_POSES:
         shell -= 1
@@ -125,7 +118,7 @@ def _most_likely(
     search: CoarseSearch, x: Complex[Tensor, "b p"], c: Float[Tensor, "b p"]
 ) -> tuple[float, float]:
     """Return the most likely amplitude (0: none explains anything) and spread of shifts in px."""
-    start = _best_fit(search, x, c)
+    start = best_amplitude(search, x, c)
     if start <= 0:
         return 0.0, math.nan
     amplitudes = torch.tensor(_AMPLITUDES, dtype=torch.float64) * start
@@ -145,19 +138,6 @@ def _most_likely(
         found = grid_posterior(search, x, c, at, shift_precision=sigma_px**-2)
         sigma_px = max(least_px, math.sqrt(float(found.squared_shift_px2.mean()) / 2))
     return amplitude, sigma_px
-
-
-def _best_fit(search: CoarseSearch, x: Tensor, c: Tensor) -> float:
-    """Return the mean amplitude at each image's best pose, each pose at its own amplitude."""
-    cross, power = 0.0, 0.0
-    for i in range(len(x)):
-        band = slice(search.first, search.last)
-        shifted = (x[i, band] * c[i, band]) * search.ramps
-        at = (torch.cat([shifted.real, shifted.imag], -1) @ search.slices).amax(0).clamp_min(0)
-        norm = (c[i, band].square() @ search.power).clamp_min(1e-20)
-        best = int((at.square() / norm).argmax())
-        cross, power = cross + float(at[best]), power + float(norm[best])
-    return cross / max(power, 1e-30)
 
 
 def _at_known_poses(

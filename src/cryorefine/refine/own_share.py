@@ -9,14 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.reconstruct.balance import DataPerShell
-from cryorefine.refine.passes import views_of
+from cryorefine.refine.passes import data_per_shell, views_of
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["kept_noise", "own_share"]
 
-_SAMPLE = 64
 _SPHERE = np.pi / 6
 """Share of the box that a half map fills."""
 
@@ -59,20 +56,10 @@ def own_share(
     shell.
     """
     views = views_of(inputs, state, half, resolution_A)
-    data = DataPerShell(inputs.size_px // 2 + 2)
-    total = 0.0
-    for g, view in enumerate(views):
-        rows = inputs.rows(half, g)
-        if len(rows) == 0:
-            continue
-        weight = float(poses.quality["weight"][torch.from_numpy(rows)].sum())
-        sample = rows[:: max(1, len(rows) // _SAMPLE)]
-        c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
-        variance = state.noise[half - 1][g].float().to(c.device)[view.band.shell]
-        data.add(view, c * view.amplitude, 1 / variance, len(rows))
-        total += weight
+    mine = torch.from_numpy(inputs.half == half)
+    total = float(poses.quality["weight"][mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)
-    known = data.mean() * total * inputs.group.order / (2 * k)
+    known = data_per_shell(inputs, state, half, views) * total * inputs.group.order / (2 * k)
     padded = torch.zeros_like(known)
     padded[: len(kept)] = kept.double()[: len(known)]
     share = torch.where(known > 0, 2 * padded / known.clamp_min(1e-30), 0.0)

@@ -47,6 +47,7 @@ __all__ = [
     "assign_poses",
     "batches_of",
     "common_factor",
+    "data_per_shell",
     "is_assigned",
     "is_unsearched",
     "max_shift_px",
@@ -57,7 +58,7 @@ __all__ = [
     "whitening",
 ]
 
-_BALANCE_SAMPLE = 64
+_DATA_SAMPLE = 64
 WORSE_THAN_RIGHT = -3.0
 """Standard deviations below what a right pose scores: one right pose in 700 lies there."""
 
@@ -366,21 +367,12 @@ def assign_poses(
         if optics is not None:
             optics[mine] = without_common_part(optics[mine])
     quality["searched_A"] = searched_A
-    poses = Poses(rotations, shift_A, quality, covariance, optics, _all_others(others))
+    poses = Poses(rotations, shift_A, quality, covariance, optics, OtherPoses.join(others))
     badly = quality["fit_z"] < WORSE_THAN_RIGHT
     unsearched = torch.from_numpy(is_unsearched(poses, sampling.align_resolution_A))
     quality["fits_nothing"] = (badly & ~unsearched).double()
     missed_fraction = n_missed / n_searched if n_searched else math.nan
     return poses, (group_scale[0], group_scale[1]), missed_fraction
-
-
-def _all_others(parts: list[OtherPoses]) -> OtherPoses | None:
-    """Join what batches found beside the best poses; None if nothing."""
-    joined = None
-    for part in parts:
-        if len(part.row):
-            joined = part if joined is None else joined.joined(part)
-    return joined
 
 
 def _known_others(
@@ -499,17 +491,20 @@ def _insertions(poses: Poses, size: int, view: GroupBand) -> Iterator[_Insertion
         )  # fmt: skip
 
 
-def _balance(inputs: Inputs, state: State, half: int, views: list[GroupBand]) -> Float[Tensor, "s"]:
+def data_per_shell(
+    inputs: Inputs, state: State, half: int, views: list[GroupBand]
+) -> Float[Tensor, "s"]:
+    """Return what a half's image knows about a coefficient, ``c² / σ²``: the mean over images."""
     data = DataPerShell(inputs.size_px // 2 + 2)
     for g, view in enumerate(views):
         rows = inputs.rows(half, g)
         if len(rows) == 0:
             continue
-        sample = rows[:: max(1, len(rows) // _BALANCE_SAMPLE)]
+        sample = rows[:: max(1, len(rows) // _DATA_SAMPLE)]
         c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
         known = _inverse_variance(state, half, g, view)
         data.add(view, c * view.amplitude, known, len(rows))
-    return balancing_curve(data.mean())
+    return data.mean()
 
 
 def reconstruct_halves(
@@ -545,7 +540,7 @@ def reconstruct_halves(
     for half in (1, 2):
         views = views_of(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
-        balance = _balance(inputs, state, half, views)
+        balance = balancing_curve(data_per_shell(inputs, state, half, views))
         mine = torch.from_numpy(inputs.half == half)
         crowding = view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
         acc = make_accumulator(

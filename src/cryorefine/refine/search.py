@@ -43,15 +43,17 @@ class PreparedSearch:
     search: CoarseSearch
 
 
-def search_space(inputs: Inputs, view: GroupBand, options: AlignmentOptions) -> SearchSpace:
+def search_space(
+    inputs: Inputs, view: GroupBand, *, max_shift_px: float, shift_sigma_px: float
+) -> SearchSpace:
     """Return where poses may lie, in an optics group's pixels."""
     return SearchSpace(
         radius_px=inputs.geometry.radius_A / view.group.pixel_A,
         box_px=view.group.box_px,
         group_order=inputs.group.order,
         tilt_fraction=inputs.geometry.tilt_fraction,
-        max_shift_px=options.max_shift_px,
-        shift_sigma_px=options.shift_sigma_px,
+        max_shift_px=max_shift_px,
+        shift_sigma_px=shift_sigma_px,
     )
 
 
@@ -99,7 +101,9 @@ def prepare_search(
     rows
         The images' particles: their contrast transfer is what planted images are given.
     """
-    space = search_space(inputs, view, options)
+    space = search_space(
+        inputs, view, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
+    )
     n_planted = min(_MOST_PLANTED, max(_LEAST_PLANTED, len(rows) // _PLANTED_SHARE))
     sample = rows[np.arange(n_planted) * len(rows) // n_planted]
     c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)

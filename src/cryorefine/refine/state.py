@@ -121,28 +121,29 @@ class OtherPoses:
     shift_A: Float[Tensor, "m 2"]
     probability: Float[Tensor, "m"]
 
-    def where(self, chosen: Tensor, row: Int[Tensor, "m"] | None = None) -> "OtherPoses":
-        """Return those that a mask or an index chooses, with new rows if given."""
-        row = self.row if row is None else row
+    def at(self, chosen: Tensor) -> "OtherPoses":
+        """Return those that a mask or an index chooses."""
         return OtherPoses(
-            row[chosen], self.rotations[chosen], self.shift_A[chosen], self.probability[chosen]
+            self.row[chosen], self.rotations[chosen], self.shift_A[chosen], self.probability[chosen]
         )
 
-    def select(self, rows: np.ndarray, n: int) -> "OtherPoses":
-        """Return those of some of n particles, numbered by their place among these."""
-        place = torch.full((n,), -1, dtype=torch.int64)
-        place[torch.from_numpy(rows)] = torch.arange(len(rows))
-        row = place[self.row]
-        order = row.argsort(stable=True)
-        order = order[row[order] >= 0]
-        return self.where(order, row)
+    def select(self, rows: np.ndarray) -> "OtherPoses":
+        """Return those of some particles, numbered by their place among these."""
+        wanted = torch.from_numpy(rows)
+        first = torch.searchsorted(self.row, wanted)
+        counts = torch.searchsorted(self.row, wanted, right=True) - first
+        place = torch.repeat_interleave(torch.arange(len(rows)), counts)
+        rank = torch.arange(len(place)) - (counts.cumsum(0) - counts)[place]
+        return replace(self.at(first[place] + rank), row=place)
 
-    def joined(self, more: "OtherPoses") -> "OtherPoses":
-        """Return these and more, ascending by row."""
+    @staticmethod
+    def join(parts: "list[OtherPoses]") -> "OtherPoses | None":
+        """Return all of several, ascending by row; None if there is none."""
+        if not any(len(part.row) for part in parts):
+            return None
         names = ("row", "rotations", "shift_A", "probability")
-        parts = [torch.cat([getattr(self, name), getattr(more, name)]) for name in names]
-        order = parts[0].argsort(stable=True)
-        return OtherPoses(*(part[order] for part in parts))
+        joined = OtherPoses(*(torch.cat([getattr(part, n) for part in parts]) for n in names))
+        return joined.at(joined.row.argsort(stable=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,7 @@ class Poses:
         quality = {name: column[index] for name, column in self.quality.items()}
         covariance = None if self.covariance is None else self.covariance[index]
         optics = None if self.optics is None else self.optics[index]
-        others = None if self.others is None else self.others.select(rows, len(self.rotations))
+        others = None if self.others is None else self.others.select(rows)
         return Poses(
             self.rotations[index], self.shift_A[index], quality, covariance, optics, others
         )
@@ -211,15 +212,14 @@ class Poses:
         )
 
     def _updated_others(self, index: Tensor, new: OtherPoses | None) -> OtherPoses | None:
-        kept = self.others
-        if kept is not None:
-            is_replaced = torch.zeros(len(self.rotations), dtype=torch.bool)
-            is_replaced[index] = True
-            kept = kept.where(~is_replaced[kept.row])
-        if new is None:
-            return kept
-        new = new.where(torch.ones_like(new.row, dtype=torch.bool), index[new.row])
-        return new if kept is None else kept.joined(new)
+        parts = []
+        if self.others is not None:
+            is_kept = torch.ones(len(self.rotations), dtype=torch.bool)
+            is_kept[index] = False
+            parts.append(self.others.at(is_kept[self.others.row]))
+        if new is not None:
+            parts.append(replace(new, row=index[new.row]))
+        return OtherPoses.join(parts)
 
 
 def unknown_poses(n: int) -> Poses:
