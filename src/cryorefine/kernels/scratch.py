@@ -5,7 +5,6 @@ wrong with it; together that is a tenth of all compilation.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -17,11 +16,11 @@ from numba.np.arrayobj import populate_array
 __all__ = ["on_stack"]
 
 
-def on_stack(shape: tuple[int, ...], dtype: Any) -> Callable[[], Any]:
+def on_stack(shape: tuple[int, ...], dtype: Any) -> Any:
     """Return a function for kernels that gives an array, not initialised.
 
-    It lives until the kernel that calls it returns, and is the same one at each turn of a loop.
-    Tens of kilobytes at most: threads have small stacks.
+    It lives until the function that calls it returns, which must not return it, and is the same
+    one at each turn of a loop. Tens of kilobytes at most: threads have small stacks.
     """
     array = types.Array(dtype, len(shape), "C")
 
