@@ -1,5 +1,6 @@
 """Kernels are compiled once for each set of types: the first refinement waits for all of them."""
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numba.core.event import trigger_event
 
 import cryorefine
 from cryorefine.compiled import in_threads
@@ -91,6 +93,61 @@ def test_the_program_starts_where_no_compiled_code_can_be_kept(tmp_path):
         XDG_CACHE_HOME=os.devnull, NUMBA_CACHE_DIR="",
     )  # fmt: skip
     assert end.returncode == 0, end.stderr
+
+
+CALLEE = """
+from cryorefine.compiled import compiled
+@compiled(inner=True)
+def {name}(x):
+    return x {operation}
+"""
+
+CALLER = """
+from small.one import same
+from cryorefine.compiled import compiled
+@compiled
+def total(x):
+    return same(x)
+print(total(10), int(sum(total.stats.cache_hits.values())))
+"""
+
+
+def test_a_kernel_is_compiled_again_when_what_it_calls_has_changed(tmp_path):
+    package = tmp_path / "small"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "caller.py").write_text(CALLER)
+    (package / "one.py").write_text("from small.two import twice\nsame = twice\n")
+    source = str(Path(cryorefine.__file__).parents[1])
+
+    def call() -> str:
+        path = os.pathsep.join([str(tmp_path), source])
+        end = run_python("-c", "import small.caller", PYTHONPATH=path, NUMBA_CACHE_DIR="")
+        assert end.returncode == 0, end.stderr
+        return end.stdout.strip()
+
+    (package / "two.py").write_text(CALLEE.format(name="twice", operation="* 2"))
+    assert call() == "20 0"
+    assert call() == "20 1"
+    # Two modules away from the kernel.
+    (package / "two.py").write_text(CALLEE.format(name="twice", operation="* 2 + 1"))
+    assert call() == "21 0"
+
+
+def test_the_collector_is_paused_while_numba_compiles_and_then_as_it_was():
+    assert gc.isenabled()
+    with trigger_event("numba:compile", data={}):
+        with trigger_event("numba:compile", data={}):
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with trigger_event("numba:compile", data={}):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_threads_take_every_index_once():

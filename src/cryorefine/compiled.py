@@ -5,23 +5,57 @@ first refinement after an installation waits for that. A kernel is therefore a p
 ``begin`` and ``end`` that releases the interpreter's lock; :func:`in_threads` calls it for parts
 of the range at once. Give kernels arguments of one type each, always: every other combination of
 types is compiled anew.
+
+Code on disk is used again only where neither the function's own module has changed nor any that it
+imports, directly or not: numba itself looks at the function's own alone.
 """
 
+import ast
+import gc
+import hashlib
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
+from numba.core import event
 from torch import Tensor
 
 __all__ = ["array_of", "compiled", "in_threads"]
 
 _PARTS_A_THREAD = 4
+
+
+class _WithoutCollector(event.Listener):
+    """Pauses Python's collector while numba compiles: it would be a tenth of that time.
+
+    numba's lock is held at both calls, so that one depth is enough for all threads.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.was_enabled = False
+
+    def on_start(self, event: object) -> None:
+        if self.depth == 0:
+            self.was_enabled = gc.isenabled()
+            gc.disable()
+        self.depth += 1
+
+    def on_end(self, event: object) -> None:
+        self.depth -= 1
+        if self.depth == 0 and self.was_enabled:
+            gc.enable()
+
+
+event.register("numba:compile", _WithoutCollector())
 
 
 def compiled(
@@ -39,9 +73,55 @@ def compiled(
     if inner:
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     try:
-        return njit(cache=True, **options)(function)
+        dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba says at once that it has no place for a cache
         return njit(**options)(function)
+    # numba has no public way to add to its stamp of the source; a test holds that this one counts.
+    index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if index is not None:
+        stamp = getattr(index, "_source_stamp", None)
+        index._source_stamp = (stamp, _fingerprint(function.__module__))
+    return dispatcher
+
+
+def _fingerprint(module: str) -> str:
+    """Return a hash of a module's source and of all of its package that it imports."""
+    package = module.partition(".")[0]
+    waiting, sources = {module}, dict[str, bytes]()
+    while waiting:
+        name = waiting.pop()
+        sources[name] = _source(name)
+        found = {other for other in _imports(name) if other.partition(".")[0] == package}
+        waiting |= found - sources.keys()
+    return hashlib.sha256(b"\0".join(sources[name] for name in sorted(sources))).hexdigest()
+
+
+@cache
+def _source(module: str) -> bytes:
+    """Return a module's source; nothing for a name that is none, or where no source is."""
+    package, *parts = module.split(".")
+    root = getattr(sys.modules.get(package), "__file__", None)
+    if root is None:
+        return b""
+    path = Path(root).parent.joinpath(*parts)
+    # By its path: to ask Python for it would import it.
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file.read_bytes()
+    return b""
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Return the names that a module imports, and the modules that it imports them from."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            # Each name may be a module, too.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
 
 
 def array_of(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:

@@ -6,9 +6,11 @@ instructions; then each is read or written by one of the intrinsics of ``taps``.
 """
 
 import numpy as np
+from numba import types
 
 from cryorefine.compiled import compiled
 from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH
+from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import add_taps, read_taps
 
 __all__ = [
@@ -26,6 +28,12 @@ BLOCK = 256
 _HALF = WIDTH // 2
 _F, _I = np.float32, np.int32
 _TABLE = np.float32(TABLE_SIZE)
+
+block_of_indices = on_stack((5, BLOCK), types.int32)
+block_of_floats = on_stack((BLOCK,), types.float32)
+three_floats = on_stack((3,), types.float32)
+three_rows = on_stack((3, 3), types.float32)
+_matrix = on_stack((3, 3), types.float64)
 
 
 @compiled(inner=True)
@@ -76,8 +84,10 @@ def extract_slices(begin, end, values, centre, step, rotations, points, table, o
     n_points = points.shape[0]
     length = values.shape[2]
     plane = length * values.shape[1]
-    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-    rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    index, sign = block_of_indices(), block_of_floats()
+    rows, origin = three_rows(), three_floats()
+    for a in range(3):
+        origin[a] = 0
     for i in range(begin, end):
         scaled_rows(rotations[i], step, rows)
         for start in range(0, n_points, BLOCK):
@@ -116,8 +126,10 @@ def insert_slices(
     n_threads = grids.shape[0]
     length = grids.shape[3]
     plane = length * grids.shape[2]
-    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-    rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    index, sign = block_of_indices(), block_of_floats()
+    rows, origin = three_rows(), three_floats()
+    for a in range(3):
+        origin[a] = 0
     for t in range(begin, end):
         grid = grids[t]
         weight_grid = weight_grids[t]
@@ -157,7 +169,7 @@ def pick_separated(
         (b, keep), -1 and -inf; filled with what is kept.
     """
     n, keep = index.shape[1], chosen.shape[1]
-    u = np.empty((3, 3))
+    u = _matrix()
     for i in range(begin, end):
         count = 0
         for j in range(n):

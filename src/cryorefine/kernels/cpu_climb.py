@@ -3,15 +3,32 @@
 import math
 
 import numpy as np
+from numba import types
 
 from cryorefine.compiled import compiled
-from cryorefine.kernels.cpu import BLOCK, locate, scaled_rows
+from cryorefine.kernels.cpu import (
+    BLOCK,
+    block_of_floats,
+    block_of_indices,
+    locate,
+    scaled_rows,
+    three_floats,
+    three_rows,
+)
 from cryorefine.kernels.poses import PROMISE
+from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import read_taps_with_gradient
 
 __all__ = ["refine_poses"]
 
 _F = np.float32
+
+_taps = on_stack((10, BLOCK), types.float32)
+_sums = on_stack((22,), types.float64)
+_vector2 = on_stack((2,), types.float64)
+_vector5 = on_stack((5,), types.float64)
+_matrix3 = on_stack((3, 3), types.float64)
+_matrix5 = on_stack((5, 5), types.float64)
 
 
 @compiled(fastmath=True, inner=True)
@@ -54,12 +71,15 @@ def _normal_equations(
         ax, ay = angle_step * k * shift[0], angle_step * k * shift[1]
         ex[j] = complex(math.cos(ax), -math.sin(ax))
         ey[j] = complex(math.cos(ay), -math.sin(ay))
-    rows, origin = np.empty((3, 3), np.float32), np.zeros(3, np.float32)
+    rows, origin, total = three_rows(), three_floats(), _sums()
+    for a in range(3):
+        origin[a] = 0
+    for j in range(22):
+        total[j] = 0
     scaled_rows(rotation, step, rows)
     ax, ay, az = rows[0, 0], rows[0, 1], rows[0, 2]
     bx, by, bz = rows[1, 0], rows[1, 1], rows[1, 2]
     cx, cy, cz = rows[2, 0], rows[2, 1], rows[2, 2]
-    total = np.zeros(22, np.float64)
     n_points = points.shape[0]
     for start in range(0, n_points, BLOCK):
         count = min(BLOCK, n_points - start)
@@ -229,67 +249,6 @@ def _freeze(gradient, matrix, max_turn, max_move):
                 gradient[b] = 0.0
 
 
-@compiled(inner=True)
-def _climb(
-    values, centre, step, points, k_px, angle_step, x, c, prior, precision, max_evaluations,
-    max_shift, max_turn, max_move, tolerance, initial_damping, table, best_rotation, best_shift,
-    information,
-):  # fmt: skip
-    """Climb from one start, in place; return score and power at the end."""
-    reach = 0
-    for p in range(k_px.shape[0]):
-        reach = max(reach, abs(k_px[p, 0]), abs(k_px[p, 1]))
-    ex, ey = np.empty(2 * reach + 1, np.complex64), np.empty(2 * reach + 1, np.complex64)
-    index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-    taps = np.empty((10, BLOCK), np.float32)
-    gradient, new_gradient = np.empty(5), np.empty(5)
-    matrix, new_matrix = np.empty((5, 5)), np.empty((5, 5))
-    work, move = np.empty((5, 5)), np.empty(5)
-    rotation, new_rotation = np.empty((3, 3)), np.empty((3, 3))
-    shift, new_shift = np.empty(2), np.empty(2)
-    _copy(best_rotation, new_rotation)
-    for a in range(2):
-        new_shift[a] = best_shift[a]
-    score, power, damping = -np.inf, 0.0, initial_damping
-    for evaluation in range(max_evaluations + 1):
-        new_score, new_power = _normal_equations(
-            values, centre, step, points, k_px, angle_step, x, c, new_rotation, new_shift,
-            prior, precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
-        )  # fmt: skip
-        _freeze(new_gradient, new_matrix, max_turn, max_move)
-        gain = new_score - score
-        if gain > 0 or evaluation == 0:
-            rotation, new_rotation = new_rotation, rotation
-            shift, new_shift = new_shift, shift
-            gradient, new_gradient = new_gradient, gradient
-            matrix, new_matrix = new_matrix, matrix
-            score, power = new_score, new_power
-            if evaluation > 0:
-                damping *= 0.2
-            if gain < tolerance:
-                break
-        elif damping > 1e3:
-            break
-        else:
-            damping *= 8
-        if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
-            break
-        promised = 0.0
-        for a in range(5):
-            promised += 0.5 * gradient[a] * move[a]
-        if promised < PROMISE * tolerance:
-            break
-        _limit(move, shift, max_turn, max_move, max_shift)
-        _turn(rotation, move[0], move[1], move[2], new_rotation)
-        for a in range(2):
-            new_shift[a] = shift[a] + move[3 + a]
-    _copy(rotation, best_rotation)
-    _copy(matrix, information)
-    for a in range(2):
-        best_shift[a] = shift[a]
-    return score, power
-
-
 @compiled
 def refine_poses(
     begin, end, values, centre, step, points, k_px, angle_step, x, c, image_of, rotations, shifts,
@@ -297,10 +256,56 @@ def refine_poses(
     table, scores, powers, information,
 ):  # fmt: skip
     """Climb from each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
+    reach = 0
+    for p in range(k_px.shape[0]):
+        reach = max(reach, abs(k_px[p, 0]), abs(k_px[p, 1]))
+    ex, ey = np.empty(2 * reach + 1, np.complex64), np.empty(2 * reach + 1, np.complex64)
+    index, sign, taps = block_of_indices(), block_of_floats(), _taps()
+    gradient, new_gradient = _vector5(), _vector5()
+    matrix, new_matrix = _matrix5(), _matrix5()
+    work, move = _matrix5(), _vector5()
+    rotation, new_rotation = _matrix3(), _matrix3()
+    shift, new_shift = _vector2(), _vector2()
     for m in range(begin, end):
         i = image_of[m]
-        scores[m], powers[m] = _climb(
-            values, centre, step, points, k_px, angle_step, x[i], c[i], priors[m], precision,
-            max_evaluations, max_shift, max_turn, max_move, tolerance, initial_damping, table,
-            rotations[m], shifts[m], information[m],
-        )  # fmt: skip
+        _copy(rotations[m], new_rotation)
+        for a in range(2):
+            new_shift[a] = shifts[m, a]
+        score, power, damping = -np.inf, 0.0, initial_damping
+        for evaluation in range(max_evaluations + 1):
+            new_score, new_power = _normal_equations(
+                values, centre, step, points, k_px, angle_step, x[i], c[i], new_rotation, new_shift,
+                priors[m], precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
+            )  # fmt: skip
+            _freeze(new_gradient, new_matrix, max_turn, max_move)
+            gain = new_score - score
+            if gain > 0 or evaluation == 0:
+                rotation, new_rotation = new_rotation, rotation
+                shift, new_shift = new_shift, shift
+                gradient, new_gradient = new_gradient, gradient
+                matrix, new_matrix = new_matrix, matrix
+                score, power = new_score, new_power
+                if evaluation > 0:
+                    damping *= 0.2
+                if gain < tolerance:
+                    break
+            elif damping > 1e3:
+                break
+            else:
+                damping *= 8
+            if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
+                break
+            promised = 0.0
+            for a in range(5):
+                promised += 0.5 * gradient[a] * move[a]
+            if promised < PROMISE * tolerance:
+                break
+            _limit(move, shift, max_turn, max_move, max_shift)
+            _turn(rotation, move[0], move[1], move[2], new_rotation)
+            for a in range(2):
+                new_shift[a] = shift[a] + move[3 + a]
+        _copy(rotation, rotations[m])
+        _copy(matrix, information[m])
+        for a in range(2):
+            shifts[m, a] = shift[a]
+        scores[m], powers[m] = score, power

@@ -9,15 +9,20 @@ other.
 import math
 
 import numpy as np
+from numba import types
 
 from cryorefine.compiled import compiled
-from cryorefine.kernels.cpu import BLOCK, locate
+from cryorefine.kernels.cpu import BLOCK, block_of_floats, block_of_indices, locate, three_floats
 from cryorefine.kernels.grid import HALO, WIDTH
+from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import read_plane_taps_and_weights, read_taps_and_weights
 
 __all__ = ["add_halo", "mirror_halo", "permute_grid", "rotate_grid"]
 
 _HALF = WIDTH // 2
+
+_steps = on_stack((BLOCK, 2), types.float32)
+_line = on_stack((BLOCK,), types.complex64)
 
 
 @compiled(fastmath=True, inner=True)
@@ -143,21 +148,20 @@ def rotate_grid(
     limit = (centre - _HALF) ** 2
     length = values.shape[2]
     plane = length * values.shape[1]
+    keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
+    index, sign = block_of_indices(), block_of_floats()
+    along, origin = three_floats(), three_floats()
+    steps, line, weight_line = _steps(), _line(), block_of_floats()
     for row in range(begin, end):
         iz, iy = row // side - centre, row % side - centre
         left = limit - iy * iy - iz * iz
         if left < 0:
             continue
-        keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
         count = _leaders(iy, iz, int(math.sqrt(left)) + 1, exact, side, keep, found)
-        index, sign = np.empty((5, BLOCK), np.int32), np.empty(BLOCK, np.float32)
-        along, origin = np.empty(3, np.float32), np.empty(3, np.float32)
-        steps = np.zeros((BLOCK, 2), np.float32)
-        line, weight_line = np.empty(BLOCK, np.complex64), np.empty(BLOCK, np.float32)
         for start in range(0, count, BLOCK):
             here = min(BLOCK, count - start)
             for q in range(here):
-                steps[q, 0] = found[start + q]
+                steps[q, 0], steps[q, 1] = found[start + q], 0
                 line[q] = 0
                 weight_line[q] = 0
             for g in range(rotations.shape[0]):
