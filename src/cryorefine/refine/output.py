@@ -191,7 +191,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
-    counts = _pose_counts(inputs, state.poses)
+    counts = {**_pose_counts(inputs, state.poses), **_fit_counts(state.poses)}
     return {
         "resolution_A": _number(e.resolution_A) if e else None,
         "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
@@ -305,7 +305,6 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
         "n_input": len(inputs.table) + len(inputs.rejected),
         "n_used": n_used,
         "n_rejected": len(inputs.rejected),
-        **_fit_counts(state.poses),
         **_pose_counts(inputs, poses),
         "n_without_weight": int((assigned & (weight <= 0)).sum()),
         **_fit_counts(poses),
