@@ -206,6 +206,20 @@ def test_a_pose_tipped_onto_the_edge_of_the_band_has_the_score_of_that_pose():
     assert bool((found.score[edge] < free.score[edge]).all())
 
 
+def test_a_pose_on_the_edge_of_the_band_wins_over_a_worse_one_inside():
+    case = Case("c1", 16, noise=1.0)
+    tilt = torch.acos(case.rotations[:, 2, 2].clamp(-1, 1))
+    args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group)
+    for i in torch.nonzero((tilt > 0.5) & (tilt < 2.5))[:3, 0].tolist():
+        # The band ends a quarter of a degree before the image's own tilt.
+        low = float(tilt[i]) + math.radians(0.25)
+        options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, math.pi))
+        found = align_globally(*args, options)
+        assert float(case.error_deg(found.rotations)[i]) < 4
+        found_tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
+        assert float(found_tilt.min()) >= low - 1e-6
+
+
 def test_scoring_outside_the_band_changes_no_pose_and_tells():
     case = Case("c1", 16, noise=1.0)
     low, high = math.radians(60), math.radians(120)
