@@ -342,8 +342,12 @@ def test_a_mark_of_no_pose_gives_way_to_a_pose_that_another_program_found(stocha
     assert (before.lacks_pose.sum(), after.lacks_pose.sum()) == (120, 119)
 
 
-def test_a_run_that_is_continued_as_local_before_it_did_anything_starts_from_its_poses(
-    noisy, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [("automatic", {"alignment": "local", "iterations": 1}), ("local", None)],
+)
+def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_poses(
+    noisy, tmp_path, monkeypatch, first, changes
 ):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -351,11 +355,13 @@ def test_a_run_that_is_continued_as_local_before_it_did_anything_starts_from_its
     monkeypatch.setattr(run_module, "iterate", interrupted)
     with pytest.raises(StoppedEarly):
         run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
-            reference=(noisy / "reference.mrc",))  # fmt: skip
+            reference=(noisy / "reference.mrc",), alignment=first, iterations=1)  # fmt: skip
     monkeypatch.undo()
-    resume(tmp_path / "run", changes={"alignment": "local", "iterations": 1})
+    resume(tmp_path / "run", changes=changes)
     assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
-    assert load_state(tmp_path / "run", 1)[0].start_A < 15
+    state = load_state(tmp_path / "run", 1)[0]
+    assert state.start_A < 15
+    assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
 
 
 def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_path):
