@@ -17,6 +17,8 @@ from cryorefine.assign.search_depth import (
     recall_among,
 )
 from cryorefine.fourier.band import make_band
+from cryorefine.geometry.rotation import random_rotations
+from cryorefine.kernels.dispatch import extract_slices
 from tests.assign.test_alignment import Case
 
 BAND = make_band(128, 32.0)
@@ -110,9 +112,6 @@ def test_the_power_counts_what_differs_between_views_only():
     assert power.shape == (8, case.view.band.n_shells)
     assert bool((power[:, 1:] >= power[:, :-1]).all())
     # By hand: half the mean squared difference of unrelated views, of which two are drawn.
-    from cryorefine.geometry.rotation import random_rotations
-    from cryorefine.kernels.dispatch import extract_slices
-
     first = case.view.band.prefix(0)
     generator = torch.Generator().manual_seed(9)
     a, b = (

@@ -62,7 +62,7 @@ def test_a_leg_with_particles_that_have_no_pose_begins_with_a_search(search, eve
     leg = Leg(6, 6, {}, search=search)
     first = sampling(leg, converged())
     assert (first.mode, first.search_every) == ("global", every)
-    settled = make_record(6, jumped_fraction=0.01, resolution_A=8.0, align_resolution_A=7.0)
+    settled = make_record(6, jumped_fraction=0.005, resolution_A=8.0, align_resolution_A=7.0)
     assert sampling(leg, [*converged(), settled]).mode == "local"
 
 

@@ -107,9 +107,9 @@ def test_halves_that_do_not_agree_at_all_keep_the_last_alignment():
 
 
 @pytest.mark.parametrize(
-    ("jumped", "mode"), [(0.5, "global"), (0.03, "global"), (0.0299, "local"), (0.0, "local")]
+    ("jumped", "mode"), [(0.5, "global"), (0.01, "global"), (0.0099, "local"), (0.0, "local")]
 )
-def test_an_automatic_run_turns_local_when_fewer_than_3_percent_jumped(jumped, mode):
+def test_an_automatic_run_turns_local_when_fewer_than_1_percent_jumped(jumped, mode):
     history = [make_record(1), make_record(2, jumped_fraction=jumped)]
     assert next_sampling(chosen(), GEOMETRY, history).mode == mode
 
@@ -317,7 +317,7 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
     assert fourth == last == ("local", 3, finer[2])  # as fine as it gets
 
 
-@pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.02, 1)])
+@pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.005, 1)])
 def test_poses_are_guarded_in_turn_once_next_to_none_jumps(jumped, times):
     guarded = []
     for iteration in (1, 2, 3):

@@ -201,7 +201,7 @@ def test_images_that_cannot_be_used_are_left_out_named_and_do_not_poison_the_noi
     state, inputs, warnings = prepared(tmp_path / "bad", bad)
     assert len(inputs.table) == 12
     assert [n.split("@")[0] for n in inputs.rejected.names] == ["000003", "000007", "000008"]
-    assert "3 of 15 images" in warnings[0]
+    assert "3 of 15 particles" in warnings[0]
     assert "000003@s.mrcs (NaN or infinite pixels)" in warnings[0]
     assert "000007@s.mrcs (constant)" in warnings[0]
     np.testing.assert_array_equal(inputs.half, clean_inputs.half)

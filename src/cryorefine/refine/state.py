@@ -121,20 +121,21 @@ class OtherPoses:
     shift_A: Float[Tensor, "m 2"]
     probability: Float[Tensor, "m"]
 
-    def where(
-        self, is_kept: Bool[Tensor, "m"], row: Int[Tensor, "m"] | None = None
-    ) -> "OtherPoses":
-        """Return some of them, with new rows if given."""
+    def where(self, chosen: Tensor, row: Int[Tensor, "m"] | None = None) -> "OtherPoses":
+        """Return those that a mask or an index chooses, with new rows if given."""
         row = self.row if row is None else row
         return OtherPoses(
-            row[is_kept], self.rotations[is_kept], self.shift_A[is_kept], self.probability[is_kept]
+            row[chosen], self.rotations[chosen], self.shift_A[chosen], self.probability[chosen]
         )
 
     def select(self, rows: np.ndarray, n: int) -> "OtherPoses":
         """Return those of some of n particles, numbered by their place among these."""
         place = torch.full((n,), -1, dtype=torch.int64)
         place[torch.from_numpy(rows)] = torch.arange(len(rows))
-        return self.where(place[self.row] >= 0, place[self.row])
+        row = place[self.row]
+        order = row.argsort(stable=True)
+        order = order[row[order] >= 0]
+        return self.where(order, row)
 
     def joined(self, more: "OtherPoses") -> "OtherPoses":
         """Return these and more, ascending by row."""
