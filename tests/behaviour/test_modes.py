@@ -300,21 +300,6 @@ def test_a_search_ends_within_the_tilts_and_counts_poses_on_their_limits(noisy, 
     assert again["n_outside_tilts"] == 0
 
 
-def test_views_of_symmetric_particles_are_reconstructed_if_any_copy_is_within_the_tilts(
-    refined, tmp_path
-):
-    data, _ = refined
-    truth = data / "truth_particles.star"
-    run(data, tmp_path / "run", particles=truth, alignment="none", symmetry="d2",
-        reconstruct_max_tilt_deg=60.0)  # fmt: skip
-    # About axes x and y, D2 turns a tilt into 180° less it.
-    tilt_deg = np.rad2deg(read_relion(truth).euler_rad[:, 1])
-    is_seen = np.minimum(tilt_deg, 180 - tilt_deg) <= 60
-    assert (is_seen & (tilt_deg > 90)).any()
-    assert not is_seen.all()
-    assert ((columns(tmp_path / "run").floats("cryorefineWeight") > 0) == is_seen).all()
-
-
 def test_a_stochastic_run_that_goes_on_still_marks_what_it_has_not_drawn(
     noisy, stochastic, tmp_path
 ):
