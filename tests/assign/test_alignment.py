@@ -7,6 +7,7 @@ import torch
 from cryorefine.assign import exhaustive
 from cryorefine.assign.align import (
     AlignmentOptions,
+    Alternatives,
     align_globally,
     align_locally,
     score_poses,
@@ -22,7 +23,12 @@ from cryorefine.assign.exhaustive import (
 from cryorefine.assign.own_noise import OwnNoise
 from cryorefine.assign.search_depth import SearchDepth
 from cryorefine.fourier.band import phase_ramp
-from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
+from cryorefine.geometry.rotation import (
+    geodesic_angle,
+    matrix_from_euler,
+    matrix_from_rotvec,
+    random_rotations,
+)
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.grid import make_slice_grid
@@ -204,6 +210,27 @@ def test_a_pose_tipped_onto_the_edge_of_the_band_has_the_score_of_that_pose():
     assert torch.equal(found.at_tilt_limit, edge)
     free = align_locally(*args, case.rotations, case.shifts, case.group, OPTIONS)
     assert bool((found.score[edge] < free.score[edge]).all())
+
+
+def test_a_pose_on_the_edge_of_the_band_wins_over_a_worse_one_inside():
+    case = Case("c1", 16, noise=1.0)
+    tilt = torch.acos(case.rotations[:, 2, 2].clamp(-1, 1))
+    i = int((tilt - math.pi / 2).abs().argmin())
+    # The band ends a quarter of a degree before the image's own tilt.
+    low = float(tilt[i]) + math.radians(0.25)
+    options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, math.pi))
+    inside = matrix_from_euler(torch.tensor([[0.3, low + 0.7, 1.0]], dtype=torch.float64))
+    shift = case.shifts[i : i + 1]
+    args = (case.grid, case.view, case.x[i : i + 1], case.c[i : i + 1])
+    worse = Alternatives(torch.zeros(1, dtype=torch.int64), inside, shift, torch.ones(1))
+    alone = align_locally(*args, inside, shift, case.group, options, is_guarded=False)
+    assert not alone.at_tilt_limit.any()
+    found = align_locally(
+        *args, case.rotations[i : i + 1], shift, case.group, options, is_guarded=False, others=worse
+    )
+    assert bool(found.at_tilt_limit.all())
+    assert bool((found.score > alone.score + 10).all())
+    assert float(geodesic_angle(found.rotations, case.rotations[i : i + 1])) < math.radians(3)
 
 
 def test_scoring_outside_the_band_changes_no_pose_and_tells():

@@ -1,11 +1,14 @@
 """No mode spoils poses: what a run wrote, fed back to it, is no worse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+import cryorefine.refine.run as run_module
+from cryorefine.errors import StoppedEarly
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
@@ -75,11 +78,15 @@ def test_local_keeps_perfect_poses_and_starts_where_they_are(noisy, local):
     assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
 
 
-def test_local_prefers_good_poses_to_a_reference_and_says_so(noisy, tmp_path):
+@pytest.mark.parametrize("maps", [("reference.mrc",), ("reference.mrc", "truth_map.mrc")])
+def test_local_prefers_good_poses_to_references_and_says_so(noisy, tmp_path, maps):
+    paths = tuple(noisy / name for name in maps)
     run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
-        reference=(noisy / "reference.mrc",), iterations=1)  # fmt: skip
+        reference=paths, iterations=1)  # fmt: skip
     assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
-    assert any("--initial-lowpass-angstrom" in w for w in warnings(tmp_path / "run"))
+    told = [w for w in warnings(tmp_path / "run") if "--initial-lowpass-angstrom" in w]
+    assert len(told) == 1
+    assert all(str(path) in told[0] for path in paths)
 
 
 def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path):
@@ -92,6 +99,8 @@ def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path
     assert np.isnan(state.start_A)
     assert state.history[0].align_resolution_A == pytest.approx(27)
     assert any("--alignment automatic" in w for w in warnings(tmp_path / "run"))
+    run(noisy, tmp_path / "alone", **how)
+    assert any("an initial map (--reference)" in w for w in warnings(tmp_path / "alone"))
 
 
 def shuffled(source, target, labels):
@@ -223,8 +232,7 @@ def test_a_stochastic_run_resumed_as_local_is_refused_until_all_have_poses(stoch
 
 def test_none_changes_no_pose_and_sets_aside_what_is_outside_the_tilts(noisy, tmp_path):
     truth = noisy / "truth_particles.star"
-    limits = {"min_tilt_deg": 60.0, "max_tilt_deg": 120.0}
-    summary = run(noisy, tmp_path / "run", particles=truth, alignment="none", **limits)
+    summary = run(noisy, tmp_path / "run", particles=truth, alignment="none", **LIMITS)
     given, table = read_relion(truth), read_relion(tmp_path / "run" / "particles.star")
     turned = geodesic_angle(
         matrix_from_euler(torch.from_numpy(given.euler_rad)),
@@ -236,32 +244,116 @@ def test_none_changes_no_pose_and_sets_aside_what_is_outside_the_tilts(noisy, tm
     assert 0.2 < outside.mean() < 0.8
     weight = columns(tmp_path / "run").floats("cryorefineWeight")
     assert ((weight == 0) == outside).all()
-    assert summary["n_at_tilt_limit"] == outside.sum()
+    assert (summary["n_outside_tilts"], summary["n_at_tilt_limit"]) == (outside.sum(), 0)
     told = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
     assert len(told) == 1
     assert str(outside.sum()) in told[0]
     # Their images are in no map: a run without them is the same.
     whole = run(noisy, tmp_path / "all", particles=truth, alignment="none")
-    assert whole["n_at_tilt_limit"] == 0
+    assert whole["n_outside_tilts"] == 0
     first, second = (read_volume(tmp_path / n / "half1.mrc").data for n in ("run", "all"))
     assert not torch.equal(first, second)
     with refused("no particle of half 1 has a pose", "--min-tilt-deg"):
         run(noisy, tmp_path / "no", particles=truth, alignment="none", min_tilt_deg=179.9)
 
 
-def test_a_search_counts_particles_on_the_edge_of_the_tilts(noisy, tmp_path):
-    limits = {"min_tilt_deg": 60.0, "max_tilt_deg": 120.0}
+LIMITS = {"min_tilt_deg": 60.0, "max_tilt_deg": 120.0}
+
+
+def is_outside(star):
+    tilt_deg = np.rad2deg(read_relion(star).euler_rad[:, 1])
+    return (tilt_deg < 60 - 1e-6) | (tilt_deg > 120 + 1e-6)
+
+
+@pytest.mark.parametrize("how", [{}, {"refine_angles": False}, {"refine_defocus": True}])
+def test_local_keeps_and_sets_aside_poses_that_were_given_outside_the_tilts(noisy, tmp_path, how):
     truth = noisy / "truth_particles.star"
-    summary = run(
-        noisy, tmp_path / "run", particles=truth, alignment="local", iterations=1, **limits
-    )
+    summary = run(noisy, tmp_path / "run", particles=truth, alignment="local", iterations=1,
+                  **LIMITS, **how)  # fmt: skip
+    outside, table = is_outside(truth), columns(tmp_path / "run")
+    angle, shift = pose_errors(tmp_path / "run" / "particles.star", truth, "c1")
+    assert max(angle[outside].max(), shift[outside].max()) < 1e-4
+    assert angle.max() < WRONG_DEG
+    assert ((table.floats("cryorefineWeight") == 0) == outside).all()
+    assert summary["n_outside_tilts"] == outside.sum()
+    assert sum(f"{outside.sum()} of 160" in w for w in warnings(tmp_path / "run")) == 1
+    # Those that were inside have not left.
+    assert (is_outside(tmp_path / "run" / "particles.star") == outside).all()
+
+
+def test_a_search_ends_within_the_tilts_and_counts_poses_on_their_limits(noisy, tmp_path):
+    truth = noisy / "truth_particles.star"
+    how = {"initial_lowpass_angstrom": 12.0, "iterations": 1, "alignment": "global"}
+    summary = run(noisy, tmp_path / "run", particles=truth, reference=(noisy / "truth_map.mrc",),
+                  **LIMITS, **how)  # fmt: skip
     table = columns(tmp_path / "run")
     tilt, at_limit = table.floats("rlnAngleTilt"), table.integers("cryorefineTiltAtLimit") == 1
-    assert tilt.min() > 60 - 1e-3
-    assert tilt.max() < 120 + 1e-3
+    assert not is_outside(tmp_path / "run" / "particles.star").any()
     assert 0 < at_limit.sum() == summary["n_at_tilt_limit"]
-    edge = np.minimum(np.abs(tilt - 60), np.abs(tilt - 120))
-    assert edge[at_limit].max() < 1e-3
-    # They are scored where they are, so most of them fit worse than they would inside.
-    score = table.floats("cryorefineScore")
-    assert np.median(score[at_limit]) < np.median(score[~at_limit])
+    assert summary["n_outside_tilts"] == 0
+    assert (np.minimum(np.abs(tilt - 60), np.abs(tilt - 120)) < 1e-3).sum() == at_limit.sum()
+    angle, _ = pose_errors(tmp_path / "run" / "particles.star", truth, "c1")
+    assert np.mean(angle[~is_outside(truth)] > WRONG_DEG) < 0.03
+    # Poses on a limit are within it when they come back, and those beyond are searched for.
+    again = run(noisy, tmp_path / "again", particles=tmp_path / "run" / "particles.star",
+                alignment="none", **LIMITS)  # fmt: skip
+    assert again["n_outside_tilts"] == 0
+
+
+def test_a_stochastic_run_that_goes_on_still_marks_what_it_has_not_drawn(
+    noisy, stochastic, tmp_path
+):
+    folder = shutil.copytree(stochastic, tmp_path / "run")
+    summary = resume(folder, changes={"iterations": 1})
+    assigned = columns(folder).integers("cryorefineIsAssigned")
+    assert 40 < assigned.sum() <= 80
+    assert summary["n_without_pose"] == (assigned == 0).sum()
+
+
+def test_a_mark_of_no_pose_gives_way_to_a_pose_that_another_program_found(stochastic, tmp_path):
+    lines = (stochastic / "particles.star").read_text().split("\n")
+    head = [i for i, line in enumerate(lines) if line.startswith("_")]
+    labels = [lines[i].split()[0][1:] for i in head if i > lines.index("data_particles")]
+    tilt, mark = labels.index("rlnAngleTilt"), labels.index("cryorefineIsAssigned")
+    for i in range(head[-1] + 1, len(lines)):
+        values = lines[i].split()
+        if values and values[mark] == "0":
+            values[tilt] = "12.0"
+            lines[i] = " ".join(values)
+            break
+    star = tmp_path / "found.star"
+    star.write_text("\n".join(lines))
+    before, after = read_relion(stochastic / "particles.star"), read_relion(star)
+    assert (before.lacks_pose.sum(), after.lacks_pose.sum()) == (120, 119)
+
+
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [("automatic", {"alignment": "local", "iterations": 1}), ("local", None)],
+)
+def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_poses(
+    noisy, tmp_path, monkeypatch, first, changes
+):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "iterate", interrupted)
+    with pytest.raises(StoppedEarly):
+        run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
+            reference=(noisy / "reference.mrc",), alignment=first, iterations=1)  # fmt: skip
+    monkeypatch.undo()
+    resume(tmp_path / "run", changes=changes)
+    assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
+    state = load_state(tmp_path / "run", 1)[0]
+    assert state.start_A < 15
+    assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
+
+
+def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_path):
+    truth = noisy / "truth_particles.star"
+    far = (np.linalg.norm(read_relion(truth).shift_A, axis=1) > 0.02 * 48 * 3.6).sum()
+    run(noisy, tmp_path / "run", particles=truth, alignment="local", iterations=1,
+        max_shift_percent=2.0)  # fmt: skip
+    told = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
+    assert len(told) == 1
+    assert f"{far} of 160" in told[0]

@@ -57,6 +57,9 @@ _NEGLIGIBLE = 0.02
 
 _EVERYTHING = 1e30
 
+_TILT_ROUNDING_RAD = 1e-7
+"""Poses on a tilt limit may be so far outside: particle files have six decimals of a degree."""
+
 
 @dataclass(frozen=True)
 class LocalLimits:
@@ -165,8 +168,7 @@ class BatchPoses:
     alternatives
         Other poses with a probability of 0.02 or more.
     at_tilt_limit
-        Whether no pose within the tilt limits was found: a search's pose lies on the limit, one
-        that was only scored lies outside.
+        Whether the pose lies on a tilt limit, or, where it was only scored, outside of them.
     is_missed
         Whether a search over all orientations would not have found the pose that was known before
         and is the best still.
@@ -495,8 +497,7 @@ def _choose(
     if own is not None:
         gained = own.at(found.rotations, image_of, group)
         found = replace(found, score=found.score - gained)
-    # A pose that has left the band of tilts loses to any that has not.
-    score = torch.where(is_inside, found.score, found.score - 1e12)
+    score = found.score
     index = _padded(image_of, score, b)
     best = index[:, 0]
     rotations, shifts = found.rotations[best], found.shifts_px[best]
@@ -582,7 +583,17 @@ def can_be_tilted(
     rotations: Float[Tensor, "b 3 3"], group: SymmetryGroup, tilt_range_rad: tuple[float, float]
 ) -> Bool[Tensor, "b"]:
     """Tell which poses, or a symmetric copy of them, lie within the band of tilts."""
-    return _into_band(rotations, group, tilt_range_rad)[1]
+    excess = _tilt_excess_rad(rotations, group, tilt_range_rad)
+    return excess.amin(1) < _TILT_ROUNDING_RAD
+
+
+def _tilt_excess_rad(
+    rotations: Tensor, group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+) -> Float[Tensor, "b g"]:
+    """Return by how much the tilts of a pose's symmetric copies, its own first, are outside."""
+    low, high = tilt_range_rad
+    tilt = torch.acos((rotations[:, 2] @ group.matrices[:, :, 2].to(rotations).T).clamp(-1, 1))
+    return torch.maximum(low - tilt, tilt - high).clamp_min(0)
 
 
 def _within_tilts(
@@ -597,13 +608,10 @@ def _within_tilts(
 ) -> tuple[PoseResult, Tensor]:
     """Bring climbed poses into the band of tilts, and tell which were inside.
 
-    Where no pose of an image is inside, all of them are scored again on the edge: their climb's
-    score is that of another pose.
+    The others are scored again on the edge: their climb's score is that of another pose.
     """
     moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
-    has_inside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    has_inside[image_of[is_inside]] = True
-    rows = torch.nonzero(~has_inside[image_of])[:, 0]
+    rows = torch.nonzero(~is_inside)[:, 0]
     found = replace(found, rotations=moved)
     if len(rows) == 0:
         return found, is_inside
@@ -632,13 +640,10 @@ def _into_band(
     low, high = tilt_range_rad
     if low <= 0 and high >= math.pi:
         return rotations, torch.ones_like(rotations[:, 0, 0], dtype=torch.bool)
-    equivalents = group.equivalents(rotations)
-    tilt = torch.acos(equivalents[..., 2, 2].clamp(-1, 1))
-    excess = torch.maximum(low - tilt, tilt - high).clamp_min(0)
-    nearest = excess.argmin(1)  # the pose itself if it is inside: it comes first
-    rows = torch.arange(len(rotations), device=rotations.device)
-    chosen = equivalents[rows, nearest]
-    is_inside = excess[rows, nearest] < 1e-9
+    # The pose itself if it is inside: it comes first.
+    excess, nearest = _tilt_excess_rad(rotations, group, tilt_range_rad).min(1)
+    chosen = rotations @ group.matrices.to(rotations)[nearest]
+    is_inside = excess < _TILT_ROUNDING_RAD
     euler = euler_from_matrix(chosen)
     euler[:, 1] = euler[:, 1].clamp(low, high)
     return torch.where(is_inside[:, None, None], chosen, matrix_from_euler(euler)), is_inside

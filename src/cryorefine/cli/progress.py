@@ -69,6 +69,8 @@ class ProgressDisplay:
                 f"predicted peak {where}{event['predicted_peak_bytes'] / 1e9:.1f} GB of "
                 f"{event['free_bytes'] / 1e9:.0f} GB free"
             )
+        elif kind == "start_resolution" and event["resolution_A"] is not None:
+            self._say(f"the given poses support {event['resolution_A']:.2f} Å")
         elif kind == "resume":
             self._say(f"resuming after iteration {event['iteration']}")
         elif kind == "particles" and (event["n_new"] or event["n_dropped"] or event["n_returned"]):

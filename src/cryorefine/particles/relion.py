@@ -98,12 +98,13 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
     optics, optics_index = _read_optics(optics_block, particles, ctf)
     stacks, stack_index, image_index, names = _read_images(particles)
     micrographs, micrograph_index = _read_micrographs(particles)
+    has_pose = all(c in particles for c in _ANGLES)
     is_unassigned = np.zeros(0, bool)
-    if _ASSIGNED in particles:
-        is_unassigned = particles.integers(_ASSIGNED) == 0
-    has_pose = all(c in particles for c in _ANGLES) and not (
-        len(is_unassigned) and is_unassigned.all()
-    )
+    if has_pose and _ASSIGNED in particles:
+        # Where another program has found a pose since, it left the mark as it was.
+        angles = np.stack([particles.floats(c) for c in _ANGLES])
+        is_unassigned = (particles.integers(_ASSIGNED) == 0) & ~angles.any(0)
+        has_pose = not is_unassigned.all()
 
     def numbers(label: str, default: float) -> np.ndarray:
         return particles.floats(label) if label in particles else np.full(n, default)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
@@ -31,7 +32,7 @@ from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.passes import DECIDED
 from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
 from cryorefine.refine.tables import (
     without_pose,
     write_fsc_table,
@@ -225,20 +226,17 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
 
 
 def _pose_counts(inputs: Inputs, poses: Poses | None) -> dict[str, int]:
-    """Return of how many particles there is no pose, only the file's, and one at a limit."""
-    if poses is None:
-        n_known = int((~inputs.table.lacks_pose).sum())
-        return {
-            "n_without_pose": len(inputs.table) - n_known,
-            "n_pose_of_file": n_known,
-            "n_at_tilt_limit": 0,
-        }
-    lacks = without_pose(inputs, poses)
-    at_limit = poses.quality.get("at_tilt_limit")
+    """Return of how many particles there is no pose, only the file's, one at or outside a limit."""
+    n = len(inputs.table)
+    poses = unknown_poses(n) if poses is None else poses
+    lacks, assigned = without_pose(inputs, poses), poses.is_assigned
+    at_limit = poses.quality.get("at_tilt_limit", torch.zeros(n)) == 1
+    outside = assigned & ~can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
     return {
         "n_without_pose": int(lacks.sum()),
-        "n_pose_of_file": int((~poses.is_assigned.numpy() & ~lacks).sum()),
-        "n_at_tilt_limit": 0 if at_limit is None else int((at_limit == 1).sum()),
+        "n_pose_of_file": int((~assigned.numpy() & ~lacks).sum()),
+        "n_at_tilt_limit": int((at_limit & ~outside).sum()),
+        "n_outside_tilts": int(outside.sum()),
     }
 
 

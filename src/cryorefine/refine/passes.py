@@ -16,6 +16,7 @@ from cryorefine.assign.align import (
     LocalLimits,
     align_globally,
     align_locally,
+    can_be_tilted,
     score_poses,
 )
 from cryorefine.assign.own_noise import OwnNoise, own_bonus
@@ -124,7 +125,7 @@ def _batches_in_turn(
 ) -> Iterator[tuple[str, _Batch]]:
     """Yield batches by what is done with them.
 
-    Find a pose, search for a better one, check those about it, or follow it.
+    Keep a pose, find one, search for a better one, check those about it, or follow it.
     """
     is_searched = sampling.is_searched(len(inputs.table))[rows]
     is_known = is_assigned(state, len(inputs.table))[rows]
@@ -132,16 +133,31 @@ def _batches_in_turn(
         is_searched |= ~is_known
     if sampling.rescues and state.poses is not None and state.poses.quality:
         is_searched |= is_unsearched(state.poses, sampling.align_resolution_A)[rows]
+    # From outside the tilt limits a climb would end on them, far from where the particle is seen.
+    is_outside = ~_can_be_seen(inputs, state, rows)
+    if sampling.rescues or sampling.mode == "global":
+        is_searched |= is_outside
+    is_kept = (is_outside & ~is_searched) | (sampling.mode == "none")
     is_guarded = sampling.is_guarded(len(inputs.table))[rows]
     kinds = {
+        "keep": is_kept,
         "find": is_searched & ~is_known,
         "search": is_searched & is_known,
-        "check": ~is_searched & is_guarded,
-        "follow": ~is_searched & ~is_guarded,
+        "check": ~is_searched & ~is_kept & is_guarded,
+        "follow": ~is_searched & ~is_kept & ~is_guarded,
     }
     for kind, chosen in kinds.items():
         for batch in batches_of(inputs, view, rows[chosen], optics):
             yield kind, batch
+
+
+def _can_be_seen(inputs: Inputs, state: State, rows: np.ndarray) -> np.ndarray:
+    """Tell which particles have no pose, or one within the tilt limits or with a copy there."""
+    if state.poses is None:
+        return np.ones(len(rows), bool)
+    known = ~inputs.table.lacks_pose[rows] | is_assigned(state, len(inputs.table))[rows]
+    rotations = state.poses.rotations[torch.from_numpy(rows)]
+    return ~known | can_be_tilted(rotations, inputs.group, inputs.tilt_range_rad).numpy()
 
 
 def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:
@@ -282,10 +298,7 @@ def assign_poses(
             if len(rows) == 0:
                 continue
             options = AlignmentOptions(
-                # Poses that are only scored may lie anywhere.
-                max_shift_px=view.group.box_px
-                if sampling.mode == "none"
-                else max_shift_px(inputs, view),
+                max_shift_px=max_shift_px(inputs, view),
                 shift_sigma_px=sigma_A / view.group.pixel_A,
                 resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, view),
@@ -308,9 +321,11 @@ def assign_poses(
                     searched_A[torch.from_numpy(batch.rows)] = sampling.align_resolution_A
                 else:
                     start = poses_of(state.poses, batch.rows, view)
-                    if sampling.mode == "none":
+                    if kind == "keep":
+                        # Poses that are only scored may lie anywhere.
+                        anywhere = replace(options, max_shift_px=float(view.group.box_px))
                         found = score_poses(
-                            grid, view, x, c, *start, inputs.group, options, own=own
+                            grid, view, x, c, *start, inputs.group, anywhere, own=own
                         )
                     else:
                         found = align_locally(
@@ -325,7 +340,7 @@ def assign_poses(
                     n_searched += int(is_decided.sum())
                     n_missed += int((found.is_missed & is_decided).sum())
                 index = torch.from_numpy(batch.rows)
-                if prior is not None and optics is not None:
+                if prior is not None and optics is not None and kind != "keep":
                     found, optics[index] = refine_batch(
                         inputs,
                         grid,

@@ -424,6 +424,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
             matrix_from_euler(torch.from_numpy(inputs.table.euler_rad)),
             torch.from_numpy(inputs.table.shift_A),
         )
+        _tell_far_shifts(inputs, events)
     return State(
         iteration=0,
         poses=poses,
@@ -436,6 +437,18 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
         evaluation=None,
         history=[],
     )
+
+
+def _tell_far_shifts(inputs: Inputs, events: EventLog) -> None:
+    """Warn of given shifts that local alignment would not leave as they are."""
+    limit_A, percent = inputs.geometry.max_shift_A, inputs.settings.max_shift_percent
+    n_beyond = int((np.linalg.norm(inputs.table.shift_A, axis=1) > limit_A * (1 + 1e-6)).sum())
+    if n_beyond and inputs.settings.alignment == "local":
+        events.warn(
+            f"{inputs.settings.particles}: {n_beyond} of {len(inputs.table)} particles have shifts "
+            f"beyond {percent:g} % of the box ({limit_A:.1f} Å), and are moved to that limit: "
+            "raise --max-shift-percent, or extract the particles anew at their centres"
+        )
 
 
 def without_unassigned(opened: Opened, screening: Screening) -> Screening:

@@ -1,5 +1,6 @@
 """Rank particles and weigh them: what an iteration says of each beside its pose."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.qualify.groups import defocus_groups
 from cryorefine.qualify.percentile import percentiles
 from cryorefine.qualify.temperature import angular_temperature
 from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
 from cryorefine.weigh.cost import cost_weight
@@ -28,8 +31,8 @@ def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Samp
     """Return poses with changes, percentiles, temperature, partial weights and their product.
 
     Everything is computed within each half by itself; ``weight`` has mean 1 over a half's
-    particles, and is 0 for particles outside the tilts that are reconstructed, and,
-    where poses are kept, outside the tilt limits.
+    particles, and is 0 for particles outside the tilts that are reconstructed, and for poses that
+    were given outside the tilt limits and kept.
 
     Raises
     ------
@@ -67,10 +70,10 @@ def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Samp
     ssnr = _ssnr(inputs, earlier)
     if ssnr is not None:
         quality["ssnr_dB"] = ssnr
-    is_in_range = _is_reconstructed(inputs, poses)
-    if sampling.mode == "none":
-        # Their poses may not change, and are not among those that were asked for.
-        is_in_range &= quality["at_tilt_limit"] == 0
+    is_in_range = can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
+    _check_tilts(inputs, is_in_range, "min_tilt_deg", "max_tilt_deg")
+    is_in_range &= can_be_tilted(poses.rotations, inputs.group, _reconstructed_rad(inputs.settings))
+    _check_tilts(inputs, is_in_range, "reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
     for half in (1, 2):
         _weigh_half(inputs, quality, torch.from_numpy(inputs.half == half), is_in_range, half)
     return replace(poses, quality=quality)
@@ -100,21 +103,6 @@ def _weigh_half(
         "weight_ssnr": settings.weight_ssnr,
     }
     active = [partial[name] for name, is_asked in asked.items() if is_asked]
-    if not is_in_range[mine].any():
-        limits = (settings.min_tilt_deg, settings.max_tilt_deg)
-        if settings.alignment == "none" and limits != (0.0, 180.0):
-            raise InputError(
-                f"no particle of half {half} can be reconstructed within tilts of "
-                f"{limits[0]:g}° to {limits[1]:g}°",
-                where="--min-tilt-deg, --max-tilt-deg",
-                do="give a wider range",
-            )
-        raise InputError(
-            f"no particle of half {half} has a tilt from "
-            f"{settings.reconstruct_min_tilt_deg:g}° to {settings.reconstruct_max_tilt_deg:g}°",
-            where="--reconstruct-min-tilt-deg, --reconstruct-max-tilt-deg",
-            do="give a wider range",
-        )
     try:
         partial["weight"] = combine(is_in_range[mine].double(), *active)
     except ValueError as error:
@@ -148,10 +136,23 @@ def _changes(inputs: Inputs, state: State, poses: Poses) -> dict[str, Float[Tens
     return out
 
 
-def _is_reconstructed(inputs: Inputs, poses: Poses) -> Bool[Tensor, "n"]:
-    low, high = inputs.settings.reconstruct_min_tilt_deg, inputs.settings.reconstruct_max_tilt_deg
-    tilt_deg = torch.rad2deg(poses.rotations[:, 2, 2].clamp(-1, 1).acos())
-    return (tilt_deg >= low) & (tilt_deg <= high)
+def _reconstructed_rad(settings: RefineSettings) -> tuple[float, float]:
+    return (
+        math.radians(settings.reconstruct_min_tilt_deg),
+        math.radians(settings.reconstruct_max_tilt_deg),
+    )
+
+
+def _check_tilts(inputs: Inputs, is_in_range: Bool[Tensor, "n"], low: str, high: str) -> None:
+    """Refuse limits that leave a half without particles."""
+    for half in (1, 2):
+        if not is_in_range[torch.from_numpy(inputs.half == half)].any():
+            least, most = getattr(inputs.settings, low), getattr(inputs.settings, high)
+            raise InputError(
+                f"no particle of half {half} has a tilt from {least:g}° to {most:g}°",
+                where=", ".join(f"--{name.replace('_', '-')}" for name in (low, high)),
+                do="give a wider range",
+            )
 
 
 def _ssnr(inputs: Inputs, earlier: dict[str, Tensor]) -> Float[Tensor, "n"] | None:

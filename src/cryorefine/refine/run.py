@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.model.observe import ImageStatistics
@@ -110,13 +111,10 @@ def refine(
     with _interruptible("nothing has been written yet"):
         screening = without_unassigned(opened, screen(opened, radius_px, early))
         inputs = screened_inputs(opened, screening, None, radius_px, early)
-        state = first_state(inputs, start, early)
+        state = _begun(inputs, start, early)
         if start is None:
-            state = reconstruct_start(inputs, state, early)
             radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
             inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
-        elif settings.starts_from_poses:
-            state = start_from_poses(inputs, state, early)
 
     output.mkdir(parents=True, exist_ok=True)
     if overwrite:
@@ -223,6 +221,12 @@ def _continue(
     early.emit("resume", iteration=state.iteration)
     with _interruptible("the run is as it was; give the command again to continue it"):
         begun = begin_leg(output, legs, values, state, arrays, wish, early, started=_now())
+        can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
+        if state.iteration == 0 and "alignment" in wish.settings and can_begin:
+            # What it was to start from was made for the other alignment.
+            references = begun.settings.reference
+            start = begun.opened.start_volumes(early) if references else None
+            begun = dataclasses.replace(begun, state=_begun(begun.inputs, start, early))
         constants = _constants(begun.inputs, begun.screening, begun.roster)
 
         def fill(folder: Path) -> None:
@@ -237,6 +241,16 @@ def _continue(
     events.emit("leg", number=len(legs) + 1, **dataclasses.asdict(begun.leg))
     _tell_start(events, begun.opened, begun.inputs, torch.get_num_threads())
     return _loop(output, begun.leg, begun.inputs, begun.state, constants, clock, events, reporter)
+
+
+def _begun(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
+    """Return the state before the first iteration, with initial maps or, if None, without."""
+    state = first_state(inputs, start, events)
+    if start is None:
+        return reconstruct_start(inputs, state, events)
+    if inputs.settings.starts_from_poses:
+        return start_from_poses(inputs, state, events)
+    return state
 
 
 class _EarlyLog(EventLog):
@@ -419,12 +433,17 @@ def _tell_poses(
             f"{what or kept}{f' and {kept}' if what and unchanged else ''}: find their poses with "
             f"'cryorefine resume {output} --alignment global --iterations 1'"
         )
-    outside = summary["n_at_tilt_limit"]
-    if outside and settings.alignment == "none":
+    limits = f"{settings.min_tilt_deg:g}° to {settings.max_tilt_deg:g}°"
+    if summary["n_outside_tilts"]:
         events.warn(
-            f"{table}: {outside} of {n} particles have a pose outside the tilts of "
-            f"{settings.min_tilt_deg:g}° to {settings.max_tilt_deg:g}° and are set aside with "
-            "weight 0: widen --min-tilt-deg and --max-tilt-deg to use them"
+            f"{table}: {summary['n_outside_tilts']} of {n} particles have a pose outside the tilts "
+            f"of {limits}, keep it, and are set aside with weight 0: widen --min-tilt-deg and "
+            "--max-tilt-deg to use them, or search within with --alignment global"
+        )
+    if summary["n_at_tilt_limit"]:
+        events.warn(
+            f"{table}: {summary['n_at_tilt_limit']} of {n} particles fit best at the very limit of "
+            f"the tilts of {limits} (cryorefineTiltAtLimit 1): they may belong beyond it"
         )
 
 

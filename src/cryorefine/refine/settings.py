@@ -150,7 +150,11 @@ class RefineSettings(BaseModel):
         10.0, gt=0, le=50, description="Largest shift, in percent of the box."
     )
     min_tilt_deg: float = Field(
-        0.0, ge=0, le=180, description="Smallest viewing tilt; 0 is a top view, 90 a side view."
+        0.0,
+        ge=0,
+        le=180,
+        description="Smallest viewing tilt; 0 is a top view, 90 a side view. Poses given outside "
+        "the limits are set aside by local alignment and 'none'.",
     )
     max_tilt_deg: float = Field(180.0, ge=0, le=180, description="Largest viewing tilt.")
     fsc_criterion: float = Field(
@@ -174,10 +178,18 @@ class RefineSettings(BaseModel):
         description="Images of more power than this many times their background's are rejected.",
     )
     reconstruct_min_tilt_deg: float = Field(
-        0.0, ge=0, le=180, description="Only particles of at least this tilt are reconstructed."
+        0.0,
+        ge=0,
+        le=180,
+        description="Only particles of at least this tilt, or with a symmetric copy of it, are "
+        "reconstructed.",
     )
     reconstruct_max_tilt_deg: float = Field(
-        180.0, ge=0, le=180, description="Only particles of at most this tilt are reconstructed."
+        180.0,
+        ge=0,
+        le=180,
+        description="Only particles of at most this tilt, or with a symmetric copy of it, are "
+        "reconstructed.",
     )
     weight_ssnr: bool = Field(
         False, description="Weight particles by the signal-to-noise ratio of their images."

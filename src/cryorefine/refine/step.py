@@ -222,11 +222,18 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
     start_A = math.nan
     if settings.starts_from_poses:
         start_A = evaluation.resolution_A
+        if start_A >= settings.initial_lowpass_angstrom and not settings.reference:
+            events.warn(
+                f"{settings.particles}: the half maps of the given poses agree to less than "
+                f"{settings.initial_lowpass_angstrom:g} Å, too little to refine them from: search "
+                "with --alignment automatic and an initial map (--reference)"
+            )
         references = tuple(
             _reference(inputs, half, volume, ssnr, evaluation)[0]
             for half, volume in zip(halves, references, strict=True)
         )
-        events.emit("start_resolution", resolution_A=start_A)
+        # Strict readers of the log know no infinity.
+        events.emit("start_resolution", resolution_A=start_A if math.isfinite(start_A) else None)
     elif settings.alignment != "none":
         references = tuple(
             low_pass(
@@ -245,7 +252,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
 def _known_and_seen(inputs: Inputs, poses: Poses) -> Float[Tensor, "n"]:
     """Return 1 for given poses, 0 where there is none or where it is set aside for its tilt."""
     known = torch.from_numpy(~inputs.table.lacks_pose)
-    if inputs.settings.alignment == "none":
+    if inputs.settings.alignment in ("local", "none"):
         known &= can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
     for half in (1, 2):
         if not known[torch.from_numpy(inputs.half == half)].any():
@@ -264,7 +271,7 @@ def start_from_poses(inputs: Inputs, state: State, events: EventLog) -> State:
     """
     own = reconstruct_start(inputs, state, events)
     lowpass_A = inputs.settings.initial_lowpass_angstrom
-    shown = inputs.settings.reference[0]
+    shown = " and ".join(map(str, inputs.settings.reference))
     if own.start_A >= lowpass_A:
         events.warn(
             f"{inputs.settings.particles}: the half maps of the given poses agree to less than "

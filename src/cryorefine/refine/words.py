@@ -68,7 +68,8 @@ def summary_text(
     for name, what in (
         ("n_without_pose", "have no pose (cryorefineIsAssigned 0 in particles.star)"),
         ("n_pose_of_file", "were not drawn and keep the pose of the file"),
-        ("n_at_tilt_limit", _at_tilt_limit(settings)),
+        ("n_at_tilt_limit", "have their pose on a tilt limit"),
+        ("n_outside_tilts", "have a pose outside the tilt limits and are set aside"),
         ("n_without_weight", "have a pose, but no weight in the maps"),
         ("n_fit_nothing", "fit no pose as well as they should (cryorefineFitsNothing 1)"),
         ("n_undecided", "fit several poses alike, all in undecided_poses.star"),
@@ -101,12 +102,6 @@ def summary_text(
 def _worst_direction(summary: dict[str, Any]) -> list[str]:
     worst_A = summary["resolution_worst_A"]
     return [] if worst_A is None else [f"  worst       {worst_A:.2f} Å, by direction"]
-
-
-def _at_tilt_limit(settings: RefineSettings) -> str:
-    if settings.alignment == "none":
-        return "have a pose outside the tilt limits and are set aside"
-    return "have their pose on a tilt limit"
 
 
 def methods_text(
