@@ -81,7 +81,7 @@ class Case:
         return torch.rad2deg(self.group.distance(rotations, self.rotations))
 
 
-DEPTH = SearchDepth(6, STEP_RAD, 2.0, 256, 0.0, 1.0, 1.0, 0.0)
+DEPTH = SearchDepth(6, STEP_RAD, 2.0, 256, 0.0, 0.0, 1.0, 1.0, 0.0)
 EVERYTHING = Pruning(mass_lost=0.0, allowance=1e6, most=10_000)
 OPTIONS = AlignmentOptions(max_shift_px=6.0, shift_sigma_px=6.0, resolution_turn_rad=10 / 60)
 

@@ -272,6 +272,9 @@ def align_globally(
     shifts = search.shifts_px[found.shift]
     coarse_shell = int(view.band.shell[search.last - 1])
     apart_rad = search.step_rad
+    if depth.apart_rad > 0:
+        left = _apart(image_of, found.score, rotations, b, group, depth.apart_rad)
+        image_of, rotations, shifts = image_of[left], rotations[left], shifts[left]
     shells = climb_shells(coarse_shell, n_shells)
     for level, shell in enumerate(shells):
         if shell == n_shells and len(image_of) <= _FEW * b:
@@ -477,6 +480,28 @@ def _likely_apart(
         group.matrices,
         cos_apart=math.cos(apart_rad),
         keep=width,
+        window=_EVERYTHING,
+    )
+    return chosen[chosen >= 0]
+
+
+def _apart(
+    image_of: Tensor,
+    score: Tensor,
+    rotations: Tensor,
+    b: int,
+    group: SymmetryGroup,
+    apart_rad: float,
+) -> Tensor:
+    """Return the indices of the candidates that no better one of their image stands beside."""
+    index = _padded(image_of, score, b)
+    chosen, _ = pick_separated(
+        index,
+        torch.where(index >= 0, score[index], -torch.inf).float(),
+        rotations,
+        group.matrices,
+        cos_apart=math.cos(apart_rad),
+        keep=index.shape[1],
         window=_EVERYTHING,
     )
     return chosen[chosen >= 0]

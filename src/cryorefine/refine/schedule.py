@@ -78,7 +78,7 @@ class IterationRecord:
         Of the particles, used so far.
     missed_fraction
         Of the particles that were searched, those that kept a pose which the search alone would
-        not have found; NaN where none had one.
+        not have found, less two standard deviations of their count; NaN where none had one.
     unsearched_fraction
         Particles that fit worse than one at its right pose should, and were not searched at this
         resolution.

@@ -140,6 +140,7 @@ def prepare_search(
             orientations=len(search.rotations),
             shifts=len(search.shifts_px),
             most_candidates=depth.most,
+            thinned=depth.apart_rad > 0,
             expected_candidates=depth.candidates,
             expected_recall=depth.recall,
             decidable=depth.decidable,
