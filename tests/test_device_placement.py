@@ -110,8 +110,9 @@ def alignment(volume: Tensor) -> list[Tensor]:
     grid = make_slice_grid(volume, n / 2)
     rotations = random_rotations(40, torch.Generator().manual_seed(2)).to(volume.device)
     search = make_coarse_search(
-        grid, view, rotations, step_rad=0.4, max_shell=3, max_shift_px=2.0, shift_step_px=1.0
-    )
+        grid, view, rotations, step_rad=0.4, max_shell=3, max_shift_px=2.0, shift_step_px=1.0,
+        weight=c.square().mean(0).sqrt(),
+    )  # fmt: skip
     depth = SearchDepth(3, 0.4, 1.0, 8, 0.0, 0.0, 1.0, 1.0, 0.0)
     best = search_coarse(search, x, c, Pruning(0.0, 0.0, 1), shift_precision=0.1)
     amplitudes = torch.tensor([0.5, 1.0])

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cryorefine.assign import exhaustive
+from cryorefine.assign import align, exhaustive
 from cryorefine.assign.align import (
     AlignmentOptions,
     Alternatives,
@@ -66,15 +66,16 @@ class Case:
         self.x, self.c = x / sigma, torch.ones(x.shape) / sigma
         self.grid = make_slice_grid(volume, SIZE_PX / 2)
 
-    def search(self, **tilts):
+    def search(self, weight=None, max_shell=6, **tilts):
         return make_coarse_search(
             self.grid,
             self.view,
             rotation_grid(STEP_RAD, group=self.group, **tilts),
             step_rad=STEP_RAD,
-            max_shell=6,
+            max_shell=max_shell,
             max_shift_px=6.0,
             shift_step_px=2.0,
+            weight=weight,
         )
 
     def error_deg(self, rotations):
@@ -316,6 +317,69 @@ def test_candidates_are_the_best_of_all_shifts_however_the_product_is_cut(precis
     assert torch.equal(cut.rotation, whole.rotation)
     assert torch.equal(cut.shift, whole.shift)
     torch.testing.assert_close(cut.score, whole.score, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("symmetry", "noise"), [("c1", 0.5), ("c1", 4.0), ("d2", 1.0)])
+def test_slices_in_few_terms_score_as_in_all_but_for_the_power_left_out(symmetry, noise):
+    case = Case(symmetry, 20, noise=noise)
+    falling = case.c[0] * torch.linspace(1, 0, case.c.shape[1])  # as where images tell ever less
+    for weight in (falling, case.c[0]):
+        whole, few = case.search(max_shell=7), case.search(weight, max_shell=7)
+        assert few.basis is not None
+        assert few.slices.shape[0] < 0.8 * whole.slices.shape[0]
+        first, last = whole.first, whole.last
+        told, all_told = few.basis @ few.slices, whole.slices
+        stacked = weight[first:last].repeat(2)[:, None]
+        lost = ((told - all_told) * stacked).square().sum(0).mean()
+        differing = (all_told * stacked).var(1, correction=0).sum()
+        assert 0 < float(lost) <= 0.0031 * float(differing)
+    a, b = (search_coarse(search, case.x, case.c, EVERYTHING) for search in (whole, few))
+    scores = [torch.zeros(20, len(whole.rotations)) for _ in range(2)]
+    for score, found in zip(scores, (a, b), strict=True):
+        score[found.image_of, found.rotation] = found.score
+    power = 0.003 * float((case.c[:, first:last].square() @ whole.power).mean())
+    # What is left out of the noise, and of the image's own slice.
+    rms = float((scores[0] - scores[1]).square().mean().sqrt())
+    assert rms < (2 * power) ** 0.5 + 2 * power
+    best = scores[0].argmax(1, keepdim=True)
+    assert float((scores[1].amax(1) - scores[1].gather(1, best)[:, 0]).max()) < 6 * rms
+
+
+def test_slices_that_need_all_their_terms_keep_them():
+    case = Case("c1", 2, noise=1.0)
+    few = make_coarse_search(
+        case.grid, case.view, case.rotations, step_rad=STEP_RAD, max_shell=1, max_shift_px=0.0,
+        shift_step_px=1.0, weight=case.c[0],
+    )  # fmt: skip
+    nothing = case.search(torch.zeros_like(case.c[0]))
+    for search in (few, nothing):
+        terms = search.slices if search.basis is None else search.basis @ search.slices
+        assert bool(terms.isfinite().all())
+        assert terms.shape[0] == 2 * (search.last - search.first)
+
+
+def test_candidates_that_are_climbed_stand_apart_where_the_plan_says_so():
+    case = Case("c1", 6, noise=3.0)
+    search = case.search()
+    found = search_coarse(search, case.x, case.c, Pruning(0.0, 1e6, 200))
+    rotations = search.rotations[found.rotation]
+    left = align._apart(found.image_of, found.score, rotations, 6, case.group, 1.2 * STEP_RAD)
+    for i in range(6):
+        mine = torch.nonzero(found.image_of == i)[:, 0]
+        kept = left[found.image_of[left] == i]
+        assert 1 <= len(kept) < len(mine)
+        assert int(mine[0]) == int(kept[0])  # the best
+        apart = geodesic_angle(
+            *torch.broadcast_tensors(rotations[kept][:, None], rotations[kept][None])
+        )
+        apart.fill_diagonal_(math.inf)
+        assert float(apart.min()) > 1.2 * STEP_RAD
+        # Of those left out each has a better one beside it.
+        for other in set(mine.tolist()) - set(kept.tolist()):
+            beside = geodesic_angle(rotations[kept], rotations[other].expand(len(kept), 3, 3))
+            assert bool(
+                ((beside <= 1.2 * STEP_RAD) & (found.score[kept] >= found.score[other])).any()
+            )
 
 
 def test_candidates_hold_the_posterior_but_for_the_share_that_may_be_lost():

@@ -42,6 +42,9 @@ _STEP_FACTOR = 1.3
 
 _SHIFTS_PER_RESOLUTION = 3.5
 
+_TERMS = 0.45
+"""Terms of a search's slices for each number that they have (measured: 0.42 to 0.47)."""
+
 _CLIMB_OPERATIONS = 3000.0
 """What a sample of a climb's evaluation costs in operations of a matrix product: 38 ns at 80
 GFLOP/s."""
@@ -306,7 +309,7 @@ def plan_depth(
                 continue
             depth = SearchDepth(
                 shell, step, space.shift_step_px(shell) / finer, most, apart * step,
-                0.0, 0.0, float(can_win.mean()), 4 * t * samples * q,
+                0.0, 0.0, float(can_win.mean()), 4 * t * samples * q * _TERMS,
             )  # fmt: skip
             depth = _predicted(depth, power, can_win, band, space, q)
             # Where few poses can be decided the references will be better next time.

@@ -66,8 +66,12 @@ def coarse_search(
     step_rad: float,
     shift_step_px: float,
     max_shift_px: float,
+    weight: Float[Tensor, "p"] | None = None,
 ) -> CoarseSearch:
-    """Take a reference's slices at all orientations within the allowed tilts."""
+    """Take a reference's slices at all orientations within the allowed tilts.
+
+    ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`.
+    """
     low, high = np.deg2rad((inputs.settings.min_tilt_deg, inputs.settings.max_tilt_deg))
     rotations = rotation_grid(
         step_rad, group=inputs.group, min_tilt_rad=float(low), max_tilt_rad=float(high)
@@ -80,6 +84,7 @@ def coarse_search(
         max_shell=max_shell,
         max_shift_px=max_shift_px,
         shift_step_px=shift_step_px,
+        weight=weight,
     )
 
 
@@ -124,6 +129,7 @@ def prepare_search(
             step_rad=depth.step_rad,
             shift_step_px=depth.shift_step_px,
             max_shift_px=options.max_shift_px,
+            weight=c.square().mean(0).sqrt(),
         )
         key = hash((inputs.settings.seed, sampling.iteration, half, attempt))
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
@@ -139,6 +145,8 @@ def prepare_search(
             step_deg=float(np.rad2deg(depth.step_rad)),
             orientations=len(search.rotations),
             shifts=len(search.shifts_px),
+            terms=search.slices.shape[0],
+            points=search.last - search.first,
             most_candidates=depth.most,
             thinned=depth.apart_rad > 0,
             expected_candidates=depth.candidates,
