@@ -174,14 +174,16 @@ def columns_of(tile_rows: int) -> int:
     return max(64, _CACHED // max(1, tile_rows) // 64 * 64)
 
 
-# --- the machine of today -------------------------------------------------------------------------
+# --- the product, the program's machine -----------------------------------------------------------
 
 
 def product(task: Task) -> Machine:
-    """Multiply images at all shifts with slices at all orientations: the program's own search.
+    """Multiply images at all shifts with slices at all orientations.
 
-    One real matrix product of ``(b t) × 2p`` by ``2p × q``. The contrast transfer multiplies the
-    image, point by point; the model's power is the product of c² (b × p) and |S|² (p × q): exact.
+    The program's own search, of slices with a term for each number: it takes half as many, their
+    principal components, as the second of the factorised products does. One real matrix product
+    of ``(b t) × 2p`` by ``2p × q``. The contrast transfer multiplies the image, point by point;
+    the model's power is the product of c² (b × p) and |S|² (p × q): exact.
     """
     search = task.search
     everything = Pruning(mass_lost=0.0, allowance=1e9, most=_BEST)
@@ -714,7 +716,7 @@ def bounded(task: Task, *, is_strict: bool) -> Machine:
 
 
 MACHINES: dict[str, Callable[[Task], Machine]] = {
-    "product (the program)": product,
+    "product, in all terms": product,
     "product, shifts factorised": lambda task: factorised_product(task, slices_too=False),
     "product, shifts and slices factorised": lambda task: factorised_product(task, slices_too=True),
     "rings, FFT": lambda task: polar(task, by_fft=True),
