@@ -93,7 +93,7 @@ def test_the_less_an_image_says_the_more_candidates_and_operations_its_search_ta
     clear, faint = (plan_depth(signal * rise, BAND, SPACE) for signal in (400.0, 60.0))
     assert clear.operations < faint.operations
     assert clear.recall > 0.98
-    assert faint.max_shell >= clear.max_shell
+    assert faint.candidates > clear.candidates
     # What is worth less is searched for with less.
     cheap = plan_depth(60.0 * rise, BAND, SPACE, worth=0.01)
     assert cheap.operations <= faint.operations

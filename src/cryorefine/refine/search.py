@@ -109,7 +109,9 @@ def prepare_search(
     space = search_space(
         inputs, view, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
     )
-    n_planted = min(_MOST_PLANTED, max(_LEAST_PLANTED, len(rows) // _PLANTED_SHARE))
+    # In proportion to what is searched: where it is every third image, a third as many.
+    n_searched = len(rows) // sampling.search_every
+    n_planted = min(_MOST_PLANTED, max(_LEAST_PLANTED, n_searched // _PLANTED_SHARE))
     sample = rows[np.arange(n_planted) * len(rows) // n_planted]
     c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
     c = c * view.amplitude * white
