@@ -473,15 +473,7 @@ def _likely_apart(
     is_kept = within_mass(score, torch.logsumexp(score, 1), found.power[index[:, 0]], pruning)
     width = int(is_kept.sum(1).max())
     index = torch.where(is_kept, index, -1)[:, :width]
-    chosen, _ = pick_separated(
-        index,
-        score[:, :width].float(),
-        found.rotations,
-        group.matrices,
-        cos_apart=math.cos(apart_rad),
-        keep=width,
-        window=_EVERYTHING,
-    )
+    chosen = _separated(index, found.score, found.rotations, group, apart_rad)
     return chosen[chosen >= 0]
 
 
@@ -494,7 +486,21 @@ def _apart(
     apart_rad: float,
 ) -> Tensor:
     """Return the indices of the candidates that no better one of their image stands beside."""
-    index = _padded(image_of, score, b)
+    chosen = _separated(_padded(image_of, score, b), score, rotations, group, apart_rad)
+    return chosen[chosen >= 0]
+
+
+def _separated(
+    index: Int[Tensor, "b k"],
+    score: Float[Tensor, "m"],
+    rotations: Float[Tensor, "m 3 3"],
+    group: SymmetryGroup,
+    apart_rad: float,
+) -> Int[Tensor, "b k"]:
+    """Return those of each image's candidates, best first, that no better one stands beside.
+
+    Candidates are told by their indices, with -1 where there are fewer, as :func:`_padded` does.
+    """
     chosen, _ = pick_separated(
         index,
         torch.where(index >= 0, score[index], -torch.inf).float(),
@@ -504,7 +510,7 @@ def _apart(
         keep=index.shape[1],
         window=_EVERYTHING,
     )
-    return chosen[chosen >= 0]
+    return chosen
 
 
 def _choose(
@@ -529,15 +535,8 @@ def _choose(
     covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that climbed to the same maximum are one competitor.
-    index, _ = pick_separated(
-        index,
-        torch.where(index >= 0, score[index], -torch.inf).float(),
-        found.rotations,
-        group.matrices,
-        cos_apart=math.cos(_SAME_POSE * options.resolution_turn_rad),
-        keep=index.shape[1],
-        window=_EVERYTHING,
-    )
+    apart_rad = _SAME_POSE * options.resolution_turn_rad
+    index = _separated(index, score, found.rotations, group, apart_rad)
     competing = torch.where(index >= 0, score[index] - score[best][:, None], -torch.inf)
     gap = -competing[:, 1] if index.shape[1] > 1 else score.new_full((b,), torch.inf)
     probability, alternatives = _shared(competing, index, found.rotations, found.shifts_px)
