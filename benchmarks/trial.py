@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.evaluate.fsc import fsc, level, resolution
+from cryorefine.evaluate.fsc import fsc_within, resolution
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.model import read_model
@@ -118,7 +118,7 @@ def map_quality(
         radius_px=size_px / 2,
         resolution_A=_MASK_RESOLUTION_A,
     )
-    between = fsc(level(first.data) * mask, level(second.data) * mask)
+    between = fsc_within(first.data, second.data, mask)
     frequency = torch.arange(len(between)).double() / (size_px * voxel_A)
     low, high = shells_A or (np.inf, 2 * voxel_A)
     chosen = (frequency >= max(1 / low, float(frequency[1]))) & (frequency <= 1 / high + 1e-9)
@@ -128,7 +128,7 @@ def map_quality(
 
     if truth is None:
         return MapQuality(None, None, mean(between))
-    curve = fsc(level(average) * mask, truth.data * mask)
+    curve = fsc_within(average, truth.data, mask)
     return MapQuality(resolution(curve, frequency, 0.5), mean(curve), mean(between))
 
 

@@ -187,7 +187,10 @@ def make_record(iteration: int = 1, **changes) -> IterationRecord:
         "jumped_fraction": 0.5,
         "median_sigma_rotation_deg": 1.0,
     }
-    return IterationRecord(**{**values, **changes})
+    values |= changes
+    values.setdefault("jumped_at_least", values["jumped_fraction"])
+    values.setdefault("mean_fsc", 1 / values["resolution_A"])
+    return IterationRecord(**values)
 
 
 def make_state(

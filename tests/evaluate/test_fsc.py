@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from cryorefine.evaluate.fsc import (
     corrected_fsc,
     fsc,
+    fsc_within,
     half_map_fsc,
     resolution,
 )
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.filter import low_pass
-from cryorefine.fourier.radial import random_phases
+from cryorefine.fourier.radial import multiply_radially, radii, random_phases, wrapped_axis
 from cryorefine.masks.soft import sphere_mask
 
 
@@ -147,18 +148,42 @@ def test_noise_without_signal_in_fine_shells_does_not_spread_through_the_mask(si
         mask=mask,
     )
     inside = int(size_px * voxel_A / 12)
+    # All shells are as loud as their neighbours: the one beside the noise has a little of it.
     torch.testing.assert_close(
-        loud.corrected[1:inside], clean.corrected[1:inside], atol=0.05, rtol=0
+        loud.corrected[1:inside], clean.corrected[1:inside], atol=0.1, rtol=0
     )
     assert loud.resolution_A() == pytest.approx(clean.resolution_A(), rel=0.15)
 
 
-def test_maps_without_loud_shells_are_measured_as_they_are():
-    mask = sphere_mask(32, 8, 3)
-    signal = 3 * low_pass(noise(32, 0), voxel_A=2, resolution_A=8)
-    first, second = signal + noise(32, 1), signal + noise(32, 2)
-    curves = half_map_fsc(first, second, voxel_A=2, mask=mask)
-    torch.testing.assert_close(curves.masked, fsc(first * mask, second * mask))
+@pytest.mark.parametrize("size_px", [31, 32])
+def test_how_steep_the_spectra_of_both_maps_are_changes_no_curve(size_px):
+    mask = sphere_mask(size_px, 8, 3)
+    signal = 3 * low_pass(noise(size_px, 0), voxel_A=2, resolution_A=8)
+    halves = [signal + noise(size_px, seed) for seed in (1, 2)]
+    k = wrapped_axis(size_px)
+    fall = torch.exp(-0.3 * radii(k).clamp(max=size_px // 2))
+    steep = [
+        volume_from_half(multiply_radially(volume_to_half(half), k, fall), size_px)
+        for half in halves
+    ]
+    flat, fallen = (half_map_fsc(*pair, voxel_A=2, mask=mask) for pair in (halves, steep))
+    for name in ("unmasked", "masked", "randomised", "corrected", "outside"):
+        torch.testing.assert_close(getattr(flat, name), getattr(fallen, name), atol=0.05, rtol=0)
+
+
+def test_strong_low_resolution_does_not_hide_what_fine_shells_hold():
+    # Alike down to 6 voxels; the power falls by seven orders of magnitude down to Nyquist.
+    n, k, mask = 48, wrapped_axis(48), sphere_mask(48, 12, 2)
+    fall = torch.exp(-0.35 * radii(k).clamp(max=n // 2))
+    signal = low_pass(noise(n, 0) * sphere_mask(n, 10, 2), voxel_A=1, resolution_A=8)
+    halves = [
+        volume_from_half(multiply_radially(volume_to_half(signal + 0.05 * e), k, fall), n)
+        for e in (noise(n, 1), noise(n, 2))
+    ]
+    curves = half_map_fsc(*halves, voxel_A=1, mask=mask)
+    assert float(curves.corrected[1:6].min()) > 0.9
+    assert float(curves.corrected[9:].mean().abs()) < 0.1
+    assert float(curves.randomised[9:].mean().abs()) < 0.1
 
 
 def test_signal_that_the_mask_leaves_out_shows_in_the_curve_outside_it():
@@ -172,10 +197,23 @@ def test_signal_that_the_mask_leaves_out_shows_in_the_curve_outside_it():
     strong = slice(2, n // 4 - 1)
     assert both.outside[strong].min() > 0.9
     assert alone.outside[strong].abs().mean() < 0.3
-    expected = fsc(*((inside + e) * (1 - mask) for e in noises))
-    torch.testing.assert_close(alone.outside, expected, atol=1e-4, rtol=0)
 
 
 def test_without_a_mask_nothing_is_outside_it():
     curves = half_map_fsc(noise(16, 0), noise(16, 1), voxel_A=1.0)
     assert not curves.outside.any()
+
+
+def test_half_maps_predict_the_correlation_with_the_truth_within_a_mask():
+    # 2 h / (1 + h) is the square of the mean map's FSC with the truth where noises are independent.
+    n, k, mask = 48, wrapped_axis(48), sphere_mask(48, 14, 4)
+    fall = torch.exp(-0.15 * radii(k))
+    truth = multiply_radially(volume_to_half(noise(n, 0) * sphere_mask(n, 12, 2)), k, fall)
+    truth = volume_from_half(truth, n)
+    spread = 4.0 * float(truth.std())
+    first, second = (truth + spread * noise(n, seed) for seed in (1, 2))
+    half = half_map_fsc(first, second, voxel_A=1, mask=mask).corrected[3:-2]
+    found = fsc_within((first + second) / 2, truth, mask)[3:-2]
+    predicted = (2 * half.clamp_min(0) / (1 + half)).sqrt()
+    assert float(found.min()) < 0.5 < float(found.max())
+    assert float((found - predicted).abs()[found > 0.4].max()) < 0.06

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cryorefine.refine.schedule import (
     Geometry,
     next_sampling,
+    shown_share,
 )
 from cryorefine.refine.settings import make_settings
 from tests.builders import make_record
@@ -114,6 +115,41 @@ def test_an_automatic_run_turns_local_when_fewer_than_1_percent_jumped(jumped, m
     assert next_sampling(chosen(), GEOMETRY, history).mode == mode
 
 
+@pytest.mark.parametrize(
+    ("reason", "changes", "mode"),
+    [
+        ("nothing is gained", {}, "local"),
+        ("the resolution gains", {"resolution_A": 7.0}, "global"),
+        ("poses turn", {"median_turn_deg": 0.8}, "global"),
+        ("many are seen to jump", {"jumped_at_least": 0.02}, "global"),
+    ],
+)
+def test_a_run_with_undecided_particles_goes_local_once_nothing_is_gained(reason, changes, mode):
+    values = {"resolution_A": 8.0, "undecided_fraction": 0.4, "median_turn_deg": 0.5,
+              "jumped_fraction": 0.02, "jumped_at_least": 0.005}  # fmt: skip
+    history = [make_record(1), make_record(2, **values)]
+    assert next_sampling(chosen(), GEOMETRY, history).mode == "global"
+    history.append(make_record(3, **{**values, **changes}))
+    assert next_sampling(chosen(), GEOMETRY, history).mode == mode, reason
+
+
+@pytest.mark.parametrize(("turn_deg", "is_last"), [(0.3, True), (0.4, False)])
+def test_the_first_local_iteration_is_the_last_where_the_search_gained_nothing_and_stood_still(
+    turn_deg, is_last
+):
+    still = {"resolution_A": 8.0, "jumped_fraction": 0.0, "median_turn_deg": turn_deg}
+    history = [make_record(1), make_record(2, resolution_A=8.0), make_record(3, **still)]
+    found = next_sampling(chosen(), GEOMETRY, history)
+    assert (found.mode, found.is_last) == ("local", is_last)
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_a_share_is_shown_by_a_count_only_beyond_two_of_its_standard_deviations(count, more):
+    found = shown_share(count, count + more)
+    assert 0 <= found <= count / (count + more)
+    assert (found > 0) == (count > 4)
+
+
 def test_an_automatic_run_stays_global_while_nobody_can_tell_how_many_jumped():
     history = [make_record(1, jumped_fraction=math.nan, median_turn_deg=math.nan)]
     assert next_sampling(chosen(), GEOMETRY, history).mode == "global"
@@ -161,7 +197,7 @@ def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
     [
         ("the resolution gains", {"resolution_A": 4.9}),
         ("the poses turn", {"median_turn_deg": 0.76}),
-        ("the search is global", {"mode": "global"}),
+        ("particles jump", {"mode": "global", "jumped_fraction": 0.2}),
         ("nobody knows how far poses turned", {"median_turn_deg": math.nan}),
     ],
 )
@@ -348,7 +384,7 @@ def test_a_search_that_gains_nothing_three_times_and_moves_little_goes_local():
     assert next_sampling(chosen(), GEOMETRY, [*before, still(5)]).mode == "local"
     moving = dataclasses.replace(still(5), median_turn_deg=0.4)
     assert next_sampling(chosen(), GEOMETRY, [*before, moving]).mode == "global"
-    gaining = dataclasses.replace(still(5), resolution_A=7.8)
+    gaining = dataclasses.replace(still(5), mean_fsc=1 / 7.8)
     assert next_sampling(chosen(), GEOMETRY, [*before, gaining]).mode == "global"
 
 

@@ -41,8 +41,9 @@ __all__ = [
     "spread",
 ]
 
-_FEW = 3
-"""Candidates an image up to which all are climbed to the end at the full band at once."""
+_NO_RIVAL = 5.0
+"""Candidates with no prospect of coming this near to the best log-likelihood of their image are
+given up: a pose so much less likely is not told."""
 
 _CLIMB_FIRST, _CLIMB_NEXT, _CLIMB_COARSE, _CLIMB_FINE = 1, 2, 3, 10
 _GUARD_BAND = 3
@@ -209,6 +210,7 @@ def _climb(
     max_shell: int,
     max_evaluations: int,
     limits: LocalLimits | None = None,
+    floor: Float[Tensor, "m"] | None = None,
 ) -> PoseResult:
     limits = limits or LocalLimits()
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
@@ -225,6 +227,7 @@ def _climb(
         shifts_px=shifts_px,
         prior_shift_px=torch.zeros(len(image_of), 2, dtype=torch.float64, device=x.device),
         prior_precision=options.shift_sigma_px**-2,
+        floor=floor,
     )
     climb = LevenbergMarquardt(
         max_evaluations=max_evaluations,
@@ -267,18 +270,17 @@ def align_globally(
     n_shells = view.band.n_shells - 1
     every = torch.arange(b, device=x.device)
     found = search_coarse(search, x, c, depth.on_grid, shift_precision=options.shift_sigma_px**-2)
-    image_of = found.image_of
+    image_of, score = found.image_of, found.score
     rotations = search.rotations[found.rotation]
     shifts = search.shifts_px[found.shift]
     coarse_shell = int(view.band.shell[search.last - 1])
     apart_rad = search.step_rad
     if depth.apart_rad > 0:
-        left = _apart(image_of, found.score, rotations, b, group, depth.apart_rad)
-        image_of, rotations, shifts = image_of[left], rotations[left], shifts[left]
+        left = _apart(image_of, score, rotations, b, group, depth.apart_rad)
+        image_of, score = image_of[left], score[left]
+        rotations, shifts = rotations[left], shifts[left]
     shells = climb_shells(coarse_shell, n_shells)
-    for level, shell in enumerate(shells):
-        if shell == n_shells and len(image_of) <= _FEW * b:
-            break
+    for level, shell in enumerate(shells[:-1]):
         climbed = _climb(
             grid, view, x, c, image_of, rotations, shifts, options,
             max_shell=shell, max_evaluations=_CLIMB_FIRST if level == 0 else _CLIMB_NEXT,
@@ -287,11 +289,10 @@ def align_globally(
         left = _likely_apart(
             image_of, climbed, b, group, depth.after_climb, _SAME_CANDIDATE * apart_rad
         )
-        image_of, rotations, shifts = (
-            image_of[left],
-            climbed.rotations[left],
-            climbed.shifts_px[left],
-        )
+        image_of, score = image_of[left], climbed.score[left]
+        rotations, shifts = climbed.rotations[left], climbed.shifts_px[left]
+    leads = torch.zeros(len(image_of), dtype=torch.bool, device=x.device)
+    leads[_padded(image_of, score, b)[:, 0]] = True
     is_found = torch.zeros(b, dtype=torch.bool, device=x.device)
     n_new = len(image_of)
     same_rad = _SAME_MAXIMUM_STEPS * search.step_rad
@@ -304,16 +305,56 @@ def align_globally(
         image_of = torch.cat([image_of[new], every])
         rotations = torch.cat([rotations[new], previous[0]])
         shifts = torch.cat([shifts[new], previous[1]])
-    final = _climb(
-        grid, view, x, c, image_of, rotations, shifts, options,
-        max_shell=n_shells, max_evaluations=_CLIMB_FINE,
-    )  # fmt: skip
+        leads = torch.cat([leads[new], torch.ones_like(every, dtype=torch.bool)])
+    final = _climb_to_the_end(
+        grid, view, x, c, image_of, rotations, shifts, leads, group, options, own
+    )
     final, is_inside = _within_tilts(grid, view, x, c, image_of, final, group, options)
     poses = _choose(view, x, image_of, final, is_inside, group, options, own)
     from_search = image_of[:n_new]
     angle = group.distance(final.rotations[:n_new], poses.rotations[from_search])
     is_found[from_search[angle <= same_rad]] = True
     return replace(poses, is_missed=~is_found)
+
+
+def _climb_to_the_end(
+    grid: SliceGrid,
+    view: GroupBand,
+    x: Tensor,
+    c: Tensor,
+    image_of: Int[Tensor, "m"],
+    rotations: Tensor,
+    shifts_px: Tensor,
+    leads: Bool[Tensor, "m"],
+    group: SymmetryGroup,
+    options: AlignmentOptions,
+    own: OwnNoise | None,
+) -> PoseResult:
+    """Climb candidates to their maxima: first those that lead, then all that may be their rivals.
+
+    Candidates with no prospect of a likelihood that counts beside their image's leaders are given
+    up on the way. Each image has at least one candidate that leads.
+    """
+    first, rest = torch.nonzero(leads)[:, 0], torch.nonzero(~leads)[:, 0]
+    parts, floor = [], None
+    for index in (first, rest):
+        part = _climb(
+            grid, view, x, c, image_of[index], rotations[index], shifts_px[index], options,
+            max_shell=view.band.n_shells - 1, max_evaluations=_CLIMB_FINE,
+            floor=None if floor is None else floor[image_of[index]],
+        )  # fmt: skip
+        parts.append(part)
+        if floor is None:
+            score = part.score
+            if own is not None:
+                score = score - own.at(part.rotations, image_of[index], group)
+            inside = can_be_tilted(part.rotations, group, options.tilt_range_rad)
+            score = torch.where(inside, score, -torch.inf)
+            floor = score.new_full((len(x),), -torch.inf)
+            floor = floor.scatter_reduce(0, image_of[index], score, "amax") - _NO_RIVAL
+    order = torch.argsort(torch.cat([first, rest]))
+    names = vars(parts[0])
+    return PoseResult(**{n: torch.cat([getattr(p, n) for p in parts])[order] for n in names})
 
 
 def align_locally(

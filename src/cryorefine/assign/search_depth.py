@@ -51,7 +51,7 @@ GFLOP/s."""
 
 _FIRST_CLIMB, _LATER_CLIMBS = 1.5, 2.0
 
-_FIRST_EVALUATIONS, _LATER_EVALUATIONS, _LAST_EVALUATIONS = 1.5, 2.0, 5.0
+_FIRST_EVALUATIONS, _LATER_EVALUATIONS, _LAST_EVALUATIONS = 1.5, 2.0, 3.5
 """What a candidate takes at the first level of climbs, at each later one, and to its maximum at the
 full band (measured, by its time over that of one evaluation)."""
 
@@ -350,7 +350,7 @@ def _predicted(
     for i, shell in enumerate(climb_shells(depth.max_shell, end)):
         evaluations = _FIRST_EVALUATIONS if i == 0 else _LATER_EVALUATIONS
         if shell == end:
-            evaluations += _LAST_EVALUATIONS
+            evaluations = _LAST_EVALUATIONS
         climbed = _samples(band, shell) * evaluations * _CLIMB_OPERATIONS
         operations += float(count.mean()) * climbed
         if shell < end:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.evaluate.fsc import FscCurves, corrected_fsc, level, resolution
+from cryorefine.evaluate.fsc import FscCurves, corrected_fsc, resolution, whiten
 from cryorefine.fourier.fft import volume_to_half
 from cryorefine.fourier.shell import hermitian_weight
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid
@@ -56,7 +56,7 @@ def directional_resolution(
         Of the same maps and mask: each cone is corrected by their phase-randomised curve.
     """
     n = half1.shape[-1]
-    first, second = (volume_to_half(level(half) * mask) for half in (half1, half2))
+    first, second = (volume_to_half(whiten(half) * mask) for half in (half1, half2))
     k = torch.fft.fftfreq(n, 1 / n, device=first.device)
     x = torch.arange(n // 2 + 1, device=first.device).float()
     radius = (k[:, None, None].square() + k[:, None].square() + x.square()).sqrt()

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
@@ -17,11 +17,21 @@ from cryorefine.fourier.radial import (
 )
 from cryorefine.fourier.shell import shell_correlation, shell_power
 
-__all__ = ["FscCurves", "corrected_fsc", "fsc", "half_map_fsc", "level", "level_gain", "resolution"]
+__all__ = [
+    "FscCurves",
+    "corrected_fsc",
+    "fsc",
+    "fsc_within",
+    "half_map_fsc",
+    "resolution",
+    "whiten",
+    "whitening_gain",
+]
 
 _RANDOMISE_BELOW = 0.8
 _PERSIST_SHELLS = 3
-_LEVEL, _FIRST_SHELLS = 10.0, 3
+_EMPTY = 1e-10
+"""Share of the loudest shell's power below which a shell is empty: rounding is not made loud."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,37 +109,41 @@ def corrected_fsc(
     return out
 
 
-def level_gain(
-    first: Complex[Tensor, "z y xh"], second: Complex[Tensor, "z y xh"], size_px: int
-) -> Float[Tensor, "m"] | None:
-    """Return the radial gain that takes away what noise has beyond ten times the shells before.
+def whitening_gain(power: Float[Tensor, "s"], size_px: int) -> Float[Tensor, "m"]:
+    """Return the radial gain, per |k|² of the half grid, that gives all shells the same power.
 
-    Where a declared envelope leaves next to no signal, half maps hold noise divided by it, as much
-    as thousands of times the signal, and a mask spreads some of it over all shells. A radial gain
-    changes no shell's correlation, but what masks spread.
-
-    Returns
-    -------
-    Per |k|² of the half grid; None if no shell exceeds what it may have.
+    A mask spreads some of each shell over its neighbours: of the loud ones at low resolution, and
+    of what is noise divided by an envelope that has left no signal, far more than the quiet ones
+    hold. A radial gain changes no shell's correlation, but what masks spread.
     """
-    power = shell_power(first, size_px) + shell_power(second, size_px)
-    allowed = _LEVEL * power[_FIRST_SHELLS:].cummin(0).values
-    gain = torch.ones_like(power)
-    gain[_FIRST_SHELLS:] = (allowed / power[_FIRST_SHELLS:].clamp_min(1e-300)).clamp(max=1).sqrt()
-    if bool((gain == 1).all()):
-        return None
+    gain = power.clamp_min(_EMPTY * float(power.max())).rsqrt()
     radius = radii(wrapped_axis(size_px))
-    return interpolate_shells(gain, radius.clamp(max=len(gain) - 1))
+    return interpolate_shells(gain / gain.max(), radius.clamp(max=len(gain) - 1))
 
 
-def level(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
-    """Return a map without noise that masks would spread; see :func:`level_gain`."""
+def whiten(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Return a map whose shells all have the same power; see :func:`whitening_gain`."""
     n = volume.shape[-1]
     half = volume_to_half(volume)
-    gain = level_gain(half, half, n)
-    if gain is None:
-        return volume
+    gain = whitening_gain(shell_power(half, n), n)
     return volume_from_half(multiply_radially(half, wrapped_axis(n), gain), n)
+
+
+def fsc_within(
+    found: Float[Tensor, "z y x"],
+    truth: Float[Tensor, "z y x"],
+    mask: Float[Tensor, "z y x"],
+) -> Float[Tensor, "s"]:
+    """Return the FSC within a mask of a map and one that is known, such as an atomic model's.
+
+    Both get the gain that whitens the first: the known map's own would make loud what it has next
+    to nothing of, and half maps' FSC would no longer predict what this one is.
+    """
+    n = found.shape[-1]
+    halves = volume_to_half(found), volume_to_half(truth)
+    gain = whitening_gain(shell_power(halves[0], n), n)
+    a, b = (volume_from_half(multiply_radially(h, wrapped_axis(n), gain), n) for h in halves)
+    return fsc(a * mask, b * mask)
 
 
 def half_map_fsc(
@@ -145,8 +159,8 @@ def half_map_fsc(
     Parameters
     ----------
     mask
-        Soft mask, 0 to 1. Phases are randomised from the first shell where the unmasked curve
-        falls below 0.8.
+        Soft mask, 0 to 1; it is applied to maps of white spectrum. Phases are randomised from the
+        first shell where the unmasked curve falls below 0.8.
     """
     n = half1.shape[-1]
     first, second = volume_to_half(half1), volume_to_half(half2)
@@ -155,10 +169,9 @@ def half_map_fsc(
     if mask is None:
         zero = torch.zeros_like(unmasked)
         return FscCurves(frequency, unmasked, unmasked, zero, unmasked, zero, math.inf)
-    gain = level_gain(first, second, n)
-    if gain is not None:
-        first, second = (multiply_radially(half, wrapped_axis(n), gain) for half in (first, second))
-        half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
+    gain = whitening_gain(shell_power(first, n) + shell_power(second, n), n)
+    first, second = (multiply_radially(half, wrapped_axis(n), gain) for half in (first, second))
+    half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
     inside1, inside2 = volume_to_half(half1 * mask), volume_to_half(half2 * mask)
     masked = shell_correlation(inside1, inside2, n)
     outside = shell_correlation(first - inside1, second - inside2, n)

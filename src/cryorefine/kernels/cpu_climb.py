@@ -15,7 +15,7 @@ from cryorefine.kernels.cpu import (
     three_floats,
     three_rows,
 )
-from cryorefine.kernels.poses import PROMISE
+from cryorefine.kernels.poses import PROMISE, PROSPECT
 from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import read_taps_with_gradient
 
@@ -252,8 +252,8 @@ def _freeze(gradient, matrix, max_turn, max_move):
 @compiled
 def refine_poses(
     begin, end, values, centre, step, points, k_px, angle_step, x, c, image_of, rotations, shifts,
-    priors, precision, max_evaluations, max_shift, max_turn, max_move, tolerance, initial_damping,
-    table, scores, powers, information,
+    priors, precision, floor, max_evaluations, max_shift, max_turn, max_move, tolerance,
+    initial_damping, table, scores, powers, information,
 ):  # fmt: skip
     """Climb from each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     reach = 0
@@ -298,7 +298,7 @@ def refine_poses(
             promised = 0.0
             for a in range(5):
                 promised += 0.5 * gradient[a] * move[a]
-            if promised < PROMISE * tolerance:
+            if promised < PROMISE * tolerance or score + PROSPECT * promised < floor[m]:
                 break
             _limit(move, shift, max_turn, max_move, max_shift)
             _turn(rotation, move[0], move[1], move[2], new_rotation)

@@ -6,10 +6,21 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["PROMISE", "LevenbergMarquardt", "PoseProblem", "PoseResult", "covariance_of", "freeze"]
+__all__ = [
+    "PROMISE",
+    "PROSPECT",
+    "LevenbergMarquardt",
+    "PoseProblem",
+    "PoseResult",
+    "covariance_of",
+    "freeze",
+]
 
 PROMISE = 0.2
 """Share of the tolerance that a step must promise to be tried."""
+
+PROSPECT = 6.0
+"""Gain that is thought possible still, in units of what the next step promises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +47,9 @@ class PoseProblem:
         The starts.
     prior_shift_px, prior_precision
         Centre (per start) and inverse variance (1/px²) of the prior on shifts; 0 for none.
+    floor
+        Log-likelihood per start: one that has no prospect of reaching it is given up where it is.
+        None: all are followed to their end.
     """
 
     x: Complex[Tensor, "b p"]
@@ -48,6 +62,7 @@ class PoseProblem:
     shifts_px: Float[Tensor, "m 2"]
     prior_shift_px: Float[Tensor, "m 2"]
     prior_precision: float = 0.0
+    floor: Float[Tensor, "m"] | None = None
 
 
 @dataclass(frozen=True)

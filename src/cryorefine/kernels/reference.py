@@ -21,6 +21,7 @@ from cryorefine.kernels.grid import (
 )
 from cryorefine.kernels.poses import (
     PROMISE,
+    PROSPECT,
     LevenbergMarquardt,
     PoseProblem,
     PoseResult,
@@ -244,6 +245,7 @@ def climb(
     score, power, g, h = _with_prior(normal_equations, problem, options)
     damping = torch.full_like(score, options.initial_damping)
     rows = torch.arange(len(score), device=score.device)  # the starts that still climb
+    floor = torch.full_like(score, -torch.inf) if problem.floor is None else problem.floor.double()
     for _ in range(options.max_evaluations):
         slope, matrix = g[rows], h[rows]
         diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
@@ -253,6 +255,7 @@ def climb(
         # Half of gradient times step is the gain that the quadratic model promises.
         promised = 0.5 * (slope * step).sum(1)
         promising = (failed == 0) & (promised >= PROMISE * options.tolerance)
+        promising &= score[rows] + PROSPECT * promised >= floor[rows]
         rows, step = rows[promising], step[promising]
         if len(rows) == 0:
             break
@@ -268,6 +271,7 @@ def climb(
             rotations=new_rotations,
             shifts_px=new_shifts,
             prior_shift_px=problem.prior_shift_px[rows],
+            floor=None,
         )
         new = _with_prior(normal_equations, tried, options)
         gain = new[0] - score[rows]

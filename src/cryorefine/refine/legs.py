@@ -201,8 +201,10 @@ def _unsettled(
     """
     records = [replace(record, median_turn_deg=math.inf) for record in earlier]
     if not is_first:
-        return [replace(record, resolution_A=math.inf) for record in records]
+        return [replace(record, resolution_A=math.inf, mean_fsc=0.0) for record in records]
     if leg.search != "nobody":
         jumped = 1.0 if leg.search == "all" else _SEARCH_ONE_IN_THREE
-        records[-1] = replace(records[-1], mode="global", jumped_fraction=jumped)
+        records[-1] = replace(
+            records[-1], mode="global", jumped_fraction=jumped, jumped_at_least=jumped
+        )
     return records

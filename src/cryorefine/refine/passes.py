@@ -37,7 +37,7 @@ from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.events import EventLog
 from cryorefine.refine.memory import batch_size
 from cryorefine.refine.particle_optics import optics_prior, refine_batch, without_common_part
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.schedule import Sampling, shown_share
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.search import prepare_search
 from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
@@ -387,9 +387,7 @@ def assign_poses(
     badly = quality["fit_z"] < WORSE_THAN_RIGHT
     unsearched = torch.from_numpy(is_unsearched(poses, sampling.align_resolution_A))
     quality["fits_nothing"] = (badly & ~unsearched).double()
-    # Less two standard deviations of the count: two of 150 do not show that 1 % are missed.
-    n_missed = max(0.0, n_missed - 2 * n_missed**0.5)
-    missed_fraction = n_missed / n_searched if n_searched else math.nan
+    missed_fraction = shown_share(n_missed, n_searched) if n_searched else math.nan
     return poses, (group_scale[0], group_scale[1]), missed_fraction
 
 

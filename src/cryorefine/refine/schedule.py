@@ -8,7 +8,7 @@ import numpy as np
 
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling"]
+__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling", "shown_share"]
 
 Mode = Literal["global", "local", "none"]
 
@@ -19,6 +19,8 @@ _MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
 _SETTLED_FRACTION = 0.01
 _UNDECIDED_FRACTION = 0.05
 _SMALL_GAIN = 0.01
+"""Share by which the mean FSC must rise for an iteration to have gained something."""
+
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
 _FEW_JUMP, _TURNS = 0.2, 3
 _FIRST_PARTICLES, _NEARLY_ALL = 1000, 0.7
@@ -71,6 +73,11 @@ class IterationRecord:
     median_turn_deg, jumped_fraction
         Change of poses since the iteration before (medians; fraction that turned by more than a
         coarse step); NaN where there was none.
+    mean_fsc
+        The corrected FSC, averaged over all shells up to Nyquist. It tells what is gained: a
+        resolution is where one curve crosses a threshold, which noise moves by several per cent.
+    jumped_at_least
+        The same fraction less two standard deviations of the count of those that jumped.
     median_sigma_rotation_deg
         Estimated accuracy of the poses: by the Gauss-Newton matrix alone, which is too sure of them
         by 10 to 30 %, and calibrated at the end of a run.
@@ -98,6 +105,8 @@ class IterationRecord:
     missed_fraction: float = math.nan
     unsearched_fraction: float = 0.0
     undecided_fraction: float = 0.0
+    jumped_at_least: float = math.nan
+    mean_fsc: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,14 @@ class Sampling:
         return np.flatnonzero(np.arange(n) * _GOLDEN_RATIO % 1.0 < self.share)
 
 
+def shown_share(count: int, of: int) -> float:
+    """Return the share that a count shows: less two of its standard deviations, none of nothing.
+
+    Two of 150 do not show that it is more than 1 %.
+    """
+    return max(0.0, count - 2 * count**0.5) / max(of, 1)
+
+
 def next_sampling(
     settings: RefineSettings,
     geometry: Geometry,
@@ -173,16 +190,16 @@ def next_sampling(
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
-    until fewer than 1 % of the particles jump, or three iterations in a row have gained nothing and
-    moved most particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a
-    third of the particles is searched at each iteration, in turn, while the others follow the
-    references as they get better. Search: where it would have missed more than 1 % of the poses
-    that are known and were the best still, the next one looks at everything with three times the
-    operations, twice at most. Particles: the first iteration of an automatic run uses 1,000,
-    each later one twice as many, for coarse references need no more. End: when neither resolution
-    nor poses gain any more and the half maps are filled up to Nyquist, if need be by one more
-    iteration. A fixed
-    schedule keeps the first rule only: the last two fifths of its iterations are local.
+    until fewer than 1 % of the particles are seen to jump, and nearly all are decided or the last
+    iteration gained nothing; or three in a row have gained nothing and moved most
+    particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of
+    the particles is searched at each iteration, in turn, while the others follow the references as
+    they get better. Search: where it would have missed more than 1 % of the poses that are known
+    and were the best still, the next one looks at everything with three times the operations, twice
+    at most. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
+    many, for coarse references need no more. End: when neither resolution nor poses gain any more
+    and the half maps are filled up to Nyquist, if need be by one more iteration. A fixed schedule
+    keeps the first rule only: the last two fifths of its iterations are local.
     """
     done = len(history)
     if done >= settings.max_iterations or _ended(settings, history, geometry):
@@ -283,18 +300,23 @@ def _mode(settings: RefineSettings, history: list[IterationRecord]) -> Mode:
     if _grows(history):
         return "global"
     # A better reference may decide between the poses of those that are not decided.
-    is_settled = history[-1].jumped_fraction < _SETTLED_FRACTION
-    is_settled = is_settled and history[-1].undecided_fraction < _UNDECIDED_FRACTION
-    stalled = len(history) > _STALLED and not any(
-        _gained(history[: len(history) - i]) for i in range(_STALLED)
+    is_better = not (_stalled(history, 1) and _turned(history[-1]) < _STILL)
+    is_settled = history[-1].jumped_at_least < _SETTLED_FRACTION and not (
+        is_better and history[-1].undecided_fraction >= _UNDECIDED_FRACTION
     )
-    return "local" if is_settled or (stalled and _turned(history[-1]) < _STILL_SEARCH) else "global"
+    is_still = _stalled(history, _STALLED) and _turned(history[-1]) < _STILL_SEARCH
+    return "local" if is_settled or is_still else "global"
+
+
+def _stalled(history: list[IterationRecord], n: int) -> bool:
+    """Tell whether none of the last n iterations gained anything."""
+    return len(history) > n and not any(_gained(history[: len(history) - i]) for i in range(n))
 
 
 def _gained(history: list[IterationRecord]) -> bool:
-    """Tell whether the last iteration's resolution beats all before it."""
-    before = min((h.resolution_A for h in history[:-1]), default=math.inf)
-    return history[-1].resolution_A < before * (1 - _SMALL_GAIN)
+    """Tell whether the last iteration's half maps agree better than all before them."""
+    before = max((h.mean_fsc for h in history[:-1] if h.mean_fsc > 0), default=0.0)
+    return history[-1].mean_fsc > before * (1 + _SMALL_GAIN)
 
 
 def _turned(record: IterationRecord) -> float:
@@ -304,13 +326,12 @@ def _turned(record: IterationRecord) -> float:
 
 def _converged(settings: RefineSettings, history: list[IterationRecord]) -> bool:
     """Tell whether the next iteration can be the last."""
-    if not settings.is_data_driven or len(history) < 3:
+    if not settings.is_data_driven or len(history) < 3 or _mode(settings, history) != "local":
         return False
     last = history[-1]
     return (
-        last.mode == "local"
-        and not _gained(history)
-        and _turned(last) < _STILL
+        not _gained(history)
+        and _turned(last) < (_STILL if last.mode == "local" else _STILL_SEARCH)
         and last.unsearched_fraction <= _MAY_STAY
     )
 
@@ -326,4 +347,5 @@ def _ended(settings: RefineSettings, history: list[IterationRecord], geometry: G
     if history[-1].unsearched_fraction > _MAY_STAY and settings.is_data_driven:
         return False
     filled = _is_filled(history[-1].reconstruct_resolution_A, geometry)
-    return _converged(settings, history[:-1]) or (filled and _converged(settings, history))
+    complete = filled and history[-1].mode == "local"
+    return _converged(settings, history[:-1]) or (complete and _converged(settings, history))

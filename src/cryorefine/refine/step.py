@@ -13,7 +13,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.directional import directional_resolution
-from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc, level
+from cryorefine.evaluate.fsc import FscCurves, fsc_within, half_map_fsc
 from cryorefine.fourier.filter import low_pass
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
@@ -35,7 +35,7 @@ from cryorefine.refine.passes import (
     reference_grid,
 )
 from cryorefine.refine.qualities import qualify_and_weigh
-from cryorefine.refine.schedule import IterationRecord, Sampling
+from cryorefine.refine.schedule import IterationRecord, Sampling, shown_share
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 from cryorefine.refine.threads import release_memory
 
@@ -346,7 +346,7 @@ def evaluate_halves(
     criterion = inputs.settings.fsc_criterion
     comparison = None
     if inputs.comparison is not None:
-        comparison = fsc(level(average) * mask, inputs.comparison * mask)
+        comparison = fsc_within(average, inputs.comparison, mask)
     return mask, Evaluation(
         curves=curves,
         resolution_A=curves.resolution_A(criterion),
@@ -463,7 +463,7 @@ def _record(
     evaluation: Evaluation,
     missed_fraction: float,
 ) -> IterationRecord:
-    turn, jumped = float("nan"), float("nan")
+    turn = jumped = jumped_at_least = math.nan
     fits = poses.quality["fit_z"] > WORSE_THAN_RIGHT
     undecided = (poses.quality["n_effective"] >= DECIDED)[fits]
     if state.poses is not None:
@@ -479,7 +479,8 @@ def _record(
         counted &= fits & (poses.quality["n_effective"] < DECIDED)
         far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
         far = far.clamp_min(sampling.align_resolution_A / inputs.geometry.radius_A)
-        jumped = float((angle > far)[counted].double().mean()) if counted.any() else 0.0
+        n_counted, n_jumped = int(counted.sum()), int((angle > far)[counted].sum())
+        jumped, jumped_at_least = n_jumped / max(n_counted, 1), shown_share(n_jumped, n_counted)
     return IterationRecord(
         iteration=sampling.iteration,
         mode=sampling.mode,
@@ -488,6 +489,8 @@ def _record(
         reconstruct_resolution_A=sampling.reconstruct_resolution_A,
         median_turn_deg=turn,
         jumped_fraction=jumped,
+        jumped_at_least=jumped_at_least,
+        mean_fsc=float(evaluation.curves.corrected.mean()),
         median_sigma_rotation_deg=_median_sigma_deg(poses),
         share=sampling.share,
         missed_fraction=missed_fraction,
