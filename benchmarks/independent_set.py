@@ -375,7 +375,7 @@ def check(folder: Path) -> str:
 def judge(folder: Path, threads: int | None) -> str:
     """Refine the set as a user would; return a table of the result beside the truth."""
     from cryorefine.io.mrc import read_volume
-    from cryorefine.particles.relion import read_relion
+    from cryorefine.particles.formats.relion import read_relion
     from trial import (
         map_quality,
         markdown,

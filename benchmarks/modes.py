@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cryorefine.refine.events import read_events
+from cryorefine.events import read_events
 from trial import arguments_of, markdown, run_cryorefine
 
 

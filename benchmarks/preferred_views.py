@@ -24,7 +24,7 @@ import torch
 from cryorefine.geometry.rotation import matrix_from_euler, rotvec_from_matrix
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import read_volume
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.table import ParticleTable
 from trial import (
     map_quality,

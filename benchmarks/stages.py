@@ -41,7 +41,7 @@ from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
 from cryorefine.refine import grey_scale, passes, prepare, run, screen, step
 from cryorefine.refine.settings import make_settings
-from cryorefine.refine.threads import use_threads
+from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
 from kernels import SCORE_ONCE, best_cpu_s, gemm_rate, kernel_case
 from measured import measure

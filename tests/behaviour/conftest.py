@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
-from cryorefine.refine.events import read_events
+from cryorefine.events import read_events
 from cryorefine.refine.run import refine
 from cryorefine.refine.settings import RefineSettings, make_settings
 

@@ -13,11 +13,11 @@ import cryorefine.refine.legs as legs_module
 import cryorefine.refine.run as run_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
+from cryorefine.events import read_events
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion, write_relion
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.checkpoint import committed_iterations, load_state
 from cryorefine.refine.continue_run import FIXED, Wish, merge_settings
-from cryorefine.refine.events import read_events
 from cryorefine.refine.legs import Leg, read_legs
 from cryorefine.refine.run import refine, resume
 from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings

@@ -40,7 +40,7 @@ def test_a_run_elsewhere_mixes_no_devices_and_gives_the_same_result(
 ):
     settings = settings_of(tiny_set, mode)
     refine(settings, tmp_path / "cpu")
-    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda _: OTHER)
+    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda *_, **__: OTHER)
     monkeypatch.setattr("cryorefine.refine.prepare.device_free_bytes", lambda _: 10**12)
     with OtherDevice():
         summary = refine(settings, tmp_path / "other")

@@ -9,12 +9,12 @@ import torch
 
 import cryorefine.refine.run as run_module
 from cryorefine.errors import StoppedEarly
+from cryorefine.events import read_events
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.events import read_events
 from cryorefine.refine.run import refine, resume
 from tests.builders import refused
 

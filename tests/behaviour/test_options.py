@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.events import read_events
 from cryorefine.io.mrc import read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.optics.ctf import contrast_transfer
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion, write_relion
 from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.events import read_events
 from cryorefine.refine.run import refine
 from tests.builders import refused
 

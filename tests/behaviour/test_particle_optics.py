@@ -11,7 +11,7 @@ import cryorefine.refine.run as run_module
 from cryorefine.errors import StoppedEarly
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion, write_relion
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.checkpoint import load_state
 from cryorefine.refine.run import refine, resume
 

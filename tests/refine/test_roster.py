@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.halves import assign_halves
+from cryorefine.events import EventLog
+from cryorefine.particles.half_sets import assign_halves
 from cryorefine.refine.roster import (
     Roster,
     extend_halves,

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.events import EventLog
 from cryorefine.io.mrc import write_volume
 from cryorefine.model.observe import ImageStatistics, make_group_band
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion
 from cryorefine.refine import screen as screen_module
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.prepare import first_state, open_inputs, screen, screened_inputs
 from cryorefine.refine.screen import initial_noise, positive_spectrum, screen_images
 from cryorefine.refine.settings import make_settings

@@ -152,7 +152,7 @@ def _simulate(model: str, output: Path, options: dict[str, Any]) -> None:
         truth_volume,
     )
     from cryorefine.model.simulated_table import simulated_table
-    from cryorefine.particles.relion import write_relion
+    from cryorefine.particles.formats.relion import write_relion
 
     _check(options)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from cryorefine.assign.calibrate import lag_factor, split_disagreement, variance_factor
+from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.passes import batches_of, is_assigned, poses_of, views_of, whitening
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.state import Inputs, Poses, State

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from cryorefine.assign.image_scores import image_scores
 from cryorefine.assign.particle_optics import magnified
+from cryorefine.events import EventLog
 from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.passes import batches_of, poses_of, views_of
 from cryorefine.refine.state import Inputs, Poses, State
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.postprocess.command import transform_volume
-from cryorefine.postprocess.reference import Shape, shape_reference
 from cryorefine.refine.state import Inputs, State
+from cryorefine.restore.command import transform_volume
+from cryorefine.restore.shape import Shape, shape_reference
 
 __all__ = ["run_user_command", "shaped_reference"]
 

@@ -21,14 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
+from cryorefine.engine.device import device_name
+from cryorefine.engine.device_memory import device_peak_bytes
+from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
-from cryorefine.postprocess.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
-from cryorefine.refine.device import device_name
-from cryorefine.refine.device_memory import device_peak_bytes
-from cryorefine.refine.memory import peak_bytes
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.passes import DECIDED
 from cryorefine.refine.settings import RefineSettings
@@ -41,6 +40,7 @@ from cryorefine.refine.tables import (
     write_undecided_table,
 )
 from cryorefine.refine.words import methods_text, summary_text
+from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 
 __all__ = [
     "Clock",

@@ -26,21 +26,21 @@ from cryorefine.assign.particle_optics import (
     with_defocus_change,
     without_offset,
 )
+from cryorefine.engine.memory import batch_size
+from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
 from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
 from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.qualify.fit import fit_z
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.memory import batch_size
 from cryorefine.refine.particle_optics import optics_prior, refine_batch, without_common_part
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.screen import positive_spectrum
 from cryorefine.refine.search import prepare_search
 from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
+from cryorefine.weigh.fit import fit_z
 
 __all__ = [
     "DECIDED",

@@ -9,7 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.engine.device import device_of_run
+from cryorefine.engine.device_memory import device_free_bytes, plan_device_memory
+from cryorefine.engine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
 from cryorefine.errors import InputError, Problems
+from cryorefine.events import EventLog
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.rotation import matrix_from_euler
@@ -18,20 +22,16 @@ from cryorefine.io.mrc import Volume, read_volume
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.model.observe import make_group_band, select_statistics
 from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.half_sets import assign_halves
 from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
-from cryorefine.postprocess.command import check_command
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
-from cryorefine.refine.device import device_of_run
-from cryorefine.refine.device_memory import device_free_bytes, plan_device_memory
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.halves import assign_halves
-from cryorefine.refine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
 from cryorefine.refine.schedule import Geometry
 from cryorefine.refine.screen import Screening, initial_noise, screen_images
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.restore.command import check_command
 
 __all__ = [
     "COMMAND_VARIABLES",
@@ -62,7 +62,7 @@ class Opened:
         self.settings = settings
         problems = Problems()
         with problems.collected():
-            self.device = device_of_run(settings)
+            self.device = device_of_run(settings.device, refines_optics=settings.refines_optics)
         with problems.collected():
             self.group = parse_symmetry(settings.symmetry)
         with problems.collected():

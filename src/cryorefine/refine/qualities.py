@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
-from cryorefine.qualify.groups import defocus_groups
-from cryorefine.qualify.percentile import percentiles
-from cryorefine.qualify.temperature import angular_temperature
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
 from cryorefine.weigh.cost import cost_weight
-from cryorefine.weigh.percentile import cc_weight
+from cryorefine.weigh.defocus_groups import defocus_groups
+from cryorefine.weigh.ranks import percentiles
+from cryorefine.weigh.score_weight import cc_weight
 from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
 from cryorefine.weigh.stability import pose_change, stability_weight
+from cryorefine.weigh.temperature import angular_temperature
 
 __all__ = ["qualify_and_weigh"]
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.particles.half_sets import deal_halves, find_duplicates
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.halves import deal_halves, find_duplicates
 from cryorefine.refine.state import Poses, unknown_poses
 from cryorefine.refine.tables import as_arrays, from_arrays
 

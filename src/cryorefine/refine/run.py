@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryorefine.engine.device import device_name
+from cryorefine.engine.memory import tell_memory
+from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError, StoppedEarly
+from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.checkpoint import (
     committed_iterations,
@@ -29,8 +33,6 @@ from cryorefine.refine.continue_run import (
     check_same_particles,
     optics_arrays,
 )
-from cryorefine.refine.device import device_name
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.legs import (
     Leg,
     clear_legs,
@@ -41,7 +43,6 @@ from cryorefine.refine.legs import (
     switch_leg,
     write_first_leg,
 )
-from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.output import (
     Clock,
     check_output_folder,
@@ -65,7 +66,6 @@ from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses
-from cryorefine.refine.threads import use_threads
 
 __all__ = ["Reporter", "refine", "resume"]
 

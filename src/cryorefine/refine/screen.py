@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.events import EventLog
 from cryorefine.model.observe import (
     GroupBand,
     ImageStatistics,
@@ -18,7 +19,6 @@ from cryorefine.model.observe import (
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.events import EventLog
 
 __all__ = ["Screening", "initial_noise", "positive_spectrum", "screen_images"]
 

@@ -16,11 +16,11 @@ from cryorefine.assign.search_depth import (
     discriminating_power,
     plan_depth,
 )
+from cryorefine.events import EventLog
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.schedule import Sampling
 from cryorefine.refine.state import Inputs
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cryorefine.engine.memory import MemoryPlan
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.model.observe import ImageStatistics, select_statistics
@@ -15,7 +16,6 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.memory import MemoryPlan
 from cryorefine.refine.schedule import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 

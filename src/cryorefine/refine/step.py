@@ -10,17 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
+from cryorefine.engine.threads import release_memory
 from cryorefine.errors import InputError
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.directional import directional_resolution
 from cryorefine.evaluate.fsc import FscCurves, fsc, half_map_fsc, level
+from cryorefine.events import EventLog
 from cryorefine.fourier.filter import low_pass
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.calibrate import calibrate_covariance
-from cryorefine.refine.events import EventLog
 from cryorefine.refine.grey_scale import find_grey_scale
 from cryorefine.refine.likeness import measure_likeness
 from cryorefine.refine.next_reference import shaped_reference
@@ -37,7 +38,6 @@ from cryorefine.refine.passes import (
 from cryorefine.refine.qualities import qualify_and_weigh
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
-from cryorefine.refine.threads import release_memory
 
 __all__ = [
     "evaluate_halves",

@@ -12,7 +12,7 @@ from cryorefine.assign.particle_optics import magnification_matrix, with_defocus
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
-from cryorefine.particles.relion import write_relion
+from cryorefine.particles.formats.relion import write_relion
 from cryorefine.refine.state import Evaluation, Inputs, OtherPoses, Poses
 
 __all__ = [

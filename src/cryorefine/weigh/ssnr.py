@@ -7,7 +7,7 @@ from torch import Tensor
 from cryorefine.fourier.fft import image_to_half
 from cryorefine.fourier.shell import hermitian_weight, shell_index
 from cryorefine.masks.soft import disc_mask
-from cryorefine.weigh.percentile import share_of_percentile
+from cryorefine.weigh.score_weight import share_of_percentile
 
 __all__ = ["image_ssnr", "ssnr_weight"]
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.halves import assign_halves, find_duplicates
+from cryorefine.events import EventLog
+from cryorefine.particles.half_sets import assign_halves, find_duplicates
 from tests.builders import make_table, refused
 
 quick = settings(max_examples=80, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from cryorefine.qualify.percentile import percentiles
+from cryorefine.weigh.ranks import percentiles
 
 # Few different values, so that many are equal; some unknown.
 rows = st.lists(

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryorefine.io.star import read_star
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
 from cryorefine.particles.read import read_particles
-from cryorefine.particles.relion import read_relion, write_relion
 from tests.builders import (
     line_of,
     loop,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.weigh.percentile import cc_weight, share_of_percentile
+from cryorefine.weigh.score_weight import cc_weight, share_of_percentile
 
 
 def test_weights_rise_from_the_minimum_to_one():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import write_volume
-from cryorefine.postprocess.command import (
+from cryorefine.restore.command import (
     check_command,
     expand_command,
     run_command,

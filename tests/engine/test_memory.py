@@ -8,8 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.memory import (
+from cryorefine.engine.memory import (
     MemoryPlan,
     batch_size,
     free_bytes,
@@ -18,6 +17,7 @@ from cryorefine.refine.memory import (
     plan_memory,
     tell_memory,
 )
+from cryorefine.events import EventLog
 from tests.behaviour.conftest import simulate_set
 
 GB = 10**9

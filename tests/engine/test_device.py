@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cryorefine.refine.device import INSTALL_CUDA, choose_device, device_name, device_of_run
+from cryorefine.engine.device import INSTALL_CUDA, choose_device, device_name, device_of_run
 from cryorefine.refine.settings import make_settings
 from tests.builders import refused
 
@@ -59,6 +59,7 @@ def test_no_other_device_is_known(name):
 def test_particles_own_optics_are_refined_on_the_cpu_whatever_else_there_is(monkeypatch):
     with_gpus(monkeypatch, 1)
     settings = make_settings({"particles": "p.star", "reference": ["m.mrc"], "refine_grey": True})
-    assert device_of_run(settings) == torch.device("cpu")
+    assert settings.refines_optics
+    assert device_of_run("auto", refines_optics=True) == torch.device("cpu")
     with refused("CPU only", "--device cuda"):
-        device_of_run(settings.model_copy(update={"device": "cuda"}))
+        device_of_run("cuda", refines_optics=True)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.qualify.temperature import angular_temperature
+from cryorefine.weigh.temperature import angular_temperature
 
 NAN = math.nan
 angles = st.floats(0, 180)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from cryorefine.errors import InputError
+from cryorefine.events import EventLog
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.events import EventLog
 
 __all__ = ["assign_halves", "deal_halves", "find_duplicates"]
 

@@ -1,4 +1,4 @@
-from cryorefine.refine.events import EventLog, read_events
+from cryorefine.events import EventLog, read_events
 
 
 def kinds(events):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.qualify.groups import defocus_groups
+from cryorefine.weigh.defocus_groups import defocus_groups
 
 defoci = st.lists(st.floats(1000, 40000), max_size=200).map(
     lambda x: torch.tensor(x, dtype=torch.float64)

@@ -4,7 +4,7 @@ import torch
 from cryorefine.evaluate.fsc import FscCurves, fsc
 from cryorefine.fourier.filter import apply_bfactor
 from cryorefine.masks.soft import sphere_mask
-from cryorefine.postprocess.sharpen import fsc_weight, guinier_bfactor, sharpen, weight_map
+from cryorefine.restore.sharpen import fsc_weight, guinier_bfactor, sharpen, weight_map
 
 
 def curves_ending_at(shell: int, size_px: int, voxel_A: float) -> FscCurves:

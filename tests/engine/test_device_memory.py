@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryorefine.engine.device_memory import plan_device_memory
+from cryorefine.engine.memory import tell_memory
+from cryorefine.events import EventLog
 from cryorefine.kernels import dispatch
-from cryorefine.refine.device_memory import plan_device_memory
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.memory import tell_memory
 from cryorefine.refine.run import refine
 from tests.behaviour.conftest import settings_for, simulate_set
 from tests.other_device import OTHER, OtherDevice, frugal_kernels
@@ -82,7 +82,7 @@ def test_what_a_run_holds_on_a_device_is_predicted(
         data, particles=data / "truth_particles.star", symmetry=symmetry, alignment="local",
         iterations=1, threads=1, initial_lowpass_angstrom=12.0,
     )  # fmt: skip
-    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda _: OTHER)
+    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda *_, **__: OTHER)
     monkeypatch.setattr("cryorefine.refine.prepare.device_free_bytes", lambda _: 10**12)
     with OtherDevice() as device:
         monkeypatch.setattr(dispatch, "_twin", lambda _: frugal_kernels(device))

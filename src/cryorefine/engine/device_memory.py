@@ -2,14 +2,14 @@
 
 import torch
 
+from cryorefine.engine.memory import MemoryPlan, grid_bytes, image_bytes
 from cryorefine.kernels.grid import OVERSAMPLING
-from cryorefine.refine.memory import MemoryPlan, grid_bytes, image_bytes
 
 __all__ = ["device_free_bytes", "device_peak_bytes", "plan_device_memory"]
 
 _BATCH_BYTES, _LEAST_BATCH_BYTES = 256 << 20, 4 << 20
 _LARGEST_BATCH = 1024
-# Counted on a run's tensors (tests/refine/test_device_memory.py), and a little for what torch's
+# Counted on a run's tensors (tests/engine/test_device_memory.py), and a little for what torch's
 # allocator and transforms keep: half grids up to Nyquist; what is kept of a batch while images are
 # compared with their models, and while they are searched; what a search keeps beside.
 _GRIDS = 11.0

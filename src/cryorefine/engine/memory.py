@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryorefine.events import EventLog
 from cryorefine.kernels.grid import HALO, OVERSAMPLING, grid_layout
 from cryorefine.particles.images import MAPPED_BYTES
-from cryorefine.refine.events import EventLog
 
 __all__ = [
     "MemoryPlan",

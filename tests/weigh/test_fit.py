@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.qualify.fit import fit_z, half_sample_mode
+from cryorefine.weigh.fit import fit_z, half_sample_mode
 
 
 def _scores(n, junk, power, seed=0):

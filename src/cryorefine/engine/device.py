@@ -7,7 +7,6 @@ run's device and bring back poses, curves and maps.
 import torch
 
 from cryorefine.errors import InputError
-from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["INSTALL_CUDA", "choose_device", "device_name", "device_of_run"]
 
@@ -45,15 +44,15 @@ def choose_device(setting: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def device_of_run(settings: RefineSettings) -> torch.device:
+def device_of_run(setting: str, *, refines_optics: bool) -> torch.device:
     """Return the run's device; particles' own optics are worked out on the CPU only."""
-    if not settings.refines_optics:
-        return choose_device(settings.device)
-    if settings.device not in ("auto", "cpu"):
+    if not refines_optics:
+        return choose_device(setting)
+    if setting not in ("auto", "cpu"):
         raise InputError(
             "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus work on "
             "the CPU only",
-            where=f"--device {settings.device}",
+            where=f"--device {setting}",
             do="say --device cpu, or leave these options out",
         )
     return choose_device("cpu")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.masks.soft import sphere_mask
-from cryorefine.postprocess.reference import drop_voxels, shape_reference, without_negative
+from cryorefine.restore.shape import drop_voxels, shape_reference, without_negative
 from tests.other_device import OTHER, Elsewhere, OtherDevice
 
 VOXEL_A = 2.0
