@@ -63,8 +63,8 @@ from cryorefine.model.observe import (
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.prepare import measure_radius
 from cryorefine.refine.screen import initial_noise
+from cryorefine.run.inputs import measure_radius
 from trial import ICE, markdown, number, simulate
 
 _BEST = 100

@@ -39,10 +39,11 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import grey_scale, passes, prepare, run, screen, step
+from cryorefine.refine import grey_scale, passes, screen, step
 from cryorefine.refine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
+from cryorefine.run import inputs, loop
 from kernels import SCORE_ONCE, best_cpu_s, gemm_rate, kernel_case
 from measured import measure
 from trial import markdown, number
@@ -128,9 +129,9 @@ def instrument(stages: Stages) -> None:
     add(ImageSource, "read", "reading images", lambda out, *_: 1.5 * bytes_of(out))
     add(screen, "screen_images", "screening", nothing)
     add(screen, "initial_noise", "screening", nothing)
-    add(run, "open_inputs", "inputs", nothing)
+    add(inputs, "open_inputs", "inputs", nothing)
     for name in ("start_volumes", "radius_px"):
-        add(prepare.Opened, name, "inputs", nothing)
+        add(inputs.Opened, name, "inputs", nothing)
     add(observe, "observe", "images: FFT, CTF", lambda out, images, *_: len(images))
     add(exhaustive, "make_coarse_search", "coarse search: tables", nothing)
     add(
@@ -156,7 +157,7 @@ def instrument(stages: Stages) -> None:
     for owner, name in ((soft, "solvent_mask"), (soft, "sphere_mask"),
                         (solvent, "quieten_solvent")):  # fmt: skip
         add(owner, name, "masks and FSC", nothing)
-    add(run, "_commit", "files", lambda out, folder, *_, **__: folder_bytes(folder))
+    add(loop, "_commit", "files", lambda out, folder, *_, **__: folder_bytes(folder))
 
 
 def rates(n: int, threads: int) -> dict[str, float]:
@@ -215,7 +216,7 @@ def main() -> None:
     instrument(stages)
     reporter = stages.wrap(write_report, "report", nothing)
     begin = time.process_time()
-    summary = run.refine(settings, options.output, overwrite=True, reporter=reporter)
+    summary = loop.refine(settings, options.output, overwrite=True, reporter=reporter)
     whole_s = _START_UP_S + time.process_time() - begin
     # The modules keep their timers; what follows is not part of the run.
     spent, calls, work = dict(stages.spent_s), dict(stages.calls), dict(stages.work)

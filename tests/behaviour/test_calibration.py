@@ -9,7 +9,7 @@ from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
+from cryorefine.run.checkpoint import load_state
 
 CHI2_95 = 11.07  # 5 degrees of freedom
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.legs as legs_module
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
+import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
 from cryorefine.events import read_events
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
-from cryorefine.refine.checkpoint import committed_iterations, load_state
-from cryorefine.refine.continue_run import FIXED, Wish, merge_settings
-from cryorefine.refine.legs import Leg, read_legs
-from cryorefine.refine.run import refine, resume
 from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings
+from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.continuation import FIXED, Wish, merge_settings
+from cryorefine.run.loop import refine, resume
+from cryorefine.run.segments import Leg, read_legs
 from tests.builders import refused
 from tests.refine.test_checkpoint import assert_bit_equal
 
@@ -174,7 +174,7 @@ def test_a_stopped_run_with_an_option_makes_the_iterations_that_were_left(
     tiny_set, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    stop_at(monkeypatch, run_module, "iterate", 2)
+    stop_at(monkeypatch, loop_module, "iterate", 2)
     with pytest.raises(StoppedEarly):
         refine(tiny_settings(tiny_set, iterations=3), run)
     monkeypatch.undo()
@@ -204,7 +204,7 @@ def assert_same_end(folder: Path, other: Path):
 def test_a_second_leg_that_was_stopped_resumes_to_the_same_bits(
     run, second_leg, monkeypatch, name, call
 ):
-    stop_at(monkeypatch, run_module, name, call)
+    stop_at(monkeypatch, loop_module, name, call)
     with pytest.raises(StoppedEarly, match="go on with 'cryorefine resume"):
         resume(run, changes=CHANGES)
     monkeypatch.undo()
@@ -215,12 +215,12 @@ def test_a_second_leg_that_was_stopped_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("module", "name", "call", "has_begun"),
     [
-        (run_module, "begin_leg", 1, False),
-        (run_module, "save_start", 1, False),
-        (run_module, "switch_leg", 1, False),
-        (legs_module, "write_text", 1, False),  # settings_leg001.toml
-        (legs_module, "write_text", 2, False),  # legs.json
-        (legs_module, "write_text", 3, True),  # settings.toml
+        (loop_module, "begin_leg", 1, False),
+        (loop_module, "save_start", 1, False),
+        (loop_module, "switch_leg", 1, False),
+        (segments_module, "write_text", 1, False),  # settings_leg001.toml
+        (segments_module, "write_text", 2, False),  # legs.json
+        (segments_module, "write_text", 3, True),  # settings.toml
     ],
 )
 def test_a_kill_between_two_writes_leaves_the_old_leg_or_the_new_one(
@@ -242,7 +242,7 @@ def test_a_kill_between_two_writes_leaves_the_old_leg_or_the_new_one(
 def test_a_command_that_is_given_again_before_an_iteration_begins_the_same_leg(
     run, second_leg, monkeypatch
 ):
-    stop_at(monkeypatch, run_module, "iterate", 1)
+    stop_at(monkeypatch, loop_module, "iterate", 1)
     with pytest.raises(StoppedEarly):
         resume(run, changes=CHANGES)
     monkeypatch.undo()

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
 from cryorefine.errors import InputError, StoppedEarly
-from cryorefine.refine.checkpoint import committed_iterations, load_state
-from cryorefine.refine.legs import read_legs
-from cryorefine.refine.run import refine, resume
+from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.loop import refine, resume
+from cryorefine.run.segments import read_legs
 from tests.refine.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
@@ -26,7 +26,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 ):
     calls = {"n": 0}
     name = "iterate" if stop_at == "assign" else "save_state"
-    original = getattr(run_module, name)
+    original = getattr(loop_module, name)
 
     def interrupted(*args, **kwargs):
         calls["n"] += 1
@@ -35,7 +35,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, name, interrupted)
+    monkeypatch.setattr(loop_module, name, interrupted)
     with pytest.raises(StoppedEarly, match="2 iterations are safe; go on with 'cryorefine resume"):
         refine(settings_for(small_set), tmp_path / "run")
     monkeypatch.undo()
@@ -81,7 +81,7 @@ def test_resuming_nothing_or_with_another_particle_file_is_refused(small_set, tm
 def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     small_set, tmp_path, monkeypatch
 ):
-    original, calls = run_module.save_state, {"n": 0}
+    original, calls = loop_module.save_state, {"n": 0}
 
     def full(*args, **kwargs):
         calls["n"] += 1
@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
             raise OSError(28, "No space left on device")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, "save_state", full)
+    monkeypatch.setattr(loop_module, "save_state", full)
     with pytest.raises(StoppedEarly, match="No space left on device"):
         refine(settings_for(small_set, iterations=3), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
     small_set, tmp_path, monkeypatch, error, told
 ):
-    original, calls = run_module.iterate, {"n": 0}
+    original, calls = loop_module.iterate, {"n": 0}
 
     def second_fails(*args, **kwargs):
         calls["n"] += 1
@@ -114,7 +114,7 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, "iterate", second_fails)
+    monkeypatch.setattr(loop_module, "iterate", second_fails)
     with pytest.raises(StoppedEarly, match=told):
         refine(settings_for(small_set, iterations=2), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
 from cryorefine.errors import StoppedEarly
 from cryorefine.events import read_events
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.run import refine, resume
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine, resume
 from tests.builders import refused
 
 from .conftest import settings_for, simulate_set
@@ -337,7 +337,7 @@ def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_pose
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "iterate", interrupted)
+    monkeypatch.setattr(loop_module, "iterate", interrupted)
     with pytest.raises(StoppedEarly):
         run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
             reference=(noisy / "reference.mrc",), alignment=first, iterations=1)  # fmt: skip

@@ -16,8 +16,8 @@ from cryorefine.masks.soft import sphere_mask
 from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.run import refine
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
 from tests.builders import refused
 
 from .conftest import settings_for, simulate_set

@@ -15,8 +15,8 @@ from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write
 from cryorefine.io.star import read_star, write_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.particles.formats.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.run import refine
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
 
 from .conftest import settings_for, simulate_set
 

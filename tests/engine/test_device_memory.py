@@ -8,7 +8,7 @@ from cryorefine.engine.device_memory import plan_device_memory
 from cryorefine.engine.memory import tell_memory
 from cryorefine.events import EventLog
 from cryorefine.kernels import dispatch
-from cryorefine.refine.run import refine
+from cryorefine.run.loop import refine
 from tests.behaviour.conftest import settings_for, simulate_set
 from tests.other_device import OTHER, OtherDevice, frugal_kernels
 
@@ -82,8 +82,8 @@ def test_what_a_run_holds_on_a_device_is_predicted(
         data, particles=data / "truth_particles.star", symmetry=symmetry, alignment="local",
         iterations=1, threads=1, initial_lowpass_angstrom=12.0,
     )  # fmt: skip
-    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda *_, **__: OTHER)
-    monkeypatch.setattr("cryorefine.refine.prepare.device_free_bytes", lambda _: 10**12)
+    monkeypatch.setattr("cryorefine.run.inputs.device_of_run", lambda *_, **__: OTHER)
+    monkeypatch.setattr("cryorefine.run.inputs.device_free_bytes", lambda _: 10**12)
     with OtherDevice() as device:
         monkeypatch.setattr(dispatch, "_twin", lambda _: frugal_kernels(device))
         summary = refine(settings, tmp_path / "run")

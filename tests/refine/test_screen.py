@@ -8,9 +8,9 @@ from cryorefine.model.observe import ImageStatistics, make_group_band
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.refine import screen as screen_module
-from cryorefine.refine.prepare import first_state, open_inputs, screen, screened_inputs
 from cryorefine.refine.screen import initial_noise, positive_spectrum, screen_images
 from cryorefine.refine.settings import make_settings
+from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from tests.builders import (
     optics_columns,
     particle_columns,

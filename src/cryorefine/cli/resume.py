@@ -40,7 +40,7 @@ def command(
     voxel size, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
-    from cryorefine.refine.run import resume
+    from cryorefine.run.loop import resume
 
     changes = given(options)
     if particles is not None:

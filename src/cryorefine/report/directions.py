@@ -10,8 +10,8 @@ from cryorefine.evaluate.coverage import direction_histogram
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.report.illustration import COLOURS, Illustration, render_svg
+from cryorefine.report.number_formats import count
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

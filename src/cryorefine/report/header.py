@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount, angstrom, count, duration, memory
 
 __all__ = ["Fact", "State", "headline", "messages", "run_state"]
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryorefine.report.illustration import COLOURS, Illustration, finish_axes, render_svg
+from cryorefine.report.number_formats import amount, count
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.checkpoint import (
+from cryorefine.refine.state import Poses
+from cryorefine.run.checkpoint import (
     committed_iterations,
     iteration_folder,
     load_start,
@@ -15,7 +16,6 @@ from cryorefine.refine.checkpoint import (
     save_start,
     save_state,
 )
-from cryorefine.refine.state import Poses
 from tests.builders import make_state, refused
 
 

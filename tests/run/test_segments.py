@@ -2,15 +2,15 @@ import math
 
 import pytest
 
-from cryorefine.refine.legs import (
+from cryorefine.refine.schedule import Geometry, next_sampling
+from cryorefine.refine.settings import make_settings
+from cryorefine.run.segments import (
     Leg,
     read_legs,
     sampling_of_leg,
     settings_within_run,
     write_first_leg,
 )
-from cryorefine.refine.schedule import Geometry, next_sampling
-from cryorefine.refine.settings import make_settings
 from tests.builders import make_record, refused
 
 GEOMETRY = Geometry(

@@ -1,7 +1,7 @@
 import pytest
 
-from cryorefine.refine import output
-from cryorefine.refine.output import check_output_folder, clear_run
+from cryorefine.run import folder as folder_module
+from cryorefine.run.folder import check_output_folder, clear_run
 from tests.builders import refused
 
 
@@ -10,7 +10,7 @@ def make_run(folder):
     for name in ("iteration_000", "iteration_001", ".iteration_002.part"):
         (folder / name).mkdir(parents=True)
         (folder / name / "state.npz").write_text("x")
-    for name in output._RUN_FILES:
+    for name in folder_module._RUN_FILES:
         (folder / name).write_text("x")
     return folder
 
@@ -60,7 +60,7 @@ def test_a_run_that_has_only_iterations_left_counts_as_one(tmp_path):
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, exists):
-    monkeypatch.setattr(output.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(folder_module.os, "access", lambda path, mode: False)
     folder = tmp_path if exists else tmp_path / "new"
     with refused(f"{tmp_path}: may not be written to"):
         check_output_folder(folder, overwrite=False)

@@ -27,20 +27,20 @@ from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
-from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
 from cryorefine.refine.next_reference import run_user_command
 from cryorefine.refine.passes import DECIDED
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
-from cryorefine.refine.tables import (
+from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
+from cryorefine.run.checkpoint import committed_iterations, iteration_folder
+from cryorefine.run.methods_text import methods_text, summary_text
+from cryorefine.run.particle_tables import (
     without_pose,
     write_fsc_table,
     write_particle_table,
     write_rejected_table,
     write_undecided_table,
 )
-from cryorefine.refine.words import methods_text, summary_text
-from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 
 __all__ = [
     "Clock",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cryorefine.report.illustration import COLOURS, Illustration, Key, finish_axes, render_svg
+from cryorefine.report.number_formats import amount, angstrom, duration
 from cryorefine.report.run_folder import Iteration, RunFolder
-from cryorefine.report.words import amount, angstrom, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,14 +7,14 @@ import torch
 
 from cryorefine.events import EventLog
 from cryorefine.particles.half_sets import assign_halves
-from cryorefine.refine.roster import (
+from cryorefine.refine.state import Poses
+from cryorefine.run.particle_registry import (
     Roster,
     extend_halves,
     first_roster,
     known_poses,
     next_roster,
 )
-from cryorefine.refine.state import Poses
 from tests.builders import make_table, refused
 
 

@@ -18,12 +18,12 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
-from cryorefine.refine.legs import Leg, settings_within_run
-from cryorefine.refine.prepare import NO_POSE, Opened, open_inputs, screen, screened_inputs
-from cryorefine.refine.roster import Roster, extend_halves, known_poses, next_roster
 from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings
 from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
+from cryorefine.run.particle_registry import Roster, extend_halves, known_poses, next_roster
+from cryorefine.run.segments import Leg, settings_within_run
 
 __all__ = [
     "FIXED",

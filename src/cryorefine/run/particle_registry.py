@@ -12,7 +12,7 @@ from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.half_sets import deal_halves, find_duplicates
 from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.state import Poses, unknown_poses
-from cryorefine.refine.tables import as_arrays, from_arrays
+from cryorefine.run.particle_tables import as_arrays, from_arrays
 
 __all__ = ["KnownPoses", "Roster", "extend_halves", "first_roster", "known_poses", "next_roster"]
 

@@ -19,7 +19,12 @@ from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
-from cryorefine.refine.checkpoint import (
+from cryorefine.refine.schedule import IterationRecord, Sampling
+from cryorefine.refine.screen import Screening
+from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
+from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses
+from cryorefine.run.checkpoint import (
     committed_iterations,
     load_start,
     load_state,
@@ -27,13 +32,31 @@ from cryorefine.refine.checkpoint import (
     save_start,
     save_state,
 )
-from cryorefine.refine.continue_run import (
+from cryorefine.run.continuation import (
     Wish,
     begin_leg,
     check_same_particles,
     optics_arrays,
 )
-from cryorefine.refine.legs import (
+from cryorefine.run.folder import (
+    Clock,
+    check_output_folder,
+    clear_run,
+    publish,
+    summarise,
+    write_iteration_files,
+    write_manifest,
+)
+from cryorefine.run.inputs import (
+    Opened,
+    first_state,
+    open_inputs,
+    screen,
+    screened_inputs,
+    without_unassigned,
+)
+from cryorefine.run.particle_registry import Roster, first_roster
+from cryorefine.run.segments import (
     Leg,
     clear_legs,
     current_settings,
@@ -43,29 +66,6 @@ from cryorefine.refine.legs import (
     switch_leg,
     write_first_leg,
 )
-from cryorefine.refine.output import (
-    Clock,
-    check_output_folder,
-    clear_run,
-    publish,
-    summarise,
-    write_iteration_files,
-    write_manifest,
-)
-from cryorefine.refine.prepare import (
-    Opened,
-    first_state,
-    open_inputs,
-    screen,
-    screened_inputs,
-    without_unassigned,
-)
-from cryorefine.refine.roster import Roster, first_roster
-from cryorefine.refine.schedule import IterationRecord, Sampling
-from cryorefine.refine.screen import Screening
-from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
-from cryorefine.refine.state import Inputs, State
-from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses
 
 __all__ = ["Reporter", "refine", "resume"]
 

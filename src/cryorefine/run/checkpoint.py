@@ -25,7 +25,7 @@ from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.schedule import IterationRecord
 from cryorefine.refine.state import Evaluation, Poses, State
-from cryorefine.refine.tables import as_arrays, from_arrays
+from cryorefine.run.particle_tables import as_arrays, from_arrays
 
 __all__ = [
     "committed_iterations",
