@@ -63,7 +63,7 @@ from cryorefine.model.observe import (
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.screen import initial_noise
+from cryorefine.refine.image_statistics import initial_noise
 from cryorefine.run.inputs import measure_radius
 from trial import ICE, markdown, number, simulate
 

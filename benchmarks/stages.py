@@ -39,7 +39,7 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import grey_scale, passes, screen, step
+from cryorefine.refine import grey_scale, image_statistics, passes, step
 from cryorefine.refine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
@@ -127,8 +127,8 @@ def instrument(stages: Stages) -> None:
     """Put timers round the functions of all stages."""
     add = stages.replace
     add(ImageSource, "read", "reading images", lambda out, *_: 1.5 * bytes_of(out))
-    add(screen, "screen_images", "screening", nothing)
-    add(screen, "initial_noise", "screening", nothing)
+    add(image_statistics, "screen_images", "screening", nothing)
+    add(image_statistics, "initial_noise", "screening", nothing)
     add(inputs, "open_inputs", "inputs", nothing)
     for name in ("start_volumes", "radius_px"):
         add(inputs.Opened, name, "inputs", nothing)

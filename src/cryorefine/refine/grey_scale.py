@@ -23,7 +23,7 @@ from cryorefine.refine.passes import (
     whitening,
 )
 from cryorefine.refine.schedule import Sampling
-from cryorefine.refine.search import coarse_search, search_space
+from cryorefine.refine.search_plan import coarse_search, search_space
 from cryorefine.refine.state import Inputs, State
 
 __all__ = ["GreyScale", "find_grey_scale"]

@@ -35,10 +35,10 @@ from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
-from cryorefine.refine.particle_optics import optics_prior, refine_batch, without_common_part
+from cryorefine.refine.image_statistics import positive_spectrum
+from cryorefine.refine.optics_refinement import optics_prior, refine_batch, without_common_part
 from cryorefine.refine.schedule import Sampling
-from cryorefine.refine.screen import positive_spectrum
-from cryorefine.refine.search import prepare_search
+from cryorefine.refine.search_plan import prepare_search
 from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
 from cryorefine.weigh.fit import fit_z
 

@@ -292,7 +292,7 @@ class State:
         was known; NaN where it was not.
     own_share
         By half, what an image's own noise in the reference adds to its score, per shell; see
-        :func:`cryorefine.refine.own_share.own_share`. None where references hold no image.
+        :func:`cryorefine.refine.own_noise_share.own_share`. None where references hold no image.
     start_A
         Resolution of the half maps of the poses that a local run was given; NaN where it began
         otherwise.

@@ -21,11 +21,11 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
-from cryorefine.refine.calibrate import calibrate_covariance
 from cryorefine.refine.grey_scale import find_grey_scale
-from cryorefine.refine.likeness import measure_likeness
+from cryorefine.refine.image_similarity import measure_likeness
 from cryorefine.refine.next_reference import shaped_reference
-from cryorefine.refine.own_share import kept_noise, own_share
+from cryorefine.refine.own_noise_share import kept_noise, own_share
+from cryorefine.refine.particle_weights import qualify_and_weigh
 from cryorefine.refine.passes import (
     DECIDED,
     WORSE_THAN_RIGHT,
@@ -35,7 +35,7 @@ from cryorefine.refine.passes import (
     reconstruct_halves,
     reference_grid,
 )
-from cryorefine.refine.qualities import qualify_and_weigh
+from cryorefine.refine.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.schedule import IterationRecord, Sampling
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State, unknown_poses
 

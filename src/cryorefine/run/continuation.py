@@ -18,7 +18,7 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
-from cryorefine.refine.screen import Screening
+from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs

@@ -19,8 +19,8 @@ from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
+from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.schedule import IterationRecord, Sampling
-from cryorefine.refine.screen import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses

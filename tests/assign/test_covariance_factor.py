@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cryorefine.assign.calibrate import lag_factor, split_disagreement, variance_factor
+from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.geometry.rotation import matrix_from_rotvec
 
 from .test_alignment import Case

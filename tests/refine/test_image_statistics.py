@@ -7,8 +7,8 @@ from cryorefine.io.mrc import write_volume
 from cryorefine.model.observe import ImageStatistics, make_group_band
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
-from cryorefine.refine import screen as screen_module
-from cryorefine.refine.screen import initial_noise, positive_spectrum, screen_images
+from cryorefine.refine import image_statistics as statistics_module
+from cryorefine.refine.image_statistics import initial_noise, positive_spectrum, screen_images
 from cryorefine.refine.settings import make_settings
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from tests.builders import (
@@ -62,7 +62,7 @@ def test_the_background_of_an_image_is_what_lies_outside_the_particle(tmp_path, 
 
 @pytest.mark.parametrize("batch", [1, 2, 128])
 def test_images_that_cannot_be_used_are_found_and_told_why(tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(screen_module, "_LARGEST_BATCH", batch)
+    monkeypatch.setattr(statistics_module, "_LARGEST_BATCH", batch)
     content = noise_images(7, 16)
     content[1] = 3.25
     content[2, 0, 0] = np.nan

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from cryorefine.assign.calibrate import lag_factor, split_disagreement, variance_factor
+from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.passes import batches_of, is_assigned, poses_of, views_of, whitening
