@@ -39,7 +39,7 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import grey_scale, image_statistics, passes, step
+from cryorefine.refine import backprojection, evaluation, expectation, grey_scale, image_statistics
 from cryorefine.refine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
@@ -145,15 +145,15 @@ def instrument(stages: Stages) -> None:
         lambda out, _, rotations, points: len(rotations) * len(points))  # fmt: skip
     add(dispatch, "insert_slices", "insertion",
         lambda out, _, rotations, points, *__: len(rotations) * len(points))  # fmt: skip
-    add(passes, "assign_poses", "choosing and storing poses", nothing)
-    add(passes, "reconstruct_halves", "residuals, weights", nothing)
+    add(expectation, "assign_poses", "choosing and storing poses", nothing)
+    add(backprojection, "reconstruct_halves", "residuals, weights", nothing)
     add(grey_scale, "find_grey_scale", "grey scale", nothing)
     add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))
     add(symmetrise, "symmetrise_grid", "symmetry",
         lambda out, values, weights, **_: 2 * bytes_of(values, weights))  # fmt: skip
     add(solve, "solve", "solving", lambda *_, **__: 1)
     add(grid, "make_slice_grid", "references", lambda *_, **__: 1)
-    add(step, "evaluate_halves", "masks and FSC", lambda *_, **__: 8)
+    add(evaluation, "evaluate_halves", "masks and FSC", lambda *_, **__: 8)
     for owner, name in ((soft, "solvent_mask"), (soft, "sphere_mask"),
                         (solvent, "quieten_solvent")):  # fmt: skip
         add(owner, name, "masks and FSC", nothing)

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cryorefine.refine.schedule import (
-    Geometry,
-    next_sampling,
-)
+from cryorefine.refine.plan import Geometry
+from cryorefine.refine.schedule import next_sampling
 from cryorefine.refine.settings import make_settings
 from tests.builders import make_record
 

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.refine.schedule import Geometry, next_sampling
+from cryorefine.refine.plan import Geometry
+from cryorefine.refine.schedule import next_sampling
 from cryorefine.refine.settings import make_settings
 from cryorefine.refine.state import Poses, unknown_poses
 from tests.builders import make_record

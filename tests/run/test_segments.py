@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from cryorefine.refine.schedule import Geometry, next_sampling
+from cryorefine.refine.plan import Geometry
+from cryorefine.refine.schedule import next_sampling
 from cryorefine.refine.settings import make_settings
 from cryorefine.run.segments import (
     Leg,

@@ -1,5 +1,6 @@
 """Bring references of unknown grey scale to that of the images, before any pose is known."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,23 +11,23 @@ from torch import Tensor
 
 from cryorefine.assign.exhaustive import CoarseSearch, best_amplitude, grid_posterior
 from cryorefine.assign.search_depth import GRID_LOSS
+from cryorefine.events import EventLog
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.passes import (
+from cryorefine.refine.particle_batches import (
     batches_of,
-    common_factor,
     max_shift_px,
     poses_of,
     views_of,
     whitening,
 )
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.plan import Sampling
 from cryorefine.refine.search_plan import coarse_search, search_space
 from cryorefine.refine.state import Inputs, State
 
-__all__ = ["GreyScale", "find_grey_scale"]
+__all__ = ["GreyScale", "common_factor", "find_grey_scale", "scale_references"]
 
 _SAMPLE = 64
 _GRID_POSES = 1.5e5
@@ -154,3 +155,51 @@ def _at_known_poses(
         cross += float((centred.conj() * model).real.double().sum())
         power += float(model.abs().square().double().sum())
     return cross, power
+
+
+def scale_references(
+    inputs: Inputs,
+    state: State,
+    grids: tuple[SliceGrid, SliceGrid],
+    sampling: Sampling,
+    events: EventLog,
+) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
+    """Bring references of unknown grey scale to that of the images, each half by its own."""
+    found = [find_grey_scale(inputs, state, grids[half - 1], sampling, half) for half in (1, 2)]
+    factors = [half.factor for half in found]
+    events.emit("grey_scale", half1=factors[0], half2=factors[1])
+    for half, factor in enumerate(factors, 1):
+        if factor == 0:
+            events.warn(
+                f"the reference explains nothing in the images of half {half}: is their contrast "
+                "inverted (particles must be white), or the initial map the wrong one?"
+            )
+    references = tuple(
+        volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
+    )
+    first, second = (
+        dataclasses.replace(grid, values=grid.values * (factor or 1.0))
+        for grid, factor in zip(grids, factors, strict=True)
+    )
+    state = dataclasses.replace(
+        state,
+        references=references,
+        group_scale=(found[0].group_scale, found[1].group_scale),
+        shift_sigma_A=(found[0].shift_sigma_A, found[1].shift_sigma_A),
+        is_scaled=True,
+    )
+    return state, (first, second)
+
+
+def common_factor(
+    cross: np.ndarray, power: np.ndarray, counts: np.ndarray
+) -> tuple[float, tuple[float, ...]]:
+    """Split amplitudes per optics group into a common factor and relative ones of mean 1."""
+    known = (power > 0) & (cross > 0)
+    if not known.any():
+        return 0.0, (1.0,) * len(cross)
+    common = float(cross[known].sum() / power[known].sum())
+    # Groups without particles, or that the reference explains nothing of, are taken as average.
+    relative = np.where(known, cross / np.where(power > 0, power, 1.0) / common, 1.0)
+    mean = float(np.average(relative, weights=np.maximum(counts, 1e-9)))
+    return common * mean, tuple((relative / mean).tolist())

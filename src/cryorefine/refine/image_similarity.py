@@ -10,7 +10,7 @@ from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.passes import batches_of, poses_of, views_of
+from cryorefine.refine.particle_batches import batches_of, poses_of, views_of
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["measure_likeness"]

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.refine.passes import data_per_shell, views_of
+from cryorefine.refine.backprojection import data_per_shell
+from cryorefine.refine.particle_batches import views_of
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["kept_noise", "own_share"]

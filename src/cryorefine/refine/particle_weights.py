@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.plan import Sampling
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine

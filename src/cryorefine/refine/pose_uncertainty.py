@@ -7,8 +7,14 @@ import torch
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.passes import batches_of, is_assigned, poses_of, views_of, whitening
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.particle_batches import (
+    batches_of,
+    is_assigned,
+    poses_of,
+    views_of,
+    whitening,
+)
+from cryorefine.refine.plan import Sampling
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["calibrate_covariance"]

@@ -21,7 +21,7 @@ from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.plan import Sampling
 from cryorefine.refine.state import Inputs
 
 __all__ = ["PreparedSearch", "coarse_search", "prepare_search", "search_space"]

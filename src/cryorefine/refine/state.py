@@ -16,7 +16,7 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.schedule import Geometry, IterationRecord
+from cryorefine.refine.plan import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["Evaluation", "Inputs", "OtherPoses", "Poses", "State", "unknown_poses"]

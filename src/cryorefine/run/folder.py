@@ -27,8 +27,8 @@ from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
-from cryorefine.refine.next_reference import run_user_command
-from cryorefine.refine.passes import DECIDED
+from cryorefine.refine.expectation import DECIDED
+from cryorefine.refine.reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map

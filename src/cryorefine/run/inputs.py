@@ -28,7 +28,7 @@ from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, initial_noise, screen_images
-from cryorefine.refine.schedule import Geometry
+from cryorefine.refine.plan import Geometry
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.restore.command import check_command

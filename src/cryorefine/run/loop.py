@@ -20,10 +20,11 @@ from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.image_statistics import Screening
-from cryorefine.refine.schedule import IterationRecord, Sampling
+from cryorefine.refine.iteration import iterate
+from cryorefine.refine.plan import IterationRecord, Sampling
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
+from cryorefine.refine.start import reconstruct_start, start_from_poses
 from cryorefine.refine.state import Inputs, State
-from cryorefine.refine.step import iterate, reconstruct_start, start_from_poses
 from cryorefine.run.checkpoint import (
     committed_iterations,
     load_start,

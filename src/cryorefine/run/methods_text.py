@@ -4,7 +4,7 @@ import math
 from importlib.metadata import version
 from typing import Any
 
-from cryorefine.refine.schedule import IterationRecord
+from cryorefine.refine.plan import IterationRecord
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, State
 

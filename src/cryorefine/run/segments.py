@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.refine.schedule import Geometry, IterationRecord, Sampling, next_sampling
+from cryorefine.refine.plan import Geometry, IterationRecord, Sampling
+from cryorefine.refine.schedule import next_sampling
 from cryorefine.refine.settings import RefineSettings, load_settings
 from cryorefine.run.checkpoint import leg_folder
 

@@ -1,12 +1,12 @@
-"""The two passes over all particles that an iteration makes: assign poses, rebuild half maps."""
+"""Find every particle's pose against its own half's reference."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import (
@@ -20,46 +20,28 @@ from cryorefine.assign.align import (
     score_poses,
 )
 from cryorefine.assign.own_noise import OwnNoise, own_bonus
-from cryorefine.assign.particle_optics import (
-    N_VALUES,
-    magnified,
-    with_defocus_change,
-    without_offset,
-)
-from cryorefine.engine.memory import batch_size
+from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.events import EventLog
-from cryorefine.kernels.grid import SliceGrid, make_accumulator, make_slice_grid
-from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
-from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
-from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
-from cryorefine.reconstruct.crowding import view_crowding
-from cryorefine.reconstruct.solve import FoldedSums, fold
-from cryorefine.refine.image_statistics import positive_spectrum
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.model.observe import GroupBand
+from cryorefine.refine.grey_scale import common_factor
 from cryorefine.refine.optics_refinement import optics_prior, refine_batch, without_common_part
-from cryorefine.refine.schedule import Sampling
+from cryorefine.refine.particle_batches import (
+    Batch,
+    batches_of,
+    is_assigned,
+    max_shift_px,
+    poses_of,
+    views_of,
+    whitening,
+)
+from cryorefine.refine.plan import Sampling
 from cryorefine.refine.search_plan import prepare_search
 from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
 from cryorefine.weigh.fit import fit_z
 
-__all__ = [
-    "DECIDED",
-    "WORSE_THAN_RIGHT",
-    "assign_poses",
-    "batches_of",
-    "common_factor",
-    "data_per_shell",
-    "is_assigned",
-    "is_unsearched",
-    "max_shift_px",
-    "poses_of",
-    "reconstruct_halves",
-    "reference_grid",
-    "views_of",
-    "whitening",
-]
+__all__ = ["DECIDED", "WORSE_THAN_RIGHT", "assign_poses", "is_unsearched"]
 
-_DATA_SAMPLE = 64
 WORSE_THAN_RIGHT = -3.0
 """Standard deviations below what a right pose scores: one right pose in 700 lies there."""
 
@@ -70,51 +52,6 @@ _AS_FINE = 1.2
 """A search at less than this many times the present resolution need not be repeated."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """One batch of images of one half and optics group, in the group's band."""
-
-    rows: np.ndarray
-    x: Complex[Tensor, "b p"]
-    c: Float[Tensor, "b p"]
-
-
-def views_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
-    """Return each optics group's band, its amplitude times the group's scale in that half."""
-    # Slices of magnified particles must not leave the grids.
-    resolution_A = resolution_A * inputs.settings.largest_magnification
-    views = []
-    for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
-        view = make_group_band(
-            group,
-            volume_size_px=inputs.size_px,
-            voxel_A=inputs.voxel_A,
-            resolution_A=resolution_A,
-            device=inputs.device,
-        )
-        views.append(replace(view, amplitude=view.amplitude * scale))
-    return views
-
-
-def batches_of(
-    inputs: Inputs,
-    view: GroupBand,
-    rows: np.ndarray,
-    optics: Float[Tensor, "n v"] | None = None,
-) -> Iterator[_Batch]:
-    """Read particles of one optics group batch by batch, corrected for what is their own."""
-    size = batch_size(inputs.working_memory, len(view.band))
-    for part, images in inputs.images.batches(rows, size, inputs.device):
-        defocus = inputs.table.defocus(part)
-        own = None if optics is None else optics[torch.from_numpy(part)]
-        if own is not None:
-            defocus = with_defocus_change(defocus, own)
-        x, c = observe(images, select_statistics(inputs.statistics, part), view, defocus)
-        if own is not None:
-            x, c = without_offset(view, x, own[:, 1]), c * (1 + own[:, :1]).float()
-        yield _Batch(part, x, c)
-
-
 def _batches_in_turn(
     inputs: Inputs,
     state: State,
@@ -122,7 +59,7 @@ def _batches_in_turn(
     rows: np.ndarray,
     sampling: Sampling,
     optics: Float[Tensor, "n v"] | None,
-) -> Iterator[tuple[str, _Batch]]:
+) -> Iterator[tuple[str, Batch]]:
     """Yield batches by what is done with them.
 
     Keep a pose, find one, search for a better one, check those about it, or follow it.
@@ -169,11 +106,6 @@ def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:
     return ((quality["fit_z"] < WORSE_THAN_RIGHT) & ~is_searched).numpy()
 
 
-def is_assigned(state: State, n: int) -> np.ndarray:
-    """Tell which of n particles have a pose that this run has found."""
-    return np.zeros(n, bool) if state.poses is None else state.poses.is_assigned.numpy()
-
-
 def _local_limits(inputs: Inputs, view: GroupBand) -> LocalLimits:
     settings = inputs.settings
     turn_deg, shift_percent = settings.max_angle_change_deg, settings.max_shift_change_percent
@@ -183,36 +115,6 @@ def _local_limits(inputs: Inputs, view: GroupBand) -> LocalLimits:
         max_turn_rad=math.inf if turn_deg is None else math.radians(turn_deg),
         max_move_px=math.inf if shift_percent is None else shift_percent / 100 * view.group.box_px,
     )
-
-
-def _model_shell(view: GroupBand, resolution_A: float) -> int:
-    """Return the last shell of a group's images that the reference has a model for."""
-    return min(view.band.n_shells - 1, int(view.group.box_A / resolution_A + 1e-6))
-
-
-def reference_grid(
-    inputs: Inputs, volume: Float[Tensor, "z y x"], resolution_A: float
-) -> SliceGrid:
-    """Transform a reference for reading slices down to a resolution."""
-    return make_slice_grid(
-        volume.to(inputs.device),
-        inputs.geometry.box_A / resolution_A + 1.0,
-        oversampling=inputs.settings.fourier_padding,
-    )
-
-
-def max_shift_px(inputs: Inputs, view: GroupBand) -> float:
-    """Return the largest shift in an optics group's pixels."""
-    return inputs.settings.max_shift_percent / 100 * view.group.box_px
-
-
-def whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
-    """Return the inverse standard deviation of the noise at each sample of an image."""
-    return state.noise[half - 1][g].rsqrt().float().to(view.points.device)[view.band.shell]
-
-
-def _inverse_variance(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
-    return (1 / state.noise[half - 1][g]).float().to(view.points.device)[view.band.shell]
 
 
 def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
@@ -231,29 +133,6 @@ def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
     shift_A = state.poses.shift_A[mine][fit >= fit.median()]
     # At least a pixel: a prior never pulls harder than the data were sampled.
     return float((shift_A.square().sum(1).mean() / 2).sqrt().clamp(inputs.voxel_A, limit))
-
-
-def common_factor(
-    cross: np.ndarray, power: np.ndarray, counts: np.ndarray
-) -> tuple[float, tuple[float, ...]]:
-    """Split amplitudes per optics group into a common factor and relative ones of mean 1."""
-    known = (power > 0) & (cross > 0)
-    if not known.any():
-        return 0.0, (1.0,) * len(cross)
-    common = float(cross[known].sum() / power[known].sum())
-    # Groups without particles, or that the reference explains nothing of, are taken as average.
-    relative = np.where(known, cross / np.where(power > 0, power, 1.0) / common, 1.0)
-    mean = float(np.average(relative, weights=np.maximum(counts, 1e-9)))
-    return common * mean, tuple((relative / mean).tolist())
-
-
-def poses_of(poses: Poses | None, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
-    """Return rotations and shifts in pixels of some particles, where their images are."""
-    if poses is None:
-        raise ValueError("no poses are known yet")
-    index, device = torch.from_numpy(rows), view.points.device
-    shifts_px = poses.shift_A[index] / view.group.pixel_A
-    return poses.rotations[index].to(device), shifts_px.to(device)
 
 
 def assign_poses(
@@ -474,130 +353,3 @@ def _store(
         if name not in quality:
             quality[name] = torch.zeros(n, dtype=torch.float64)
         quality[name][index] = values.double()
-
-
-@dataclass(frozen=True, eq=False)
-class _Insertion:
-    """Poses at which images of a batch go into the sums, and with which share of their weight."""
-
-    image: Int[Tensor, "m"]
-    rotations: Float[Tensor, "m 3 3"]
-    shifts_px: Float[Tensor, "m 2"]
-    probability: Float[Tensor, "m"]
-
-
-def _insertions(poses: Poses, size: int, view: GroupBand) -> Iterator[_Insertion]:
-    """Yield the best poses of a batch, then those that share its images' weights."""
-    device, n = view.points.device, len(poses.rotations)
-    others = poses.others
-    every = torch.arange(n)
-    probability = torch.ones(n, dtype=torch.float64)
-    if others is not None and len(others.row):
-        probability = poses.quality["probability"].nan_to_num(1.0)
-    parts = [(every, poses.rotations, poses.shift_A, probability)]
-    if others is not None:
-        for i in range(0, len(others.row), size):
-            at = slice(i, i + size)
-            row = others.row[at]
-            parts.append((row, others.rotations[at], others.shift_A[at], others.probability[at]))
-    for row, rotations, shift_A, share in parts:
-        if poses.optics is not None:
-            rotations = magnified(rotations, poses.optics[row])
-        yield _Insertion(
-            row.to(device), rotations.to(device), shift_A.to(device) / view.group.pixel_A,
-            share.to(device),
-        )  # fmt: skip
-
-
-def data_per_shell(
-    inputs: Inputs, state: State, half: int, views: list[GroupBand]
-) -> Float[Tensor, "s"]:
-    """Return what a half's image knows about a coefficient, ``c² / σ²``: the mean over images."""
-    data = DataPerShell(inputs.size_px // 2 + 2)
-    for g, view in enumerate(views):
-        rows = inputs.rows(half, g)
-        if len(rows) == 0:
-            continue
-        sample = rows[:: max(1, len(rows) // _DATA_SAMPLE)]
-        c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
-        known = _inverse_variance(state, half, g, view)
-        data.add(view, c * view.amplitude, known, len(rows))
-    return data.mean()
-
-
-def reconstruct_halves(
-    inputs: Inputs,
-    state: State,
-    poses: Poses,
-    grids: tuple[SliceGrid, SliceGrid] | None = None,
-    *,
-    model_resolution_A: float = math.inf,
-    resolution_A: float,
-    weights: Float[Tensor, "n"],
-    events: EventLog,
-) -> tuple[tuple[FoldedSums, FoldedSums], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """Insert all images into their half's sums, and measure the noise anew.
-
-    Parameters
-    ----------
-    grids, model_resolution_A
-        Residuals are taken against the half's reference down to this resolution, and against
-        nothing beyond; None: against nothing at all, which measures the images' power.
-    resolution_A
-        The sums are filled down to here.
-    weights
-        One per particle.
-
-    Returns
-    -------
-    sums, noise
-        Per half; the noise spectra keep their old values beyond ``resolution_A``.
-    """
-    n, done = len(inputs.table), 0
-    all_sums, all_noise = [], []
-    for half in (1, 2):
-        views = views_of(inputs, state, half, resolution_A)
-        grid = None if grids is None else grids[half - 1]
-        balance = balancing_curve(data_per_shell(inputs, state, half, views))
-        mine = torch.from_numpy(inputs.half == half)
-        crowding = view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
-        acc = make_accumulator(
-            inputs.size_px,
-            inputs.geometry.box_A / resolution_A,
-            copies=inputs.working_memory.copies,
-            oversampling=inputs.settings.fourier_padding,
-            device=inputs.device,
-        )
-        noise = []
-        for g, view in enumerate(views):
-            rows = inputs.rows(half, g)
-            old = state.noise[half - 1][g]
-            if len(rows) == 0:
-                noise.append(old)
-                continue
-            n_shells = view.band.n_shells
-            inverse_variance = _inverse_variance(state, half, g, view)
-            shell = 0 if grid is None else _model_shell(view, model_resolution_A)
-            total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
-            for batch in batches_of(inputs, view, rows, poses.optics):
-                weight = weights[torch.from_numpy(batch.rows)].to(inputs.device)
-                for part in _insertions(poses.select(batch.rows), len(batch.rows), view):
-                    x = centre(view, batch.x[part.image], part.shifts_px)
-                    c, p = batch.c[part.image], part.probability.to(weight)
-                    root = p.sqrt()[:, None]
-                    total += residual_power(
-                        grid, view, x * root, c * root, part.rotations, max_shell=shell
-                    )
-                    accumulate(
-                        acc, view, x, c, inverse_variance, part.rotations,
-                        weight[part.image] * p, balance, crowding,
-                    )  # fmt: skip
-                done += len(batch.rows)
-                events.emit("progress", stage="reconstructing", done=done, total=n)
-            spectrum = old.clone()
-            spectrum[:n_shells] = total.cpu() / len(rows)
-            noise.append(positive_spectrum(spectrum))
-        all_sums.append(fold(acc, inputs.group, crowding))
-        all_noise.append(tuple(noise))
-        del acc
-    return (all_sums[0], all_sums[1]), (all_noise[0], all_noise[1])
