@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cryorefine.evaluate.fsc import FscCurves, fsc
-from cryorefine.fourier.filter import apply_bfactor
+from cryorefine.fourier.filter import filter_volume
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.restore.sharpen import fsc_weight, guinier_bfactor, sharpen, weight_map
 
@@ -20,9 +20,15 @@ def noise(size_px: int) -> torch.Tensor:
     return torch.randn((size_px,) * 3, generator=torch.Generator().manual_seed(0))
 
 
+def faded_by(volume: torch.Tensor, *, voxel_A: float, bfactor_A2: float) -> torch.Tensor:
+    """Multiply by ``exp(-B s² / 4)``, s in 1/Å."""
+    box_A = volume.shape[-1] * voxel_A
+    return filter_volume(volume, lambda k: (-bfactor_A2 / 4 * (k / box_A) ** 2).exp())
+
+
 @pytest.mark.parametrize("bfactor_A2", [50.0, 150.0])
 def test_the_bfactor_of_a_faded_map_is_found(bfactor_A2):
-    faded = apply_bfactor(noise(64), voxel_A=1.2, bfactor_A2=bfactor_A2)
+    faded = faded_by(noise(64), voxel_A=1.2, bfactor_A2=bfactor_A2)
     curves = curves_ending_at(30, 64, 1.2)
     fit = guinier_bfactor(faded, sphere_mask(64, 30), curves)
     assert fit.bfactor_A2 == pytest.approx(bfactor_A2, abs=8)
@@ -30,7 +36,7 @@ def test_the_bfactor_of_a_faded_map_is_found(bfactor_A2):
 
 def test_sharpening_undoes_the_fading():
     original = noise(48)
-    faded = apply_bfactor(original, voxel_A=1.5, bfactor_A2=100)
+    faded = faded_by(original, voxel_A=1.5, bfactor_A2=100)
     curves = curves_ending_at(25, 48, 1.5)
     back = sharpen(faded, curves, voxel_A=1.5, bfactor_A2=100)
     weighted = weight_map(original, curves)
@@ -43,7 +49,7 @@ def test_too_short_a_range_gives_no_bfactor():
 
 
 def test_a_fit_that_ends_early_is_trusted_less():
-    faded = apply_bfactor(noise(96), voxel_A=1.5, bfactor_A2=300)
+    faded = faded_by(noise(96), voxel_A=1.5, bfactor_A2=300)
     mask = sphere_mask(96, 40)
     far = guinier_bfactor(faded, mask, curves_ending_at(28, 96, 1.5)).bfactor_A2  # 5.1 Å
     near = guinier_bfactor(faded, mask, curves_ending_at(19, 96, 1.5)).bfactor_A2  # 7.6 Å

@@ -1,7 +1,7 @@
 """Which device a run works on.
 
-State and inputs that people see stay on the CPU; passes move images, references and sums to the
-run's device and bring back poses, curves and maps.
+State and inputs that people see stay on the CPU; images, references and sums are moved to the
+run's device; poses, curves and maps are brought back.
 """
 
 import torch
