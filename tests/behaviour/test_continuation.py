@@ -22,7 +22,7 @@ from cryorefine.run.continuation import FIXED, Wish, merge_settings
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import Leg, read_legs
 from tests.builders import refused
-from tests.refine.test_checkpoint import assert_bit_equal
+from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
 

@@ -15,7 +15,7 @@ from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.run.checkpoint import committed_iterations, load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_legs
-from tests.refine.test_checkpoint import assert_bit_equal
+from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
 
