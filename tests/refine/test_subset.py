@@ -5,53 +5,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryorefine.refine.plan import Geometry
-from cryorefine.refine.schedule import next_sampling
+from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import make_settings
 from cryorefine.refine.state import Poses, unknown_poses
 from tests.builders import make_record
 
 
-def samplings(n_particles: int, n_iterations: int, **values):
+def plans(n_particles: int, n_iterations: int, **values):
     """Return the first iterations of a run that gains all the time."""
     geometry = Geometry(320.0, 5.0, 90.0, 32.0, 1, n_particles=n_particles)
     settings = make_settings({"particles": "p.star", "reference": ["m.mrc"], **values})
     history, out = [], []
     for i in range(n_iterations):
-        sampling = next_sampling(settings, geometry, history)
-        assert sampling is not None
-        out.append(sampling)
+        plan = next_plan(settings, geometry, history)
+        assert plan is not None
+        out.append(plan)
         history.append(
-            make_record(i + 1, resolution_A=20 * 0.9**i, jumped_fraction=0.0, share=sampling.share)
+            make_record(i + 1, resolution_A=20 * 0.9**i, jumped_fraction=0.0, share=plan.share)
         )
     return out
 
 
 def test_an_automatic_run_begins_with_a_thousand_particles_and_doubles_them():
-    counts = [len(s.rows(6000)) for s in samplings(6000, 4)]
+    counts = [len(s.rows(6000)) for s in plans(6000, 4)]
     assert counts == pytest.approx([1000, 2000, 4000, 6000], abs=2)
 
 
 def test_small_sets_are_used_whole_from_the_first_iteration():
-    assert all(s.share == 1 for s in samplings(1200, 3))
+    assert all(s.share == 1 for s in plans(1200, 3))
 
 
 def test_a_run_stays_global_until_it_has_used_all_particles():
-    modes = [(s.mode, s.share == 1) for s in samplings(6000, 5)]
+    modes = [(s.mode, s.share == 1) for s in plans(6000, 5)]
     assert modes == [("global", False)] * 3 + [("global", True), ("local", True)]
 
 
 @pytest.mark.parametrize("values", [{"alignment": "global"}, {"automatic_schedule": "fixed"}])
 def test_only_a_data_driven_run_leaves_particles_out(values):
-    assert all(s.share == 1 for s in samplings(6000, 2, **values))
+    assert all(s.share == 1 for s in plans(6000, 2, **values))
 
 
 def test_the_last_iteration_uses_all_particles():
-    assert samplings(6000, 1, iterations=1)[0].share == 1
+    assert plans(6000, 1, iterations=1)[0].share == 1
 
 
 @given(n=st.integers(2000, 50000))
 def test_particles_once_used_stay_in_use_and_are_spread_over_the_file(n):
-    earlier, later = (s.rows(n) for s in samplings(n, 2))
+    earlier, later = (s.rows(n) for s in plans(n, 2))
     assert set(earlier) <= set(later)
     assert np.diff(earlier).max() < 4 * n / len(earlier)
 

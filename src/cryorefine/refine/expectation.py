@@ -35,7 +35,7 @@ from cryorefine.refine.particle_batches import (
     views_of,
     whitening,
 )
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.search_plan import prepare_search
 from cryorefine.refine.state import Inputs, OtherPoses, Poses, State
 from cryorefine.weigh.fit import fit_z
@@ -57,25 +57,25 @@ def _batches_in_turn(
     state: State,
     view: GroupBand,
     rows: np.ndarray,
-    sampling: Sampling,
+    plan: IterationPlan,
     optics: Float[Tensor, "n v"] | None,
 ) -> Iterator[tuple[str, Batch]]:
     """Yield batches by what is done with them.
 
     Keep a pose, find one, search for a better one, check those about it, or follow it.
     """
-    is_searched = sampling.is_searched(len(inputs.table))[rows]
+    is_searched = plan.is_searched(len(inputs.table))[rows]
     is_known = is_assigned(state, len(inputs.table))[rows]
-    if sampling.mode == "global":
+    if plan.mode == "global":
         is_searched |= ~is_known
-    if sampling.rescues and state.poses is not None and state.poses.quality:
-        is_searched |= is_unsearched(state.poses, sampling.align_resolution_A)[rows]
+    if plan.rescues and state.poses is not None and state.poses.quality:
+        is_searched |= is_unsearched(state.poses, plan.align_resolution_A)[rows]
     # From outside the tilt limits a climb would end on them, far from where the particle is seen.
     is_outside = ~_can_be_seen(inputs, state, rows)
-    if sampling.rescues or sampling.mode == "global":
+    if plan.rescues or plan.mode == "global":
         is_searched |= is_outside
-    is_kept = (is_outside & ~is_searched) | (sampling.mode == "none")
-    is_guarded = sampling.is_guarded(len(inputs.table))[rows]
+    is_kept = (is_outside & ~is_searched) | (plan.mode == "none")
+    is_guarded = plan.is_guarded(len(inputs.table))[rows]
     kinds = {
         "keep": is_kept,
         "find": is_searched & ~is_known,
@@ -139,7 +139,7 @@ def assign_poses(
     inputs: Inputs,
     state: State,
     grids: tuple[SliceGrid, SliceGrid],
-    sampling: Sampling,
+    plan: IterationPlan,
     events: EventLog,
 ) -> tuple[Poses, tuple[tuple[float, ...], tuple[float, ...]], float]:
     """Find every particle's pose against its own half's reference.
@@ -157,7 +157,7 @@ def assign_poses(
     rotations = torch.zeros(n, 3, 3, dtype=torch.float64)
     shift_A = torch.zeros(n, 2, dtype=torch.float64)
     covariance = torch.zeros(n, 5, 5, dtype=torch.float64)
-    prior = optics_prior(inputs.settings) if sampling.mode == "local" else None
+    prior = optics_prior(inputs.settings) if plan.mode == "local" else None
     optics = None if state.poses is None else state.poses.optics
     if prior is not None and optics is None:
         optics = torch.zeros(n, N_VALUES, dtype=torch.float64)
@@ -167,10 +167,10 @@ def assign_poses(
     searched_A = torch.full((n,), math.nan, dtype=torch.float64)
     if state.poses is not None and "searched_A" in state.poses.quality:
         searched_A = state.poses.quality["searched_A"].clone()
-    stage = "scoring" if sampling.mode == "none" else f"aligning ({sampling.mode})"
+    stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
     done = n_searched = n_missed = 0
     for half in (1, 2):
-        views = views_of(inputs, state, half, sampling.align_resolution_A)
+        views = views_of(inputs, state, half, plan.align_resolution_A)
         grid = grids[half - 1]
         sigma_A = _shift_sigma_A(inputs, state, half)
         for g, view in enumerate(views):
@@ -180,25 +180,25 @@ def assign_poses(
             options = AlignmentOptions(
                 max_shift_px=max_shift_px(inputs, view),
                 shift_sigma_px=sigma_A / view.group.pixel_A,
-                resolution_turn_rad=sampling.align_resolution_A / inputs.geometry.radius_A,
+                resolution_turn_rad=plan.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, view),
                 tilt_range_rad=inputs.tilt_range_rad,
             )
             white = whitening(state, half, g, view)
             prepared = None
-            for kind, batch in _batches_in_turn(inputs, state, view, rows, sampling, optics):
+            for kind, batch in _batches_in_turn(inputs, state, view, rows, plan, optics):
                 x, c = batch.x * white, batch.c * white
                 own = _own_noise(state, half, view, batch.rows, c, options.resolution_turn_rad)
                 if kind in ("find", "search"):
                     known = poses_of(state.poses, batch.rows, view) if kind == "search" else None
                     prepared = prepared or prepare_search(
-                        inputs, grid, view, white, rows, options, sampling, half, events
+                        inputs, grid, view, white, rows, options, plan, half, events
                     )
                     found = align_globally(
                         grid, prepared.search, prepared.depth, view, x, c, inputs.group, options,
                         previous=known, own=None if known is None else own,
                     )  # fmt: skip
-                    searched_A[torch.from_numpy(batch.rows)] = sampling.align_resolution_A
+                    searched_A[torch.from_numpy(batch.rows)] = plan.align_resolution_A
                 else:
                     start = poses_of(state.poses, batch.rows, view)
                     if kind == "keep":
@@ -264,7 +264,7 @@ def assign_poses(
     quality["searched_A"] = searched_A
     poses = Poses(rotations, shift_A, quality, covariance, optics, OtherPoses.join(others))
     badly = quality["fit_z"] < WORSE_THAN_RIGHT
-    unsearched = torch.from_numpy(is_unsearched(poses, sampling.align_resolution_A))
+    unsearched = torch.from_numpy(is_unsearched(poses, plan.align_resolution_A))
     quality["fits_nothing"] = (badly & ~unsearched).double()
     # Less two standard deviations of the count: two of 150 do not show that 1 % are missed.
     n_missed = max(0.0, n_missed - 2 * n_missed**0.5)

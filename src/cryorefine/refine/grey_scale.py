@@ -23,7 +23,7 @@ from cryorefine.refine.particle_batches import (
     views_of,
     whitening,
 )
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.search_plan import coarse_search, search_space
 from cryorefine.refine.state import Inputs, State
 
@@ -60,7 +60,7 @@ class GreyScale:
 
 
 def find_grey_scale(
-    inputs: Inputs, state: State, grid: SliceGrid, sampling: Sampling, half: int
+    inputs: Inputs, state: State, grid: SliceGrid, plan: IterationPlan, half: int
 ) -> GreyScale:
     """Measure a half's grey scale, and how far its particles lie from their images' centres.
 
@@ -69,7 +69,7 @@ def find_grey_scale(
     most likely one with poses unknown, for the amplitude at each image's best pose holds the noise
     that made it the best.
     """
-    views = views_of(inputs, state, half, sampling.align_resolution_A)
+    views = views_of(inputs, state, half, plan.align_resolution_A)
     cross, power = np.zeros(len(views)), np.zeros(len(views))
     sigma_A, seen = 0.0, 0
     for g, view in enumerate(views):
@@ -78,7 +78,7 @@ def find_grey_scale(
         if len(rows) == 0:
             continue
         white = whitening(state, half, g, view)
-        if sampling.mode != "global":
+        if plan.mode != "global":
             cross[g], power[g] = _at_known_poses(inputs, state, grid, view, white, rows)
             continue
         search = _search(inputs, grid, view)
@@ -161,11 +161,11 @@ def scale_references(
     inputs: Inputs,
     state: State,
     grids: tuple[SliceGrid, SliceGrid],
-    sampling: Sampling,
+    plan: IterationPlan,
     events: EventLog,
 ) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
-    found = [find_grey_scale(inputs, state, grids[half - 1], sampling, half) for half in (1, 2)]
+    found = [find_grey_scale(inputs, state, grids[half - 1], plan, half) for half in (1, 2)]
     factors = [half.factor for half in found]
     events.emit("grey_scale", half1=factors[0], half2=factors[1])
     for half, factor in enumerate(factors, 1):

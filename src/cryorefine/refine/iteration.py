@@ -16,7 +16,7 @@ from cryorefine.refine.image_similarity import measure_likeness
 from cryorefine.refine.own_noise_share import own_share
 from cryorefine.refine.particle_batches import is_assigned
 from cryorefine.refine.particle_weights import qualify_and_weigh
-from cryorefine.refine.plan import IterationRecord, Sampling
+from cryorefine.refine.plan import IterationPlan, IterationRecord
 from cryorefine.refine.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.reference import (
     next_reference,
@@ -39,36 +39,36 @@ IsOver = Callable[[list[IterationRecord]], bool]
 
 
 def iterate(
-    inputs: Inputs, state: State, sampling: Sampling, events: EventLog, *, is_over: IsOver
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, *, is_over: IsOver
 ) -> State:
     """Make one iteration with the particles that it asks for; the others keep what they have.
 
     ``is_over`` tells from the history whether the run ends: what is only written for people to
     look at is measured then.
     """
-    rows = rows_in_use(inputs, sampling)
+    rows = rows_in_use(inputs, plan)
     if rows is None:
         before = None if state.poses is None else plain_poses(state.poses)
-        after = _iterate(inputs, state, sampling, events, is_over)
+        after = _iterate(inputs, state, plan, events, is_over)
         return dataclasses.replace(after, previous=before)
     part = select_state(state, rows)
-    after = _iterate(inputs.select(rows), part, sampling, events, is_over)
+    after = _iterate(inputs.select(rows), part, plan, events, is_over)
     return with_the_others(after, state, rows, len(inputs.table))
 
 
 def _iterate(
-    inputs: Inputs, state: State, sampling: Sampling, events: EventLog, is_over: IsOver
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, is_over: IsOver
 ) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
     first, second = (
-        reference_grid(inputs, shaped_reference(inputs, state, half), sampling.align_resolution_A)
+        reference_grid(inputs, shaped_reference(inputs, state, half), plan.align_resolution_A)
         for half in (1, 2)
     )
     grids = first, second
     if not state.is_scaled:
-        state, grids = scale_references(inputs, state, grids, sampling, events)
-    poses, group_scale, missed_fraction = assign_poses(inputs, state, grids, sampling, events)
-    poses = qualify_and_weigh(inputs, state, poses, sampling)
+        state, grids = scale_references(inputs, state, grids, plan, events)
+    poses, group_scale, missed_fraction = assign_poses(inputs, state, grids, plan, events)
+    poses = qualify_and_weigh(inputs, state, poses, plan)
     state = dataclasses.replace(state, group_scale=group_scale)
     release_memory()
     sums, noise = reconstruct_halves(
@@ -76,17 +76,17 @@ def _iterate(
         state,
         poses,
         grids,
-        model_resolution_A=sampling.align_resolution_A,
-        resolution_A=sampling.reconstruct_resolution_A,
+        model_resolution_A=plan.align_resolution_A,
+        resolution_A=plan.reconstruct_resolution_A,
         weights=poses.quality["weight"].float(),
         events=events,
     )
-    if sampling.subset is not None:
+    if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
     release_memory()
     halves = (solve(sums[0]), solve(sums[1]))
     mask, evaluation = evaluate_halves(
-        inputs, halves, poses, limit_A=sampling.reconstruct_resolution_A, seed=sampling.iteration
+        inputs, halves, poses, limit_A=plan.reconstruct_resolution_A, seed=plan.iteration
     )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     made = [
@@ -95,22 +95,22 @@ def _iterate(
     ]
     references = tuple(volume for volume, _ in made)
     first_share, second_share = (
-        own_share(inputs, state, poses, half, kept, sampling.reconstruct_resolution_A)
+        own_share(inputs, state, poses, half, kept, plan.reconstruct_resolution_A)
         for half, (_, kept) in enumerate(made, 1)
     )
     release_memory()
-    record = _record(inputs, state, poses, sampling, evaluation, missed_fraction)
+    record = _record(inputs, state, poses, plan, evaluation, missed_fraction)
     if is_over([*state.history, record]):
         # For people to look at: nothing that a further iteration needs.
         evaluation = measure_directions(inputs, halves, mask, evaluation, events)
-        if sampling.mode != "none":
-            poses = calibrate_covariance(inputs, state, poses, grids, sampling, events)
-        found = measure_likeness(inputs, state, poses, grids, sampling.align_resolution_A, events)
+        if plan.mode != "none":
+            poses = calibrate_covariance(inputs, state, poses, grids, plan, events)
+        found = measure_likeness(inputs, state, poses, grids, plan.align_resolution_A, events)
         poses = dataclasses.replace(poses, quality={**poses.quality, **found})
         sigma_deg = _median_sigma_deg(poses)
         record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
     return State(
-        iteration=sampling.iteration,
+        iteration=plan.iteration,
         poses=poses,
         references=(references[0].cpu(), references[1].cpu()),
         is_scaled=True,
@@ -121,9 +121,9 @@ def _iterate(
         evaluation=evaluation,
         history=[*state.history, record],
         previous=state.previous,
-        sums=None if sampling.subset is None else sums,
+        sums=None if plan.subset is None else sums,
         # A stochastic run's references hold mixtures of subsets.
-        own_share=(first_share, second_share) if sampling.subset is None else None,
+        own_share=(first_share, second_share) if plan.subset is None else None,
         start_A=state.start_A,
     )
 
@@ -132,7 +132,7 @@ def _record(
     inputs: Inputs,
     state: State,
     poses: Poses,
-    sampling: Sampling,
+    plan: IterationPlan,
     evaluation: Evaluation,
     missed_fraction: float,
 ) -> IterationRecord:
@@ -146,27 +146,27 @@ def _record(
         known = is_assigned(state, len(angle)) if state.history else ~inputs.table.lacks_pose
         if known.any():
             turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
-        searched = sampling.is_searched(len(angle)) & known
+        searched = plan.is_searched(len(angle)) & known
         # Those that were not searched could not jump; where nobody was, all are counted. Images
         # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
         counted = torch.from_numpy(searched if searched.any() else known)
         counted &= fits & (poses.quality["n_effective"] < DECIDED)
         far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
-        far = far.clamp_min(sampling.align_resolution_A / inputs.geometry.radius_A)
+        far = far.clamp_min(plan.align_resolution_A / inputs.geometry.radius_A)
         jumped = float((angle > far)[counted].double().mean()) if counted.any() else 0.0
     return IterationRecord(
-        iteration=sampling.iteration,
-        mode=sampling.mode,
+        iteration=plan.iteration,
+        mode=plan.mode,
         resolution_A=evaluation.resolution_A,
-        align_resolution_A=sampling.align_resolution_A,
-        reconstruct_resolution_A=sampling.reconstruct_resolution_A,
+        align_resolution_A=plan.align_resolution_A,
+        reconstruct_resolution_A=plan.reconstruct_resolution_A,
         median_turn_deg=turn,
         jumped_fraction=jumped,
         median_sigma_rotation_deg=_median_sigma_deg(poses),
-        share=sampling.share,
+        share=plan.share,
         missed_fraction=missed_fraction,
         undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,
-        unsearched_fraction=float(is_unsearched(poses, sampling.align_resolution_A).mean()),
+        unsearched_fraction=float(is_unsearched(poses, plan.align_resolution_A).mean()),
     )
 
 

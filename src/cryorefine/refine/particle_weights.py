@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
@@ -27,7 +27,7 @@ __all__ = ["qualify_and_weigh"]
 _SSNR_BATCH = 64
 
 
-def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Sampling) -> Poses:
+def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
     """Return poses with changes, percentiles, temperature, partial weights and their product.
 
     Everything is computed within each half by itself; ``weight`` has mean 1 over a half's
@@ -45,7 +45,7 @@ def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, sampling: Samp
     unknown = torch.full((n,), torch.nan, dtype=torch.float64)
 
     # "cost" is the original protocol's name for the correlation of local iterations.
-    name = "cost" if sampling.mode == "local" else "max_cc"
+    name = "cost" if plan.mode == "local" else "max_cc"
     for column in ("cost", "max_cc"):
         quality[column] = quality["correlation"] if column == name else earlier.get(column, unknown)
 

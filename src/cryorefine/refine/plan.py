@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Geometry", "IterationRecord", "Sampling"]
+__all__ = ["Geometry", "IterationPlan", "IterationRecord"]
 
 Mode = Literal["global", "local", "none"]
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
@@ -84,8 +84,8 @@ class IterationRecord:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the next iteration samples angles, shifts and frequencies.
+class IterationPlan:
+    """What the next iteration does, and how finely it looks at angles, shifts and frequencies.
 
     Attributes
     ----------

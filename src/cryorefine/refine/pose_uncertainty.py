@@ -14,7 +14,7 @@ from cryorefine.refine.particle_batches import (
     views_of,
     whitening,
 )
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["calibrate_covariance"]
@@ -28,7 +28,7 @@ def calibrate_covariance(
     state: State,
     poses: Poses,
     grids: tuple[SliceGrid, SliceGrid],
-    sampling: Sampling,
+    plan: IterationPlan,
     events: EventLog,
 ) -> Poses:
     """Multiply covariances with a factor measured on the particles.
@@ -39,7 +39,7 @@ def calibrate_covariance(
     uncertainties comes from this, so that the halves stay
     independent. Poses that still move are less certain, too.
     """
-    resolution_A = sampling.align_resolution_A
+    resolution_A = plan.align_resolution_A
     apart = []
     for half in (1, 2):
         for g, view in enumerate(views_of(inputs, state, half, resolution_A)):

@@ -2,10 +2,10 @@
 
 import math
 
-from cryorefine.refine.plan import Geometry, IterationRecord, Mode, Sampling
+from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord, Mode
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["next_sampling"]
+__all__ = ["next_plan"]
 
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
@@ -23,14 +23,14 @@ _MAY_STAY = 0.001
 poses score so low by chance."""
 
 
-def next_sampling(
+def next_plan(
     settings: RefineSettings,
     geometry: Geometry,
     history: list[IterationRecord],
     *,
     before: IterationRecord | None = None,
     start_A: float = math.nan,
-) -> Sampling | None:
+) -> IterationPlan | None:
     """Return what to do next, or None if the run is complete.
 
     ``before`` is the last record of an earlier run that this one continues with other settings:
@@ -63,7 +63,7 @@ def next_sampling(
     shells = geometry.box_A / align
     reach = max(_REACH * shells, shells + 10)
     nyquist_shell = geometry.box_A / geometry.nyquist_A
-    return Sampling(
+    return IterationPlan(
         iteration=first + done,
         mode=mode,
         align_resolution_A=align,

@@ -21,7 +21,7 @@ from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import contrast_transfer
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.state import Inputs
 
 __all__ = ["PreparedSearch", "coarse_search", "prepare_search", "search_space"]
@@ -95,7 +95,7 @@ def prepare_search(
     white: Float[Tensor, "p"],
     rows: np.ndarray,
     options: AlignmentOptions,
-    sampling: Sampling,
+    plan: IterationPlan,
     half: int,
     events: EventLog,
 ) -> PreparedSearch:
@@ -110,15 +110,15 @@ def prepare_search(
         inputs, view, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
     )
     # In proportion to what is searched: where it is every third image, a third as many.
-    n_searched = len(rows) // sampling.search_every
+    n_searched = len(rows) // plan.search_every
     n_planted = min(_MOST_PLANTED, max(_LEAST_PLANTED, n_searched // _PLANTED_SHARE))
     sample = rows[np.arange(n_planted) * len(rows) // n_planted]
     c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
     c = c * view.amplitude * white
     power = discriminating_power(grid, view, c[:: max(1, n_planted // _PLAN_SAMPLE)])
-    finer, least = sampling.search_finer, 0
+    finer, least = plan.search_finer, 0
     # Iterations over a part of the particles make references for those that follow.
-    worth = 1.0 if sampling.share >= 1 else _WORTH_OF_A_PART
+    worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
     attempt = 0
     while True:
         attempt += 1
@@ -133,7 +133,7 @@ def prepare_search(
             max_shift_px=options.max_shift_px,
             weight=c.square().mean(0).sqrt(),
         )
-        key = hash((inputs.settings.seed, sampling.iteration, half, attempt))
+        key = hash((inputs.settings.seed, plan.iteration, half, attempt))
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
         is_missed, is_found = planted_missed(
             grid, search, depth, view, c, inputs.group, options, generator

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.plan import Sampling
+from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
 
 __all__ = ["mixed_sums", "plain_poses", "rows_in_use", "select_state", "with_the_others"]
 
 
-def rows_in_use(inputs: Inputs, sampling: Sampling) -> np.ndarray | None:
+def rows_in_use(inputs: Inputs, plan: IterationPlan) -> np.ndarray | None:
     """Return which particles an iteration uses, ascending; None if it uses all."""
-    if sampling.subset is not None:
-        return _drawn(inputs, sampling.subset, sampling.iteration)
-    return sampling.rows(len(inputs.table)) if sampling.share < 1 else None
+    if plan.subset is not None:
+        return _drawn(inputs, plan.subset, plan.iteration)
+    return plan.rows(len(inputs.table)) if plan.share < 1 else None
 
 
 def _drawn(inputs: Inputs, subset: int, iteration: int) -> np.ndarray:

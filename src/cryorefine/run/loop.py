@@ -21,7 +21,7 @@ from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.iteration import iterate
-from cryorefine.refine.plan import IterationRecord, Sampling
+from cryorefine.refine.plan import IterationPlan, IterationRecord
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.start import reconstruct_start, start_from_poses
 from cryorefine.refine.state import Inputs, State
@@ -61,8 +61,8 @@ from cryorefine.run.segments import (
     Leg,
     clear_legs,
     current_settings,
+    plan_of_leg,
     read_legs,
-    sampling_of_leg,
     settings_within_run,
     switch_leg,
     write_first_leg,
@@ -391,20 +391,18 @@ def _loop(
     report, start_A = _Report(output, reporter), state.start_A
     summary = summarise(inputs, state, clock, finished=True)
 
-    def following(history: list[IterationRecord]) -> Sampling | None:
-        return sampling_of_leg(settings, geometry, history, leg, start_A=start_A)
+    def following(history: list[IterationRecord]) -> IterationPlan | None:
+        return plan_of_leg(settings, geometry, history, leg, start_A=start_A)
 
-    sampling = following(state.history)
-    while sampling is not None:
+    plan = following(state.history)
+    while plan is not None:
         safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
             with _interruptible(safe):
-                events.emit("iteration_start", **dataclasses.asdict(sampling))
-                state = iterate(
-                    inputs, state, sampling, events, is_over=lambda h: following(h) is None
-                )
-                sampling = following(state.history)
-                finished = sampling is None
+                events.emit("iteration_start", **dataclasses.asdict(plan))
+                state = iterate(inputs, state, plan, events, is_over=lambda h: following(h) is None)
+                plan = following(state.history)
+                finished = plan is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)
                 _tell_iteration(events, state, summary)
                 if not finished:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.refine.plan import Geometry, IterationRecord, Sampling
-from cryorefine.refine.schedule import next_sampling
+from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord
+from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import RefineSettings, load_settings
 from cryorefine.run.checkpoint import leg_folder
 
@@ -24,8 +24,8 @@ __all__ = [
     "Leg",
     "clear_legs",
     "current_settings",
+    "plan_of_leg",
     "read_legs",
-    "sampling_of_leg",
     "settings_within_run",
     "switch_leg",
     "write_first_leg",
@@ -156,14 +156,14 @@ def settings_within_run(settings: RefineSettings, leg: Leg) -> RefineSettings:
     return settings.model_copy(update={"iterations": done + settings.max_iterations})
 
 
-def sampling_of_leg(
+def plan_of_leg(
     settings: RefineSettings,
     geometry: Geometry,
     history: list[IterationRecord],
     leg: Leg,
     *,
     start_A: float = math.nan,
-) -> Sampling | None:
+) -> IterationPlan | None:
     """Return what to do next, or None if the leg is complete.
 
     Parameters
@@ -178,18 +178,18 @@ def sampling_of_leg(
     done = leg.counts_from - 1
     earlier, own = history[:done], history[done:]
     if not earlier:
-        return next_sampling(settings, geometry, history, start_A=start_A)
+        return next_plan(settings, geometry, history, start_A=start_A)
     if not settings.is_data_driven:
-        sampling = next_sampling(settings, geometry, own, before=earlier[-1])
+        plan = next_plan(settings, geometry, own, before=earlier[-1])
     else:
         judged = _unsettled(earlier, leg, is_first=not own)
-        sampling = next_sampling(settings, geometry, [*judged, *own])
-    if sampling is None:
+        plan = next_plan(settings, geometry, [*judged, *own])
+    if plan is None:
         return None
-    share = sampling.share
+    share = plan.share
     if settings.is_data_driven:
         share = max(share, earlier[-1].share)  # references are no longer as coarse as at first
-    return replace(sampling, iteration=len(history) + 1, share=share)
+    return replace(plan, iteration=len(history) + 1, share=share)
 
 
 def _unsettled(
