@@ -47,8 +47,8 @@ def main() -> None:
             run_cryorefine(
                 "resume", run, "--iterations", 1, log=run.with_name(f"{run.name}_more.log")
             )
-        legs = json.loads((run / "legs.json").read_text())
-        first = legs[1]["first_iteration"]
+        segments = json.loads((run / "legs.json").read_text())
+        first = segments[1]["first_iteration"]
         done = {
             event["iteration"]: event["resolution_A"]
             for event in read_events(run / "events.jsonl")

@@ -14,7 +14,7 @@ import cryorefine.run.loop as loop_module
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.run.checkpoint import committed_iterations, load_state
 from cryorefine.run.loop import refine, resume
-from cryorefine.run.segments import read_legs
+from cryorefine.run.segments import read_segments
 from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
@@ -150,7 +150,7 @@ def test_a_killed_process_leaves_whole_iterations_and_resumes(small_set, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_a_second_leg_begins_leaves_a_run_that_goes_on(tmp_path):
+def test_a_process_killed_while_a_second_segment_begins_leaves_a_run_that_goes_on(tmp_path):
     data = simulate_set(
         tmp_path / "data",
         particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
@@ -171,8 +171,8 @@ def test_a_process_killed_while_a_second_leg_begins_leaves_a_run_that_goes_on(tm
             time.sleep(0.0005)
         process.wait()
         resumed = [sys.executable, "-m", "cryorefine", "resume", str(run)]
-        command = resumed if len(read_legs(run)) > 1 else command
-        if seen == "legs.json" and len(read_legs(run)) > 1:
+        command = resumed if len(read_segments(run)) > 1 else command
+        if seen == "legs.json" and len(read_segments(run)) > 1:
             assert (run / "leg_002" / "settings.toml").exists()
     assert resume(run)["iterations"] == 3
     assert_bit_equal(load_state(run, 3)[0], load_state(tmp_path / "other", 3)[0])

@@ -218,7 +218,7 @@ def test_rows_without_a_pose_are_set_aside_where_poses_are_kept(noisy, stochasti
     assert set(rejected.integers("cryorefineIsAssigned")) == {0}
     if mode == "none":
         return
-    # They stay aside in the next leg, until a search finds their poses.
+    # They stay aside in the next segment, until a search finds their poses.
     again = resume(tmp_path / "run", changes={"iterations": 1})
     assert (again["n_used"], again["n_rejected"]) == (40, 120)
     found = resume(tmp_path / "run", changes={"alignment": "global", "iterations": 1})

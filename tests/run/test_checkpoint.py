@@ -82,7 +82,7 @@ def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
     assert_bit_equal(load_state(tmp_path, 1)[0], state)
 
 
-def test_where_a_leg_begins_comes_back_with_the_volumes_of_the_iteration_before(tmp_path):
+def test_where_a_segment_begins_comes_back_with_the_volumes_of_the_iteration_before(tmp_path):
     save(tmp_path, make_state(2))
     poses = make_state(2).poses.select(np.array([0, 3]))
     state = dataclasses.replace(make_state(2), poses=poses)

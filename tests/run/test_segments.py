@@ -6,11 +6,11 @@ from cryorefine.refine.plan import Geometry
 from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import make_settings
 from cryorefine.run.segments import (
-    Leg,
-    plan_of_leg,
-    read_legs,
+    Segment,
+    plan_of_segment,
+    read_segments,
     settings_within_run,
-    write_first_leg,
+    write_first_segment,
 )
 from tests.builders import make_record, refused
 
@@ -32,49 +32,49 @@ def converged():
     return history
 
 
-def plan(leg, history, **changes):
-    settings = settings_within_run(settings_of(**changes), leg)
-    return plan_of_leg(settings, GEOMETRY, history, leg)
+def plan(segment, history, **changes):
+    settings = settings_within_run(settings_of(**changes), segment)
+    return plan_of_segment(settings, GEOMETRY, history, segment)
 
 
 @pytest.mark.parametrize("done", range(6))
-def test_the_first_leg_is_what_the_schedule_says(done):
+def test_the_first_segment_is_what_the_schedule_says(done):
     history = converged()[:done]
     expected = next_plan(settings_of(), GEOMETRY, history)
-    assert plan(Leg(1, 1, {}), history) == expected
+    assert plan(Segment(1, 1, {}), history) == expected
 
 
 def test_a_run_that_has_converged_goes_on_locally_until_it_does_so_again():
-    leg = Leg(6, 6, {})
-    first = plan(leg, converged())
+    segment = Segment(6, 6, {})
+    first = plan(segment, converged())
     assert (first.iteration, first.mode) == (6, "local")
     assert first.align_resolution_A == pytest.approx(0.9 * 8.0)
     assert first.share == 1
-    # What the mask or the criterion of an earlier leg gave cannot be beaten, nor need it be.
+    # What the mask or the criterion of an earlier segment gave cannot be beaten, nor need it be.
     again = [*converged(), make_record(6, **{**STILL, "resolution_A": 9.0})]
-    second = plan(leg, again)
+    second = plan(segment, again)
     assert (second.iteration, second.mode) == (7, "local")
     settled = [*again, make_record(7, **{**STILL, "resolution_A": 9.0})]
-    assert plan(leg, settled) is None
+    assert plan(segment, settled) is None
 
 
 @pytest.mark.parametrize(("search", "every"), [("new", 3), ("all", 1)])
-def test_a_leg_with_particles_that_have_no_pose_begins_with_a_search(search, every):
-    leg = Leg(6, 6, {}, search=search)
-    first = plan(leg, converged())
+def test_a_segment_with_particles_that_have_no_pose_begins_with_a_search(search, every):
+    segment = Segment(6, 6, {}, search=search)
+    first = plan(segment, converged())
     assert (first.mode, first.search_every) == ("global", every)
     settled = make_record(6, jumped_fraction=0.005, resolution_A=8.0, align_resolution_A=7.0)
-    assert plan(leg, [*converged(), settled]).mode == "local"
+    assert plan(segment, [*converged(), settled]).mode == "local"
 
 
-def test_an_automatic_leg_makes_at_most_as_many_iterations_as_it_was_given():
-    leg, history = Leg(6, 6, {}), converged()
+def test_an_automatic_segment_makes_at_most_as_many_iterations_as_it_was_given():
+    segment, history = Segment(6, 6, {}), converged()
     moving = {**STILL, "median_turn_deg": 9.0}
-    assert not plan(leg, history, iterations=2).is_last
+    assert not plan(segment, history, iterations=2).is_last
     history.append(make_record(6, **moving))
-    assert plan(leg, history, iterations=2).is_last
+    assert plan(segment, history, iterations=2).is_last
     history.append(make_record(7, **moving))
-    assert plan(leg, history, iterations=2) is None
+    assert plan(segment, history, iterations=2) is None
 
 
 @pytest.mark.parametrize(
@@ -86,43 +86,45 @@ def test_an_automatic_leg_makes_at_most_as_many_iterations_as_it_was_given():
         {"alignment": "stochastic"},
     ],
 )
-def test_other_legs_count_their_own_iterations_and_start_at_the_resolution_reached(changes):
-    leg, history = Leg(6, 6, {}), converged()
-    first = plan(leg, history, iterations=2, **changes)
+def test_other_segments_count_their_own_iterations_and_start_at_the_resolution_reached(changes):
+    segment, history = Segment(6, 6, {}), converged()
+    first = plan(segment, history, iterations=2, **changes)
     assert first.iteration == 6
     assert first.align_resolution_A < 10 < 0.9 * 30
     assert not first.is_last
     history.append(make_record(6))
-    second = plan(leg, history, iterations=2, **changes)
+    second = plan(segment, history, iterations=2, **changes)
     assert (second.iteration, second.is_last) == (7, True)
-    assert plan(leg, [*history, make_record(7)], iterations=2, **changes) is None
+    assert plan(segment, [*history, make_record(7)], iterations=2, **changes) is None
 
 
-def test_the_rest_of_a_stopped_leg_counts_from_where_that_began():
-    leg, history = Leg(8, 6, {}), [*converged(), make_record(6), make_record(7)]
-    last = plan(leg, history, alignment="global", iterations=3)
+def test_the_rest_of_a_stopped_segment_counts_from_where_that_began():
+    segment, history = Segment(8, 6, {}), [*converged(), make_record(6), make_record(7)]
+    last = plan(segment, history, alignment="global", iterations=3)
     assert (last.iteration, last.is_last) == (8, True)
 
 
 def test_a_share_that_was_reached_is_kept():
     history = [make_record(1, mode="local", resolution_A=8.0, align_resolution_A=9.0)]
-    assert plan(Leg(2, 2, {}, search="all"), history).share == 1
+    assert plan(Segment(2, 2, {}, search="all"), history).share == 1
 
 
-def test_a_leg_after_one_without_signal_starts_where_that_looked():
+def test_a_segment_after_one_without_signal_starts_where_that_looked():
     history = [make_record(1, resolution_A=math.inf)]
-    assert plan(Leg(2, 2, {}), history, alignment="global").align_resolution_A <= 25.0
+    assert plan(Segment(2, 2, {}), history, alignment="global").align_resolution_A <= 25.0
 
 
-def test_legs_come_back_and_a_run_without_a_list_has_one(tmp_path):
-    assert read_legs(tmp_path) == [Leg(1, 1, {})]
-    leg = Leg(1, 1, {"symmetry": "d2"}, suspended={"iterations": 3}, started="now", n_used=5)
-    write_first_leg(tmp_path, leg)
-    assert read_legs(tmp_path) == [leg]
+def test_segments_come_back_and_a_run_without_a_list_has_one(tmp_path):
+    assert read_segments(tmp_path) == [Segment(1, 1, {})]
+    segment = Segment(
+        1, 1, {"symmetry": "d2"}, suspended={"iterations": 3}, started="now", n_used=5
+    )
+    write_first_segment(tmp_path, segment)
+    assert read_segments(tmp_path) == [segment]
 
 
 @pytest.mark.parametrize("text", ["", "{", '[{"colour": 1}]'])
-def test_a_damaged_list_of_legs_is_refused(tmp_path, text):
+def test_a_damaged_list_of_segments_is_refused(tmp_path, text):
     (tmp_path / "legs.json").write_text(text)
     with refused(str(tmp_path / "legs.json"), "Restore the file"):
-        read_legs(tmp_path)
+        read_segments(tmp_path)

@@ -55,9 +55,9 @@ def run_state(run: RunFolder, now: float) -> State:
     kinds = [e["kind"] for e in run.events]
     resumed = max((i for i, kind in enumerate(kinds) if kind in ("start", "resume")), default=0)
     last = {kind: i for i, kind in enumerate(kinds)}
-    # The summary is still that of the leg before until the new one has made an iteration.
-    is_new_leg = last.get("leg", -1) > last.get("iteration", -1)
-    if (run.summary.get("finished") and not is_new_leg) or "end" in kinds[resumed:]:
+    # The summary is still that of the segment before until the new one has made an iteration.
+    is_new_segment = last.get("leg", -1) > last.get("iteration", -1)
+    if (run.summary.get("finished") and not is_new_segment) or "end" in kinds[resumed:]:
         if run.summary.get("converged"):
             return State("finished", f"Finished: converged after {times}.")
         settings = run.settings

@@ -1,4 +1,4 @@
-"""Commit an iteration in one step, and read it back; the same for where a leg begins.
+"""Commit an iteration in one step, and read it back; the same for where a segment begins.
 
 A folder is written under a temporary name and renamed when it is whole: a run that is killed at
 any moment leaves only whole iterations behind.
@@ -30,12 +30,12 @@ from cryorefine.run.particle_tables import as_arrays, from_arrays
 __all__ = [
     "committed_iterations",
     "iteration_folder",
-    "leg_folder",
     "load_start",
     "load_state",
     "prune_references",
     "save_start",
     "save_state",
+    "segment_folder",
 ]
 
 _CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected", "outside")
@@ -46,8 +46,8 @@ def iteration_folder(run: Path, iteration: int) -> Path:
     return run / f"iteration_{iteration:03d}"
 
 
-def leg_folder(run: Path, number: int) -> Path:
-    """Return the folder that holds what a later leg of a run began with, and its settings."""
+def segment_folder(run: Path, number: int) -> Path:
+    """Return the folder that holds what a later segment of a run began with, and its settings."""
     return run / f"leg_{number:03d}"
 
 
@@ -92,18 +92,18 @@ def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any)
 def save_start(
     run: Path, number: int, state: State, extra: dict[str, np.ndarray], fill: Any
 ) -> Path:
-    """Write what a leg begins with: all but the volumes, which are those of the last iteration.
+    """Write what a segment begins with: all but the volumes, which are those of the last iteration.
 
-    It counts for nothing until the list of legs names it.
+    It counts for nothing until the list of segments names it.
 
     Parameters
     ----------
     number
-        Of the leg, from 2.
+        Of the segment, from 2.
     extra, fill
         As for :func:`save_state`.
     """
-    final = leg_folder(run, number)
+    final = segment_folder(run, number)
     part = _new_part(final)
     _write_arrays(part / "state.npz", {**extra, **_arrays(state)})
     fill(part)
@@ -213,14 +213,14 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
 
 
 def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
-    """Read what a leg began with, and the arrays kept with it.
+    """Read what a segment began with, and the arrays kept with it.
 
     Raises
     ------
     InputError
         If its folder, or the iteration before it, is damaged.
     """
-    return _load(leg_folder(run, number), run, "restore the folder")
+    return _load(segment_folder(run, number), run, "restore the folder")
 
 
 def _load(folder: Path, run: Path | None, do: str) -> tuple[State, dict[str, np.ndarray]]:

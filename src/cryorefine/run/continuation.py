@@ -1,4 +1,4 @@
-"""Begin another leg of a run: other settings, other particles, and the state that they start from.
+"""Begin another segment of a run: other settings, other particles, the state that they start from.
 
 Nothing here writes a file.
 """
@@ -22,14 +22,19 @@ from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings
 from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
-from cryorefine.run.particle_registry import Roster, extend_halves, known_poses, next_roster
-from cryorefine.run.segments import Leg, settings_within_run
+from cryorefine.run.particle_registry import (
+    ParticleRegistry,
+    extend_halves,
+    known_poses,
+    next_registry,
+)
+from cryorefine.run.segments import Segment, settings_within_run
 
 __all__ = [
     "FIXED",
-    "NextLeg",
+    "NextSegment",
     "Wish",
-    "begin_leg",
+    "begin_segment",
     "check_same_particles",
     "merge_settings",
     "optics_arrays",
@@ -64,8 +69,8 @@ class Wish:
 
 
 @dataclass(frozen=True, eq=False)
-class NextLeg:
-    """All that a leg begins with.
+class NextSegment:
+    """All that a segment begins with.
 
     Attributes
     ----------
@@ -73,22 +78,22 @@ class NextLeg:
         Its own; those of ``inputs`` are what the whole run sees of them.
     """
 
-    leg: Leg
+    segment: Segment
     settings: RefineSettings
     opened: Opened
     screening: Screening
     inputs: Inputs
     state: State
-    roster: Roster
+    registry: ParticleRegistry
 
 
 def merge_settings(
-    values: dict[str, Any], last: Leg, wish: Wish, *, where: str
+    values: dict[str, Any], last: Segment, wish: Wish, *, where: str
 ) -> tuple[RefineSettings, dict[str, Any]]:
-    """Return a new leg's settings: all that held before, but for what is given now.
+    """Return a new segment's settings: all that held before, but for what is given now.
 
     Alignment 'none' has no use for some of them. They are suspended rather than refused: what was
-    given in an earlier leg cannot be taken back on the command line.
+    given in an earlier segment cannot be taken back on the command line.
 
     Parameters
     ----------
@@ -167,9 +172,9 @@ def _identity(value: Any) -> Any:
     return os.path.realpath(value) if isinstance(value, Path) else value
 
 
-def begin_leg(
+def begin_segment(
     run: Path,
-    legs: list[Leg],
+    segments: list[Segment],
     values: dict[str, Any],
     state: State,
     arrays: dict[str, np.ndarray],
@@ -177,8 +182,8 @@ def begin_leg(
     events: EventLog,
     *,
     started: str,
-) -> NextLeg:
-    """Make ready what another leg of a run begins with.
+) -> NextSegment:
+    """Make ready what another segment of a run begins with.
 
     Parameters
     ----------
@@ -192,16 +197,16 @@ def begin_leg(
     InputError
         If the settings or the particles do not go with the run.
     """
-    before = {**values, **legs[-1].suspended}
-    settings, suspended = merge_settings(values, legs[-1], wish, where=str(run))
+    before = {**values, **segments[-1].suspended}
+    settings, suspended = merge_settings(values, segments[-1], wish, where=str(run))
     use_threads(settings.threads)
-    roster = _roster(run, arrays)
+    registry = _registry(run, arrays)
     is_new_file = "particles" in wish.settings
     opened = open_inputs(settings, is_continued=True)
     check_same_particles(opened, arrays, is_new_file=is_new_file)
     _check_sampling(opened, state, arrays)
 
-    match = roster.match(opened.table) if is_new_file else np.arange(len(opened.table))
+    match = registry.match(opened.table) if is_new_file else np.arange(len(opened.table))
     if not (match >= 0).any():
         raise InputError(
             "none of its images is in the run",
@@ -209,12 +214,12 @@ def begin_leg(
             do="start a new run with 'cryorefine refine', with this one's map as --reference",
         )
     was_used = np.flatnonzero(arrays["reasons"] == "")
-    known = known_poses(roster, was_used, state.poses)
-    poses = known.of_table(roster, opened.table, match, is_new_file=is_new_file)
-    previous = known_poses(roster, was_used, state.previous).of_table(
-        roster, opened.table, match, is_new_file=False
+    known = known_poses(registry, was_used, state.poses)
+    poses = known.of_table(registry, opened.table, match, is_new_file=is_new_file)
+    previous = known_poses(registry, was_used, state.previous).of_table(
+        registry, opened.table, match, is_new_file=False
     )
-    dropped = _dropped(roster, match, poses, wish.keep_above_percentile, run)
+    dropped = _dropped(registry, match, poses, wish.keep_above_percentile, run)
     radius_px = float(arrays["radius_px"])
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
@@ -223,10 +228,10 @@ def begin_leg(
         opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
     )
     table = opened.table.select(used)
-    half = extend_halves(table, roster, seed=(settings.seed, len(legs)), events=events)
+    half = extend_halves(table, registry, seed=(settings.seed, len(segments)), events=events)
     lacks_pose = _lack_pose(opened, poses, used)
     _check_poses(settings, lacks_pose)
-    _tell_particles(events, roster, was_used, match[used])
+    _tell_particles(events, registry, was_used, match[used])
 
     # Those that the schedule so far did not know of are searched for before it turns local.
     are_new = state.poses is not None and bool(np.any(lacks_pose & ~np.isin(match[used], was_used)))
@@ -235,9 +240,9 @@ def begin_leg(
         arrays["finished"] or wish.settings.keys() & _SCHEDULE or are_new or search != "nobody"
     )
     first_iteration = state.iteration + 1
-    leg = Leg(
+    segment = Segment(
         first_iteration=first_iteration,
-        counts_from=legs[-1].counts_from if goes_on else first_iteration,
+        counts_from=segments[-1].counts_from if goes_on else first_iteration,
         settings=settings.model_dump(mode="json", include=set(wish.settings)),
         suspended=suspended,
         search=search,
@@ -246,11 +251,11 @@ def begin_leg(
         n_particles=len(opened.table),
         n_used=len(used),
     )
-    opened.settings = settings_within_run(settings, leg)
+    opened.settings = settings_within_run(settings, segment)
     inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
     noise, group_scale = _regrouped(state, arrays, inputs)
-    return NextLeg(
-        leg=leg,
+    return NextSegment(
+        segment=segment,
         settings=settings,
         opened=opened,
         screening=screening,
@@ -263,20 +268,20 @@ def begin_leg(
             group_scale=group_scale,
             sums=state.sums if _keeps_sums(before, settings) else None,
         ),
-        roster=next_roster(
-            roster, known, opened.table, match, used=used, half=half, dropped=dropped
+        registry=next_registry(
+            registry, known, opened.table, match, used=used, half=half, dropped=dropped
         ),
     )
 
 
-def _roster(run: Path, arrays: dict[str, np.ndarray]) -> Roster:
+def _registry(run: Path, arrays: dict[str, np.ndarray]) -> ParticleRegistry:
     if "roster_half" not in arrays:
         raise InputError(
             "the run was made by an earlier version and can go on with its own settings only",
             where=str(run),
             do="resume it without options, or start a new run",
         )
-    return Roster.from_arrays(arrays)
+    return ParticleRegistry.from_arrays(arrays)
 
 
 def check_same_particles(
@@ -318,7 +323,7 @@ def _check_sampling(opened: Opened, state: State, arrays: dict[str, np.ndarray])
 
 
 def _dropped(
-    roster: Roster,
+    registry: ParticleRegistry,
     match: np.ndarray,
     poses: Poses | None,
     limit: float | None,
@@ -326,7 +331,7 @@ def _dropped(
 ) -> np.ndarray:
     """Return why particles are left out for their quality; a limit replaces all before it."""
     if limit is None:
-        return np.where(match >= 0, roster.dropped[match], "")
+        return np.where(match >= 0, registry.dropped[match], "")
     if limit == 0:
         return np.zeros(len(match), "<U1")
     percentile = None if poses is None else poses.quality.get("percentile")
@@ -393,7 +398,7 @@ def _check_poses(settings: RefineSettings, lacks_pose: np.ndarray) -> None:
 def _search(
     before: dict[str, Any], settings: RefineSettings, lacks_poses: bool
 ) -> Literal["nobody", "new", "all"]:
-    """Return for whom an automatic alignment has to look everywhere when the leg begins."""
+    """Return for whom an automatic alignment has to look everywhere when the segment begins."""
     if not settings.is_data_driven:
         return "nobody"
     turned_automatic = before.get("alignment", "automatic") != "automatic"
@@ -413,12 +418,12 @@ def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
 
 
 def _tell_particles(
-    events: EventLog, roster: Roster, was_used: np.ndarray, old_rows: np.ndarray
+    events: EventLog, registry: ParticleRegistry, was_used: np.ndarray, old_rows: np.ndarray
 ) -> None:
     """Report what became of the particles, whoever is affected."""
     known = old_rows[old_rows >= 0]
     kept = np.intersect1d(known, was_used)
-    returned = known[roster.half[known] > 0]
+    returned = known[registry.half[known] > 0]
     events.emit(
         "particles",
         n_kept=len(kept),
@@ -440,7 +445,7 @@ def optics_arrays(groups: tuple[OpticsGroup, ...]) -> dict[str, np.ndarray]:
 def _regrouped(
     state: State, arrays: dict[str, np.ndarray], inputs: Inputs
 ) -> tuple[tuple[tuple[torch.Tensor, ...], ...], tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Return noise spectra and amplitudes for the optics groups of the leg's particles.
+    """Return noise spectra and amplitudes for the optics groups of the segment's particles.
 
     A group goes on by its name; a new one starts with the noise of one of the same sampling.
     """

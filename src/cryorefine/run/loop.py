@@ -35,7 +35,7 @@ from cryorefine.run.checkpoint import (
 )
 from cryorefine.run.continuation import (
     Wish,
-    begin_leg,
+    begin_segment,
     check_same_particles,
     optics_arrays,
 )
@@ -56,16 +56,16 @@ from cryorefine.run.inputs import (
     screened_inputs,
     without_unassigned,
 )
-from cryorefine.run.particle_registry import Roster, first_roster
+from cryorefine.run.particle_registry import ParticleRegistry, first_registry
 from cryorefine.run.segments import (
-    Leg,
-    clear_legs,
+    Segment,
+    clear_segments,
     current_settings,
-    plan_of_leg,
-    read_legs,
+    plan_of_segment,
+    read_segments,
     settings_within_run,
-    switch_leg,
-    write_first_leg,
+    switch_segment,
+    write_first_segment,
 )
 
 __all__ = ["Reporter", "refine", "resume"]
@@ -119,11 +119,11 @@ def refine(
 
     output.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        clear_legs(output)
+        clear_segments(output)
         clear_run(output)
     save_settings(output / "settings.toml", settings)
     write_manifest(output, settings, opened.table.stacks, opened.device)
-    leg = Leg(
+    segment = Segment(
         first_iteration=1,
         counts_from=1,
         settings=settings.model_dump(mode="json", exclude_unset=True),
@@ -131,14 +131,14 @@ def refine(
         n_particles=len(opened.table),
         n_used=len(inputs.table),
     )
-    write_first_leg(output, leg)
+    write_first_segment(output, segment)
     events = early.continued(output)
     _tell_start(events, opened, inputs, threads)
     used = np.flatnonzero(screening.is_usable)
-    roster = first_roster(opened.table, used, inputs.half)
-    constants = _constants(inputs, screening, roster)
+    registry = first_registry(opened.table, used, inputs.half)
+    constants = _constants(inputs, screening, registry)
     _commit(output, inputs, state, constants, clock, finished=False)
-    return _loop(output, leg, inputs, state, constants, clock, events, reporter)
+    return _loop(output, segment, inputs, state, constants, clock, events, reporter)
 
 
 def resume(
@@ -154,8 +154,8 @@ def resume(
     With its own settings a run that has ended is left as it is, and the result is the same, bit
     by bit, as that of a run that was never stopped, given the same number of threads.
 
-    With changes a new leg begins: all settings hold but for those given now. A run that has ended
-    makes as many iterations again as its settings say, one that was stopped makes the rest;
+    With changes a new segment begins: all settings hold but for those given now. A run that has
+    ended makes as many iterations again as its settings say, one that was stopped makes the rest;
     ``iterations`` counts from here. The run is untouched until all inputs have been checked.
 
     Parameters
@@ -177,19 +177,19 @@ def resume(
         raise InputError(
             "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
         )
-    legs = read_legs(output)
-    values = current_settings(output, legs)
+    segments = read_segments(output)
+    values = current_settings(output, segments)
     settings = make_settings(values, where=str(output))
-    if len(legs) > 1 and done[-1] < legs[-1].first_iteration:
-        state, arrays = load_start(output, len(legs))
+    if len(segments) > 1 and done[-1] < segments[-1].first_iteration:
+        state, arrays = load_start(output, len(segments))
     else:
         state, arrays = load_state(output, done[-1])
     clock = Clock(*arrays["spent_s"].tolist())
     wish = Wish(changes or {}, keep_above_percentile)
     if wish.is_any:
-        return _continue(output, legs, values, state, arrays, clock, wish, listeners, reporter)
+        return _continue(output, segments, values, state, arrays, clock, wish, listeners, reporter)
     use_threads(settings.threads)
-    opened = open_inputs(settings_within_run(settings, legs[-1]), is_continued=True)
+    opened = open_inputs(settings_within_run(settings, segments[-1]), is_continued=True)
     check_same_particles(opened, arrays)
     reasons = tuple(str(r) for r in arrays["reasons"])
     screening = Screening(
@@ -203,12 +203,12 @@ def resume(
     events.emit("resume", iteration=state.iteration)
     _tell_memory(events, inputs)
     constants = {name: array for name, array in arrays.items() if _is_constant(name)}
-    return _loop(output, legs[-1], inputs, state, constants, clock, events, reporter)
+    return _loop(output, segments[-1], inputs, state, constants, clock, events, reporter)
 
 
 def _continue(
     output: Path,
-    legs: list[Leg],
+    segments: list[Segment],
     values: dict[str, Any],
     state: State,
     arrays: dict[str, np.ndarray],
@@ -217,18 +217,18 @@ def _continue(
     listeners: tuple[Callable[[dict[str, Any]], None], ...],
     reporter: Reporter | None,
 ) -> dict[str, Any]:
-    """Begin another leg of a run, and go on with it."""
+    """Begin another segment of a run, and go on with it."""
     early = _EarlyLog(listeners)
     early.emit("resume", iteration=state.iteration)
     with _interruptible("the run is as it was; give the command again to continue it"):
-        begun = begin_leg(output, legs, values, state, arrays, wish, early, started=_now())
+        begun = begin_segment(output, segments, values, state, arrays, wish, early, started=_now())
         can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
         if state.iteration == 0 and "alignment" in wish.settings and can_begin:
             # What it was to start from was made for the other alignment.
             references = begun.settings.reference
             start = begun.opened.start_volumes(early) if references else None
             begun = dataclasses.replace(begun, state=_begun(begun.inputs, start, early))
-        constants = _constants(begun.inputs, begun.screening, begun.roster)
+        constants = _constants(begun.inputs, begun.screening, begun.registry)
 
         def fill(folder: Path) -> None:
             save_settings(folder / "settings.toml", begun.settings)
@@ -236,12 +236,14 @@ def _continue(
             write_manifest(folder, begun.settings, stacks, begun.opened.device)
 
         extra = {**constants, **_progress(clock, finished=False)}
-        save_start(output, len(legs) + 1, begun.state, extra, fill)
-        switch_leg(output, [*legs, begun.leg])
+        save_start(output, len(segments) + 1, begun.state, extra, fill)
+        switch_segment(output, [*segments, begun.segment])
     events = early.continued(output)
-    events.emit("leg", number=len(legs) + 1, **dataclasses.asdict(begun.leg))
+    events.emit("leg", number=len(segments) + 1, **dataclasses.asdict(begun.segment))
     _tell_start(events, begun.opened, begun.inputs, torch.get_num_threads())
-    return _loop(output, begun.leg, begun.inputs, begun.state, constants, clock, events, reporter)
+    return _loop(
+        output, begun.segment, begun.inputs, begun.state, constants, clock, events, reporter
+    )
 
 
 def _begun(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
@@ -281,7 +283,7 @@ def _now() -> str:
 
 
 def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) -> None:
-    """Emit what a run, or a leg of it, works on."""
+    """Emit what a run, or a segment of it, works on."""
     events.emit(
         "start",
         n_particles=len(opened.table),
@@ -328,7 +330,9 @@ def _interruptible(safe: str) -> Iterator[None]:
         raise StoppedEarly(f"{error.filename or 'writing'}: {error.strerror}; {safe}") from None
 
 
-def _constants(inputs: Inputs, screening: Screening, roster: Roster) -> dict[str, np.ndarray]:
+def _constants(
+    inputs: Inputs, screening: Screening, registry: ParticleRegistry
+) -> dict[str, np.ndarray]:
     """Return what every checkpoint carries, so that the latest one alone is enough to resume."""
     return {
         "half": inputs.half,
@@ -338,7 +342,7 @@ def _constants(inputs: Inputs, screening: Screening, roster: Roster) -> dict[str
         "radius_px": np.array(inputs.radius_px),
         "voxel_A": np.array(inputs.voxel_A),
         **optics_arrays(inputs.optics),
-        **roster.arrays(),
+        **registry.arrays(),
     }
 
 
@@ -371,7 +375,7 @@ def _commit(
     )
     publish(output, folder, inputs)
     if len(inputs.rejected) == 0:
-        (output / "rejected_particles.star").unlink(missing_ok=True)  # that of an earlier leg
+        (output / "rejected_particles.star").unlink(missing_ok=True)  # that of an earlier segment
     if inputs.settings.intermediate == "remove":
         prune_references(output, state.iteration)
     return summary
@@ -379,7 +383,7 @@ def _commit(
 
 def _loop(
     output: Path,
-    leg: Leg,
+    segment: Segment,
     inputs: Inputs,
     state: State,
     constants: dict[str, np.ndarray],
@@ -392,7 +396,7 @@ def _loop(
     summary = summarise(inputs, state, clock, finished=True)
 
     def following(history: list[IterationRecord]) -> IterationPlan | None:
-        return plan_of_leg(settings, geometry, history, leg, start_A=start_A)
+        return plan_of_segment(settings, geometry, history, segment, start_A=start_A)
 
     plan = following(state.history)
     while plan is not None:

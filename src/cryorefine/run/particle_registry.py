@@ -14,14 +14,21 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.state import Poses, unknown_poses
 from cryorefine.run.particle_tables import as_arrays, from_arrays
 
-__all__ = ["KnownPoses", "Roster", "extend_halves", "first_roster", "known_poses", "next_roster"]
+__all__ = [
+    "KnownPoses",
+    "ParticleRegistry",
+    "extend_halves",
+    "first_registry",
+    "known_poses",
+    "next_registry",
+]
 
 _DEFOCUS = slice(5, 8)  # of a particle's own values
 _SAME_DEFOCUS_A = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Roster:
+class ParticleRegistry:
     """All particles that a run has known: those of its file, row by row, then those that left.
 
     Attributes
@@ -66,14 +73,14 @@ class Roster:
         return out
 
     @staticmethod
-    def from_arrays(arrays: dict[str, np.ndarray]) -> "Roster":
-        """Return the roster in a checkpoint."""
+    def from_arrays(arrays: dict[str, np.ndarray]) -> "ParticleRegistry":
+        """Return the registry in a checkpoint."""
         own = {k.removeprefix("roster_"): v for k, v in arrays.items() if k.startswith("roster_")}
         poses = {k.removeprefix("aside_"): v for k, v in arrays.items() if k.startswith("aside_")}
-        return Roster(**own, poses=from_arrays(poses) if poses else None)
+        return ParticleRegistry(**own, poses=from_arrays(poses) if poses else None)
 
     def match(self, table: ParticleTable) -> np.ndarray:
-        """Return each particle's row in the roster, -1 for those it does not know.
+        """Return each particle's row in the registry, -1 for those it does not know.
 
         Of rows that show one image the first is matched with the first, and so on.
         """
@@ -112,7 +119,7 @@ class Roster:
         return of_name[table.micrograph_index]
 
     def _keys(self, table: ParticleTable) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers that are equal for equal images: of the roster and of the table."""
+        """Return numbers that are equal for equal images: of the registry and of the table."""
         place = {str(path): i for i, path in enumerate(self.stacks)}
         known = [place.setdefault(os.path.realpath(p), len(place)) for p in table.stacks]
         stack = np.concatenate([self.stack_index, np.array(known, np.int64)[table.stack_index]])
@@ -134,8 +141,8 @@ def _occurrence(key: np.ndarray) -> np.ndarray:
     return out
 
 
-def first_roster(table: ParticleTable, used: np.ndarray, half: np.ndarray) -> Roster:
-    """Return the roster at the start of a run.
+def first_registry(table: ParticleTable, used: np.ndarray, half: np.ndarray) -> ParticleRegistry:
+    """Return the registry at the start of a run.
 
     Parameters
     ----------
@@ -147,7 +154,7 @@ def first_roster(table: ParticleTable, used: np.ndarray, half: np.ndarray) -> Ro
     all_halves = np.zeros(len(table), np.int8)
     all_halves[used] = half
     no_micrograph = np.full(len(table), -1)
-    return Roster(
+    return ParticleRegistry(
         stacks=np.array([os.path.realpath(p) for p in table.stacks]),
         stack_index=table.stack_index.astype(np.int64),
         image_index=table.image_index.astype(np.int64),
@@ -164,8 +171,8 @@ def _defocus(table: ParticleTable) -> np.ndarray:
     return np.stack([table.defocus_u_A, table.defocus_v_A, table.defocus_angle_rad], -1)
 
 
-def next_roster(
-    roster: Roster,
+def next_registry(
+    registry: ParticleRegistry,
     known: "KnownPoses",
     table: ParticleTable,
     match: np.ndarray,
@@ -173,41 +180,41 @@ def next_roster(
     used: np.ndarray,
     half: np.ndarray,
     dropped: np.ndarray,
-) -> Roster:
-    """Return the roster of a leg that works on ``table``.
+) -> ParticleRegistry:
+    """Return the registry of a segment that works on ``table``.
 
     Parameters
     ----------
     known
-        Poses of the old roster.
+        Poses of the old registry.
     match
-        The old roster's row of every particle, -1 for new ones.
+        The old registry's row of every particle, -1 for new ones.
     used, half, dropped
-        As for :func:`first_roster`, and why usable particles are not used.
+        As for :func:`first_registry`, and why usable particles are not used.
     """
-    left = np.setdiff1d(np.arange(len(roster)), match)
-    now = first_roster(table, used, half)
-    halves = roster.halves_of_images(table)
+    left = np.setdiff1d(np.arange(len(registry)), match)
+    now = first_registry(table, used, half)
+    halves = registry.halves_of_images(table)
     halves[used] = half
     stacks, stack_index = _merged(
-        now.stacks, now.stack_index, roster.stacks, roster.stack_index[left]
+        now.stacks, now.stack_index, registry.stacks, registry.stack_index[left]
     )
     micrographs, micrograph_index = _merged(
-        now.micrographs, now.micrograph_index, roster.micrographs, roster.micrograph_index[left]
+        now.micrographs, now.micrograph_index, registry.micrographs, registry.micrograph_index[left]
     )  # fmt: skip
     old_row = np.concatenate([match, left])
     is_aside = (old_row >= 0) & known.has_pose[old_row]
     is_aside[used] = False
     aside = np.flatnonzero(is_aside)
-    return Roster(
+    return ParticleRegistry(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=np.concatenate([now.image_index, roster.image_index[left]]),
+        image_index=np.concatenate([now.image_index, registry.image_index[left]]),
         micrographs=micrographs,
         micrograph_index=micrograph_index,
-        half=np.concatenate([halves, roster.half[left]]),
-        defocus=np.concatenate([now.defocus, roster.defocus[left]]),
-        dropped=np.concatenate([dropped, roster.dropped[left]]),
+        half=np.concatenate([halves, registry.half[left]]),
+        defocus=np.concatenate([now.defocus, registry.defocus[left]]),
+        dropped=np.concatenate([dropped, registry.dropped[left]]),
         aside=aside,
         poses=known.poses.select(old_row[aside]) if known.poses and len(aside) else None,
     )
@@ -225,7 +232,7 @@ def _merged(
 
 @dataclass(frozen=True, eq=False)
 class KnownPoses:
-    """Poses of a roster's rows.
+    """Poses of a registry's rows.
 
     Attributes
     ----------
@@ -239,11 +246,16 @@ class KnownPoses:
     has_pose: np.ndarray
 
     def of_table(
-        self, roster: Roster, table: ParticleTable, match: np.ndarray, *, is_new_file: bool
+        self,
+        registry: ParticleRegistry,
+        table: ParticleTable,
+        match: np.ndarray,
+        *,
+        is_new_file: bool,
     ) -> Poses | None:
         """Return what the particles of a file begin with: poses of a new file, else the run's.
 
-        None if nothing is known of any. Parameters as for :func:`next_roster`.
+        None if nothing is known of any. Parameters as for :func:`next_registry`.
         """
         if self.poses is None and not table.has_pose:
             return None
@@ -265,23 +277,23 @@ class KnownPoses:
                 rotations=out.rotations.index_copy(0, index, given.rotations[index]),
                 shift_A=out.shift_A.index_copy(0, index, given.shift_A[index]),
             )
-        return _without_twice_the_defocus(out, roster, table, match)
+        return _without_twice_the_defocus(out, registry, table, match)
 
 
-def known_poses(roster: Roster, used: np.ndarray, poses: Poses | None) -> KnownPoses:
+def known_poses(registry: ParticleRegistry, used: np.ndarray, poses: Poses | None) -> KnownPoses:
     """Return all poses of a run: of those in use, and of those set aside."""
-    has_pose = np.zeros(len(roster), bool)
+    has_pose = np.zeros(len(registry), bool)
     if poses is None:
         return KnownPoses(None, has_pose)
-    everyone = unknown_poses(len(roster))
-    if roster.poses is not None:
-        everyone = everyone.updated(roster.aside, roster.poses)
-    has_pose[roster.aside] = has_pose[used] = True
+    everyone = unknown_poses(len(registry))
+    if registry.poses is not None:
+        everyone = everyone.updated(registry.aside, registry.poses)
+    has_pose[registry.aside] = has_pose[used] = True
     return KnownPoses(everyone.updated(used, poses), has_pose)
 
 
 def _without_twice_the_defocus(
-    poses: Poses, roster: Roster, table: ParticleTable, match: np.ndarray
+    poses: Poses, registry: ParticleRegistry, table: ParticleTable, match: np.ndarray
 ) -> Poses:
     """Forget the changes of defocus where the new file has another defocus than the old one.
 
@@ -290,14 +302,14 @@ def _without_twice_the_defocus(
     if poses.optics is None:
         return poses
     known = match >= 0
-    apart = np.abs(_defocus(table) - roster.defocus[match]).max(1) > _SAME_DEFOCUS_A
+    apart = np.abs(_defocus(table) - registry.defocus[match]).max(1) > _SAME_DEFOCUS_A
     optics = poses.optics.clone()
     optics[torch.from_numpy(np.flatnonzero(known & apart)), _DEFOCUS] = 0
     return replace(poses, optics=optics)
 
 
 def extend_halves(
-    table: ParticleTable, roster: Roster, *, seed: tuple[int, ...], events: EventLog
+    table: ParticleTable, registry: ParticleRegistry, *, seed: tuple[int, ...], events: EventLog
 ) -> np.ndarray:
     """Return the half of every particle: known ones keep theirs, new ones are dealt.
 
@@ -311,7 +323,7 @@ def extend_halves(
     InputError
         If a half stays empty.
     """
-    half = roster.halves_of_images(table)
+    half = registry.halves_of_images(table)
     given, known = table.half_set, half > 0
     if (given > 0).any():
         if (given[known] == half[known]).all():
@@ -321,7 +333,7 @@ def extend_halves(
                 "the half sets of the particle file are not those of the run, and are not used: "
                 "halves that were refined apart stay apart"
             )
-    half = np.where(half > 0, half, roster.halves_of_micrographs(table)).astype(np.int8)
+    half = np.where(half > 0, half, registry.halves_of_micrographs(table)).astype(np.int8)
     rest = np.flatnonzero(half == 0)
     if len(rest):
         half[rest] = deal_halves(

@@ -1,8 +1,9 @@
-"""The legs of a run: each continues the one before with other settings or other particles.
+"""The segments of a run: each continues the one before with other settings or other particles.
 
-``legs.json`` lists them, and is what makes a leg begin: what a leg starts from is written before
-it under a name of its own, and ``settings.toml`` is brought up to date after it. A process killed
-in between leaves either the old leg or the new one, and the next one to look puts the rest right.
+``legs.json`` lists them (an older word, which run folders keep), and is what makes a segment begin:
+what it starts from is written before that under a name of its own, and ``settings.toml`` is brought
+up to date after it. A process killed in between leaves either the old segment or the new one, and
+the next one to look puts the rest right.
 """
 
 import json
@@ -18,24 +19,24 @@ from cryorefine.io.atomic import write_text
 from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord
 from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import RefineSettings, load_settings
-from cryorefine.run.checkpoint import leg_folder
+from cryorefine.run.checkpoint import segment_folder
 
 __all__ = [
-    "Leg",
-    "clear_legs",
+    "Segment",
+    "clear_segments",
     "current_settings",
-    "plan_of_leg",
-    "read_legs",
+    "plan_of_segment",
+    "read_segments",
     "settings_within_run",
-    "switch_leg",
-    "write_first_leg",
+    "switch_segment",
+    "write_first_segment",
 ]
 
 _SEARCH_ONE_IN_THREE = 0.1  # so many seem to have jumped: no longer few, not yet many
 
 
 @dataclass(frozen=True)
-class Leg:
+class Segment:
     """A part of a run that has one set of settings and particles.
 
     Attributes
@@ -44,11 +45,11 @@ class Leg:
         Its first.
     counts_from
         Iteration that its schedule and ``iterations`` count from: the first one, or that of an
-        earlier leg which was interrupted and is brought to its end.
+        earlier segment which was interrupted and is brought to its end.
     settings
-        What was given, by the settings' names: for the first leg all, later what is new.
+        What was given, by the settings' names: for the first segment all, later what is new.
     suspended
-        Settings of the legs before that this one has no use for; they come back in the next.
+        Settings of the segments before that this one has no use for; they come back in the next.
     search
         Whom the first iteration of an automatic schedule searches for everywhere beside those it
         would anyway: nobody, those without a pose, or all.
@@ -71,8 +72,8 @@ class Leg:
     n_used: int = 0
 
 
-def read_legs(run: Path) -> list[Leg]:
-    """Return a run's legs; a run without a list has one.
+def read_segments(run: Path) -> list[Segment]:
+    """Return a run's segments; a run without a list has one.
 
     Raises
     ------
@@ -81,30 +82,32 @@ def read_legs(run: Path) -> list[Leg]:
     """
     path = run / "legs.json"
     try:
-        legs = [Leg(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        segments = [Segment(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
-        return [Leg(1, 1, {})]
+        return [Segment(1, 1, {})]
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"the list of legs cannot be read ({error})", where=str(path), do="restore the file"
         ) from None
-    return legs or [Leg(1, 1, {})]
+    return segments or [Segment(1, 1, {})]
 
 
-def _write_legs(run: Path, legs: list[Leg]) -> None:
-    write_text(run / "legs.json", json.dumps([asdict(leg) for leg in legs], indent=2) + "\n")
+def _write_segments(run: Path, segments: list[Segment]) -> None:
+    write_text(
+        run / "legs.json", json.dumps([asdict(segment) for segment in segments], indent=2) + "\n"
+    )
 
 
-def write_first_leg(run: Path, leg: Leg) -> None:
+def write_first_segment(run: Path, segment: Segment) -> None:
     """Begin the list."""
-    _write_legs(run, [leg])
+    _write_segments(run, [segment])
 
 
-def switch_leg(run: Path, legs: list[Leg]) -> None:
-    """Make the last of these legs, whose folder is there, the run's current one."""
-    _keep_settings(run, len(legs) - 1)
-    _write_legs(run, legs)
-    current_settings(run, legs)
+def switch_segment(run: Path, segments: list[Segment]) -> None:
+    """Make the last of these segments, whose folder is there, the run's current one."""
+    _keep_settings(run, len(segments) - 1)
+    _write_segments(run, segments)
+    current_settings(run, segments)
 
 
 def _kept(run: Path, number: int) -> Path:
@@ -112,31 +115,31 @@ def _kept(run: Path, number: int) -> Path:
 
 
 def _keep_settings(run: Path, number: int) -> None:
-    """Keep the settings of the leg that ends under a name of their own."""
+    """Keep the settings of the segment that ends under a name of their own."""
     text = (run / "settings.toml").read_text(encoding="utf-8")
     write_text(_kept(run, number), text)
 
 
-def current_settings(run: Path, legs: list[Leg]) -> dict[str, Any]:
-    """Return the values of ``settings.toml``, after bringing it up to date with the list of legs.
+def current_settings(run: Path, segments: list[Segment]) -> dict[str, Any]:
+    """Return the values of ``settings.toml``, brought up to date with the list of segments.
 
     Raises
     ------
     InputError
         If the file cannot be read.
     """
-    path, before = run / "settings.toml", _kept(run, len(legs) - 1)
-    if len(legs) > 1:
-        # Still those of the leg before: the process was killed between the list and this file.
+    path, before = run / "settings.toml", _kept(run, len(segments) - 1)
+    if len(segments) > 1:
+        # Still those of the segment before: the process was killed between the list and this file.
         with suppress(FileNotFoundError):
             if path.read_bytes() == before.read_bytes():
-                source = leg_folder(run, len(legs)) / "settings.toml"
+                source = segment_folder(run, len(segments)) / "settings.toml"
                 write_text(path, source.read_text(encoding="utf-8"))
     return load_settings(path)
 
 
-def clear_legs(run: Path) -> None:
-    """Remove all that legs have left in a folder."""
+def clear_segments(run: Path) -> None:
+    """Remove all that segments have left in a folder."""
     files = [run / "legs.json", *run.glob("settings_leg*.toml")]
     for path in files:
         path.unlink(missing_ok=True)
@@ -144,27 +147,27 @@ def clear_legs(run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def settings_within_run(settings: RefineSettings, leg: Leg) -> RefineSettings:
-    """Return a leg's settings as the whole run sees them.
+def settings_within_run(settings: RefineSettings, segment: Segment) -> RefineSettings:
+    """Return a segment's settings as the whole run sees them.
 
     An automatic alignment that the data drive looks at the whole history: its largest number of
     iterations counts from the beginning of the run.
     """
-    done = leg.counts_from - 1
+    done = segment.counts_from - 1
     if not (settings.is_data_driven and done):
         return settings
     return settings.model_copy(update={"iterations": done + settings.max_iterations})
 
 
-def plan_of_leg(
+def plan_of_segment(
     settings: RefineSettings,
     geometry: Geometry,
     history: list[IterationRecord],
-    leg: Leg,
+    segment: Segment,
     *,
     start_A: float = math.nan,
 ) -> IterationPlan | None:
-    """Return what to do next, or None if the leg is complete.
+    """Return what to do next, or None if the segment is complete.
 
     Parameters
     ----------
@@ -175,14 +178,14 @@ def plan_of_leg(
     start_A
         Resolution that the poses which the run was given support; NaN where it was not measured.
     """
-    done = leg.counts_from - 1
+    done = segment.counts_from - 1
     earlier, own = history[:done], history[done:]
     if not earlier:
         return next_plan(settings, geometry, history, start_A=start_A)
     if not settings.is_data_driven:
         plan = next_plan(settings, geometry, own, before=earlier[-1])
     else:
-        judged = _unsettled(earlier, leg, is_first=not own)
+        judged = _unsettled(earlier, segment, is_first=not own)
         plan = next_plan(settings, geometry, [*judged, *own])
     if plan is None:
         return None
@@ -193,17 +196,17 @@ def plan_of_leg(
 
 
 def _unsettled(
-    earlier: list[IterationRecord], leg: Leg, *, is_first: bool
+    earlier: list[IterationRecord], segment: Segment, *, is_first: bool
 ) -> list[IterationRecord]:
-    """Return earlier legs' records such that only this leg's own tell when it has converged.
+    """Return earlier segments' records such that only this one's own tell when it has converged.
 
     Resolutions of another mask, criterion or set of particles cannot be compared: they tell where
-    the leg starts, and nothing more.
+    the segment starts, and nothing more.
     """
     records = [replace(record, median_turn_deg=math.inf) for record in earlier]
     if not is_first:
         return [replace(record, resolution_A=math.inf) for record in records]
-    if leg.search != "nobody":
-        jumped = 1.0 if leg.search == "all" else _SEARCH_ONE_IN_THREE
+    if segment.search != "nobody":
+        jumped = 1.0 if segment.search == "all" else _SEARCH_ONE_IN_THREE
         records[-1] = replace(records[-1], mode="global", jumped_fraction=jumped)
     return records
