@@ -328,10 +328,10 @@ def test_slices_in_few_terms_score_as_in_all_but_for_the_power_left_out(symmetry
         assert few.basis is not None
         assert few.slices.shape[0] < 0.8 * whole.slices.shape[0]
         first, last = whole.first, whole.last
-        told, all_told = few.basis @ few.slices, whole.slices
+        approximate, exact = few.basis @ few.slices, whole.slices
         stacked = weight[first:last].repeat(2)[:, None]
-        lost = ((told - all_told) * stacked).square().sum(0).mean()
-        differing = (all_told * stacked).var(1, correction=0).sum()
+        lost = ((approximate - exact) * stacked).square().sum(0).mean()
+        differing = (exact * stacked).var(1, correction=0).sum()
         assert 0 < float(lost) <= 0.0031 * float(differing)
     a, b = (search_coarse(search, case.x, case.c, EVERYTHING) for search in (whole, few))
     scores = [torch.zeros(20, len(whole.rotations)) for _ in range(2)]

@@ -18,7 +18,7 @@ from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings
 from cryorefine.run.checkpoint import committed_iterations, load_state
-from cryorefine.run.continuation import FIXED, Wish, merge_settings
+from cryorefine.run.continuation import FIXED, Changes, merge_settings
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import Segment, read_segments
 from tests.builders import refused
@@ -53,16 +53,16 @@ def test_every_setting_of_the_first_run_holds_unless_it_is_given_anew(name, tmp_
     values = load_settings(tmp_path / "settings.toml")
 
     change = {"fsc_criterion": 0.3} if name != "fsc_criterion" else {"max_tilt_deg": 100.0}
-    held, _ = merge_settings(values, Segment(1, 1, {}), Wish(change), where="run")
+    held, _ = merge_settings(values, Segment(1, 1, {}), Changes(change), where="run")
     assert held == first.model_copy(update=change)
 
     save_settings(tmp_path / "settings.toml", make_settings(others))
     values = load_settings(tmp_path / "settings.toml")
     if name in FIXED:
         with refused(f"--{name.replace('_', '-')} cannot change in a run", "new run"):
-            merge_settings(values, Segment(1, 1, {}), Wish({name: value}), where="run")
+            merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
     else:
-        changed, _ = merge_settings(values, Segment(1, 1, {}), Wish({name: value}), where="run")
+        changed, _ = merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
         assert changed == first
 
 
@@ -73,21 +73,21 @@ def test_what_a_mere_reconstruction_has_no_use_for_comes_back_after_it(tmp_path)
     save_settings(tmp_path / "settings.toml", first)
     values = load_settings(tmp_path / "settings.toml")
     none, suspended = merge_settings(
-        values, Segment(1, 1, {}), Wish({"alignment": "none"}), where="run"
+        values, Segment(1, 1, {}), Changes({"alignment": "none"}), where="run"
     )
     assert set(suspended) == {"reference", "iterations", "refine_grey"}
     save_settings(tmp_path / "settings.toml", none)
     values = load_settings(tmp_path / "settings.toml")
     segment = Segment(5, 5, {}, suspended=suspended)
-    back, suspended = merge_settings(values, segment, Wish({"alignment": "local"}), where="run")
+    back, suspended = merge_settings(values, segment, Changes({"alignment": "local"}), where="run")
     assert back == first.model_copy(update={"alignment": "local"})
     assert suspended == {}
     with refused("--reference cannot change"):
         merge_settings(
-            values, segment, Wish({"alignment": "local", "reference": ("b.mrc",)}), where="run"
+            values, segment, Changes({"alignment": "local", "reference": ("b.mrc",)}), where="run"
         )
     merge_settings(
-        values, segment, Wish({"alignment": "local", "reference": ("./a.mrc",)}), where=""
+        values, segment, Changes({"alignment": "local", "reference": ("./a.mrc",)}), where=""
     )
 
 
@@ -299,8 +299,8 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
     for micrograph in (range(48, 56), range(56, 64)):
         assert len({new[i] for i in micrograph}) == 1
     assert abs(sum(1 if h == 1 else -1 for h in new.values())) <= 16
-    told = last_event(run, "particles")
-    counts = [told[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
+    emitted = last_event(run, "particles")
+    counts = [emitted[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
     assert counts == [36, 0, 20, 8]
     state, _ = load_state(run, 2)
     assert bool(state.poses.is_assigned.all())

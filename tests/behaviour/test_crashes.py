@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "GPU's memory is full.*--device cpu"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine's memory is full"),
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     ],
 )
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
-    small_set, tmp_path, monkeypatch, error, told
+    small_set, tmp_path, monkeypatch, error, message
 ):
     original, calls = loop_module.iterate, {"n": 0}
 
@@ -115,7 +115,7 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
         return original(*args, **kwargs)
 
     monkeypatch.setattr(loop_module, "iterate", second_fails)
-    with pytest.raises(StoppedEarly, match=told):
+    with pytest.raises(StoppedEarly, match=message):
         refine(settings_for(small_set, iterations=2), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
     assert resume(tmp_path / "run")["iterations"] == 2

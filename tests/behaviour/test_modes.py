@@ -84,9 +84,9 @@ def test_local_prefers_good_poses_to_references_and_says_so(noisy, tmp_path, map
     run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
         reference=paths, iterations=1)  # fmt: skip
     assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
-    told = [w for w in warnings(tmp_path / "run") if "--initial-lowpass-angstrom" in w]
-    assert len(told) == 1
-    assert all(str(path) in told[0] for path in paths)
+    emitted = [w for w in warnings(tmp_path / "run") if "--initial-lowpass-angstrom" in w]
+    assert len(emitted) == 1
+    assert all(str(path) in emitted[0] for path in paths)
 
 
 def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path):
@@ -245,9 +245,9 @@ def test_none_changes_no_pose_and_sets_aside_what_is_outside_the_tilts(noisy, tm
     weight = columns(tmp_path / "run").floats("cryorefineWeight")
     assert ((weight == 0) == outside).all()
     assert (summary["n_outside_tilts"], summary["n_at_tilt_limit"]) == (outside.sum(), 0)
-    told = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
-    assert len(told) == 1
-    assert str(outside.sum()) in told[0]
+    emitted = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
+    assert len(emitted) == 1
+    assert str(outside.sum()) in emitted[0]
     # Their images are in no map: a run without them is the same.
     whole = run(noisy, tmp_path / "all", particles=truth, alignment="none")
     assert whole["n_outside_tilts"] == 0
@@ -354,6 +354,6 @@ def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_pa
     far = (np.linalg.norm(read_relion(truth).shift_A, axis=1) > 0.02 * 48 * 3.6).sum()
     run(noisy, tmp_path / "run", particles=truth, alignment="local", iterations=1,
         max_shift_percent=2.0)  # fmt: skip
-    told = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
-    assert len(told) == 1
-    assert f"{far} of 160" in told[0]
+    emitted = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
+    assert len(emitted) == 1
+    assert f"{far} of 160" in emitted[0]

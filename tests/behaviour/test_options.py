@@ -173,8 +173,15 @@ def test_a_weight_reaches_the_reconstruction_and_comes_from_its_half_only(tiny, 
 
 
 def test_weights_multiply(tiny, tmp_path):
-    asked = {"weight_cc": True, "weight_cost": True, "weight_ssnr": True, "weight_stability": True}
-    _, t = run(tiny, tmp_path / "run", alignment="local", known=True, min_cc_weight=0.3, **asked)
+    requested = {
+        "weight_cc": True,
+        "weight_cost": True,
+        "weight_ssnr": True,
+        "weight_stability": True,
+    }
+    _, t = run(
+        tiny, tmp_path / "run", alignment="local", known=True, min_cc_weight=0.3, **requested
+    )
     product = np.prod(
         [t.floats(f"cryorefineWeight{w}") for w in ("CC", "Cost", "Ssnr", "Stability")], 0
     )

@@ -382,9 +382,9 @@ def test_preferred_views_are_told_with_the_worst_direction(finished, tmp_path):
     changes = {"particles": data / "truth_particles.star", "reference": (), "alignment": "none"}
     summary = refine(settings_for(data, **changes), tmp_path / "run")
     assert summary["resolution_worst_A"] > 1.2 * summary["resolution_A"]
-    told = [e["message"] for e in read_events(tmp_path / "run" / "events.jsonl")
+    messages = [e["message"] for e in read_events(tmp_path / "run" / "events.jsonl")
             if e["kind"] == "warning"]  # fmt: skip
-    assert sum(m.startswith("preferred views") for m in told) == 2
+    assert sum(m.startswith("preferred views") for m in messages) == 2
     assert (
         f"worst       {summary['resolution_worst_A']:.2f} Å"
         in (tmp_path / "run" / "summary.txt").read_text()

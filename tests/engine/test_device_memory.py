@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryorefine.engine.device_memory import plan_device_memory
-from cryorefine.engine.memory import tell_memory
+from cryorefine.engine.memory import emit_memory
 from cryorefine.events import EventLog
 from cryorefine.kernels import dispatch
 from cryorefine.run.loop import refine
@@ -43,26 +43,26 @@ def test_a_smaller_gpu_gets_smaller_batches_only_when_the_run_would_not_fit(run,
         assert plan.batch_bytes <= full.batch_bytes / 32
 
 
-def told(*, size_px, free_bytes):
+def emitted(*, size_px, free_bytes):
     events = []
     log = EventLog()
     log.subscribe(events.append)
     plan = plan_device_memory(
         size_px=size_px, searches=True, n_particles=10_000, free_bytes=free_bytes
     )
-    tell_memory(log, plan, on_gpu=True)
+    emit_memory(log, plan, on_gpu=True)
     return plan, events
 
 
 def test_what_a_gpu_will_hold_is_told():
-    plan, (event,) = told(size_px=128, free_bytes=8 * GB)
+    plan, (event,) = emitted(size_px=128, free_bytes=8 * GB)
     assert event["kind"] == "device_memory"
     assert event["predicted_peak_bytes"] == plan.peak_bytes < 3 * GB
     assert event["free_bytes"] == 8 * GB
 
 
 def test_a_run_too_large_for_the_gpu_is_told_with_what_to_do():
-    _, (_, warning) = told(size_px=512, free_bytes=8 * GB)
+    _, (_, warning) = emitted(size_px=512, free_bytes=8 * GB)
     assert warning["kind"] == "warning"
     for part in ("8.0 GB", "--device cpu", "smaller box"):
         assert part in warning["message"]

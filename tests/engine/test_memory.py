@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from cryorefine.engine.memory import (
     MemoryPlan,
     batch_size,
+    emit_memory,
     free_bytes,
     held_bytes,
     peak_bytes,
     plan_memory,
-    tell_memory,
 )
 from cryorefine.events import EventLog
 from tests.behaviour.conftest import simulate_set
@@ -85,23 +85,23 @@ def test_a_batch_fits_its_budget_unless_it_is_a_single_image(batch_bytes, n_poin
     assert n == 1 or 32 * n * n_points <= batch_bytes
 
 
-def told(plan):
+def emitted(plan):
     events = []
     log = EventLog()
     log.subscribe(events.append)
-    tell_memory(log, plan)
+    emit_memory(log, plan)
     return events
 
 
 def test_a_plan_is_told_with_its_numbers():
-    (event,) = told(MemoryPlan(2, 1000, 128, 3 * GB, 4 * GB))
+    (event,) = emitted(MemoryPlan(2, 1000, 128, 3 * GB, 4 * GB))
     assert event["kind"] == "memory"
     assert event["predicted_peak_bytes"] == 3 * GB
     assert event["free_bytes"] == 4 * GB
 
 
 def test_a_run_that_does_not_fit_is_told_with_what_to_do():
-    _, warning = told(MemoryPlan(1, 1000, 128, 30 * GB, 4 * GB))
+    _, warning = emitted(MemoryPlan(1, 1000, 128, 30 * GB, 4 * GB))
     assert warning["kind"] == "warning"
     for part in ("30.0 GB", "4.0 GB", "smaller box"):
         assert part in warning["message"]

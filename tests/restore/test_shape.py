@@ -18,13 +18,13 @@ def noise(size_px: int, seed: int = 0) -> torch.Tensor:
     return torch.randn((size_px,) * 3, generator=torch.Generator().manual_seed(seed))
 
 
-def shaped(volume: torch.Tensor, **asked) -> torch.Tensor:
+def shaped(volume: torch.Tensor, **requested) -> torch.Tensor:
     """Shape a reference by what is asked for and nothing else."""
     nothing = {
         "mask": None, "shape": "none", "radius_px": volume.shape[-1] / 4, "lowpass_A": None,
         "positivity": False, "dropout": 0.0, "seed": 0,
     }  # fmt: skip
-    return shape_reference(volume, voxel_A=VOXEL_A, **{**nothing, **asked})
+    return shape_reference(volume, voxel_A=VOXEL_A, **{**nothing, **requested})
 
 
 @given(st.floats(0, 1), st.integers(0, 2**63 - 1))
@@ -104,7 +104,7 @@ def test_a_map_of_which_nothing_is_asked_stays_as_it_is(size_px):
 @pytest.mark.parametrize("size_px", [32, 33])
 def test_each_step_alone_does_what_its_name_says(size_px):
     volume, mask = noise(size_px), sphere_mask(size_px, 6.0)
-    for asked, expected in (
+    for requested, expected in (
         ({"lowpass_A": 9.0}, low_pass(volume, voxel_A=VOXEL_A, resolution_A=9.0)),
         ({"shape": "sphere", "radius_px": 7.0}, volume * sphere_mask(size_px, 7.0)),
         ({"shape": "cylinder", "radius_px": 7.0}, volume * cylinder_mask(size_px, 7.0)),
@@ -115,7 +115,7 @@ def test_each_step_alone_does_what_its_name_says(size_px):
             drop_voxels(volume, torch.ones_like(volume), probability=0.3, seed=4),
         ),
     ):
-        assert torch.equal(shaped(volume, **asked), expected)
+        assert torch.equal(shaped(volume, **requested), expected)
 
 
 @pytest.mark.parametrize("shape", ["sphere", "cylinder", "none"])
@@ -163,10 +163,16 @@ def test_a_map_of_zeros_stays_one():
 
 def test_a_reference_stays_on_its_device_and_is_the_same_there():
     volume, mask = noise(16), sphere_mask(16, 5.0)
-    asked = {"shape": "cylinder", "lowpass_A": 9.0, "positivity": True, "dropout": 0.5, "seed": 2}
-    expected = shaped(volume, mask=mask, **asked)
+    requested = {
+        "shape": "cylinder",
+        "lowpass_A": 9.0,
+        "positivity": True,
+        "dropout": 0.5,
+        "seed": 2,
+    }
+    expected = shaped(volume, mask=mask, **requested)
     with OtherDevice():
-        found = shaped(volume.to(OTHER), mask=mask, **asked)
+        found = shaped(volume.to(OTHER), mask=mask, **requested)
         assert isinstance(found, Elsewhere)
         found = found.cpu()
     torch.testing.assert_close(found, expected)

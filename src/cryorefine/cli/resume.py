@@ -45,8 +45,8 @@ def command(
     changes = given(options)
     if particles is not None:
         changes["particles"] = particles
-    wish = {"changes": changes, "keep_above_percentile": keep_above_percentile}
-    run_and_show(partial(resume, run, **wish), run)
+    requested = {"changes": changes, "keep_above_percentile": keep_above_percentile}
+    run_and_show(partial(resume, run, **requested), run)
 
 
 settings_options(*(name for name in RefineSettings.model_fields if name != "particles"))(command)

@@ -14,13 +14,13 @@ from cryorefine.particles.images import MAPPED_BYTES
 __all__ = [
     "MemoryPlan",
     "batch_size",
+    "emit_memory",
     "free_bytes",
     "grid_bytes",
     "held_bytes",
     "image_bytes",
     "peak_bytes",
     "plan_memory",
-    "tell_memory",
 ]
 
 _MOST_COPIES = 4
@@ -129,7 +129,7 @@ def batch_size(plan: MemoryPlan, n_points: int) -> int:
     return max(1, min(plan.largest_batch, plan.batch_bytes // (_POINT_BYTES * n_points)))
 
 
-def tell_memory(events: EventLog, plan: MemoryPlan, *, on_gpu: bool = False) -> None:
+def emit_memory(events: EventLog, plan: MemoryPlan, *, on_gpu: bool = False) -> None:
     """Record the plan, of the machine's memory or of a GPU's own; warn if it does not fit."""
     events.emit(
         "device_memory" if on_gpu else "memory",

@@ -96,13 +96,13 @@ def _weigh_half(
     }
     if "ssnr_dB" in column:
         partial["weight_ssnr"] = ssnr_weight(column["ssnr_dB"])
-    asked = {
+    requested = {
         "weight_cost": settings.weight_cost,
         "weight_stability": settings.weight_stability,
         "weight_cc": settings.weight_cc,
         "weight_ssnr": settings.weight_ssnr,
     }
-    active = [partial[name] for name, is_asked in asked.items() if is_asked]
+    active = [partial[name] for name, is_requested in requested.items() if is_requested]
     try:
         partial["weight"] = combine(is_in_range[mine].double(), *active)
     except ValueError as error:

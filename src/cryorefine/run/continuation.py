@@ -32,8 +32,8 @@ from cryorefine.run.segments import Segment, settings_within_run
 
 __all__ = [
     "FIXED",
+    "Changes",
     "NextSegment",
-    "Wish",
     "begin_segment",
     "check_same_particles",
     "merge_settings",
@@ -48,7 +48,7 @@ _SAME_LENGTH = 1e-4  # relative
 
 
 @dataclass(frozen=True)
-class Wish:
+class Changes:
     """What is to change in a run that is continued.
 
     Attributes
@@ -88,7 +88,7 @@ class NextSegment:
 
 
 def merge_settings(
-    values: dict[str, Any], last: Segment, wish: Wish, *, where: str
+    values: dict[str, Any], last: Segment, changes: Changes, *, where: str
 ) -> tuple[RefineSettings, dict[str, Any]]:
     """Return a new segment's settings: all that held before, but for what is given now.
 
@@ -110,15 +110,15 @@ def merge_settings(
         Listing every problem at once.
     """
     before = {**values, **last.suspended}
-    after = {**before, **wish.settings}
+    after = {**before, **changes.settings}
     suspended = {}
     if after.get("alignment") == "none":
-        carried = [name for name in before if name not in wish.settings]
+        carried = [name for name in before if name not in changes.settings]
         suspended = {n: before[n] for n in carried if _needs_alignment(n, before[n])}
         after = {name: value for name, value in after.items() if name not in suspended}
-    problems = list(_fixed_that_change(before, wish.settings))
+    problems = list(_fixed_that_change(before, changes.settings))
     do = "start a new run with 'cryorefine refine' to change it" if problems else ""
-    percentile = wish.keep_above_percentile
+    percentile = changes.keep_above_percentile
     if percentile is not None and not 0 <= percentile <= 100:
         problems.append(f"--keep-above-percentile {percentile:g} is not between 0 and 100")
     settings = None
@@ -178,7 +178,7 @@ def begin_segment(
     values: dict[str, Any],
     state: State,
     arrays: dict[str, np.ndarray],
-    wish: Wish,
+    changes: Changes,
     events: EventLog,
     *,
     started: str,
@@ -198,10 +198,10 @@ def begin_segment(
         If the settings or the particles do not go with the run.
     """
     before = {**values, **segments[-1].suspended}
-    settings, suspended = merge_settings(values, segments[-1], wish, where=str(run))
+    settings, suspended = merge_settings(values, segments[-1], changes, where=str(run))
     use_threads(settings.threads)
     registry = _registry(run, arrays)
-    is_new_file = "particles" in wish.settings
+    is_new_file = "particles" in changes.settings
     opened = open_inputs(settings, is_continued=True)
     check_same_particles(opened, arrays, is_new_file=is_new_file)
     _check_sampling(opened, state, arrays)
@@ -219,7 +219,7 @@ def begin_segment(
     previous = known_poses(registry, was_used, state.previous).of_table(
         registry, opened.table, match, is_new_file=False
     )
-    dropped = _dropped(registry, match, poses, wish.keep_above_percentile, run)
+    dropped = _dropped(registry, match, poses, changes.keep_above_percentile, run)
     radius_px = float(arrays["radius_px"])
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
@@ -231,22 +231,22 @@ def begin_segment(
     half = extend_halves(table, registry, seed=(settings.seed, len(segments)), events=events)
     lacks_pose = _lack_pose(opened, poses, used)
     _check_poses(settings, lacks_pose)
-    _tell_particles(events, registry, was_used, match[used])
+    _emit_particles(events, registry, was_used, match[used])
 
     # Those that the schedule so far did not know of are searched for before it turns local.
     are_new = state.poses is not None and bool(np.any(lacks_pose & ~np.isin(match[used], was_used)))
     search = _search(before, settings, are_new)
     goes_on = not (
-        arrays["finished"] or wish.settings.keys() & _SCHEDULE or are_new or search != "nobody"
+        arrays["finished"] or changes.settings.keys() & _SCHEDULE or are_new or search != "nobody"
     )
     first_iteration = state.iteration + 1
     segment = Segment(
         first_iteration=first_iteration,
         counts_from=segments[-1].counts_from if goes_on else first_iteration,
-        settings=settings.model_dump(mode="json", include=set(wish.settings)),
+        settings=settings.model_dump(mode="json", include=set(changes.settings)),
         suspended=suspended,
         search=search,
-        keep_above_percentile=wish.keep_above_percentile,
+        keep_above_percentile=changes.keep_above_percentile,
         started=started,
         n_particles=len(opened.table),
         n_used=len(used),
@@ -417,7 +417,7 @@ def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
     return settings.alignment == "stochastic"
 
 
-def _tell_particles(
+def _emit_particles(
     events: EventLog, registry: ParticleRegistry, was_used: np.ndarray, old_rows: np.ndarray
 ) -> None:
     """Report what became of the particles, whoever is affected."""

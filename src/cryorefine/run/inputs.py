@@ -83,7 +83,7 @@ class Opened:
         with problems.collected():
             if settings.compare_to is not None:
                 comparison = read_volume(settings.compare_to)
-        problems.tell()
+        problems.raise_all()
         self.references = tuple(references)
         self.mask, self.reference_mask, self.post_mask = (
             None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
@@ -230,13 +230,13 @@ def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> fl
 def _declared(group: OpticsGroup, settings: RefineSettings) -> OpticsGroup:
     """Return an optics group with what the user says of its images."""
     correction = group.correction
-    for told, state in (
+    for declared, state in (
         (settings.phase_flipped, "phase_flipped"),
         (settings.ctf_premultiplied, "premultiplied"),
     ):
-        if told:
+        if declared:
             correction = state
-        elif told is False and correction == state:
+        elif declared is False and correction == state:
             correction = "none"
     return replace(group, correction=correction, has_envelope=settings.ctf_envelope)
 
@@ -424,7 +424,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
             matrix_from_euler(torch.from_numpy(inputs.table.euler_rad)),
             torch.from_numpy(inputs.table.shift_A),
         )
-        _tell_far_shifts(inputs, events)
+        _warn_of_far_shifts(inputs, events)
     return State(
         iteration=0,
         poses=poses,
@@ -439,7 +439,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
     )
 
 
-def _tell_far_shifts(inputs: Inputs, events: EventLog) -> None:
+def _warn_of_far_shifts(inputs: Inputs, events: EventLog) -> None:
     """Warn of given shifts that local alignment would not leave as they are."""
     limit_A, percent = inputs.geometry.max_shift_A, inputs.settings.max_shift_percent
     n_beyond = int((np.linalg.norm(inputs.table.shift_A, axis=1) > limit_A * (1 + 1e-6)).sum())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cryorefine.engine.device import device_name
-from cryorefine.engine.memory import tell_memory
+from cryorefine.engine.memory import emit_memory
 from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
@@ -34,7 +34,7 @@ from cryorefine.run.checkpoint import (
     save_state,
 )
 from cryorefine.run.continuation import (
-    Wish,
+    Changes,
     begin_segment,
     check_same_particles,
     optics_arrays,
@@ -133,7 +133,7 @@ def refine(
     )
     write_first_segment(output, segment)
     events = early.continued(output)
-    _tell_start(events, opened, inputs, threads)
+    _emit_start(events, opened, inputs, threads)
     used = np.flatnonzero(screening.is_usable)
     registry = first_registry(opened.table, used, inputs.half)
     constants = _constants(inputs, screening, registry)
@@ -185,9 +185,11 @@ def resume(
     else:
         state, arrays = load_state(output, done[-1])
     clock = Clock(*arrays["spent_s"].tolist())
-    wish = Wish(changes or {}, keep_above_percentile)
-    if wish.is_any:
-        return _continue(output, segments, values, state, arrays, clock, wish, listeners, reporter)
+    requested = Changes(changes or {}, keep_above_percentile)
+    if requested.is_any:
+        return _continue(
+            output, segments, values, state, arrays, clock, requested, listeners, reporter
+        )
     use_threads(settings.threads)
     opened = open_inputs(settings_within_run(settings, segments[-1]), is_continued=True)
     check_same_particles(opened, arrays)
@@ -201,7 +203,7 @@ def resume(
     for listener in listeners:
         events.subscribe(listener)
     events.emit("resume", iteration=state.iteration)
-    _tell_memory(events, inputs)
+    _emit_memory(events, inputs)
     constants = {name: array for name, array in arrays.items() if _is_constant(name)}
     return _loop(output, segments[-1], inputs, state, constants, clock, events, reporter)
 
@@ -213,7 +215,7 @@ def _continue(
     state: State,
     arrays: dict[str, np.ndarray],
     clock: Clock,
-    wish: Wish,
+    requested: Changes,
     listeners: tuple[Callable[[dict[str, Any]], None], ...],
     reporter: Reporter | None,
 ) -> dict[str, Any]:
@@ -221,9 +223,11 @@ def _continue(
     early = _EarlyLog(listeners)
     early.emit("resume", iteration=state.iteration)
     with _interruptible("the run is as it was; give the command again to continue it"):
-        begun = begin_segment(output, segments, values, state, arrays, wish, early, started=_now())
+        begun = begin_segment(
+            output, segments, values, state, arrays, requested, early, started=_now()
+        )
         can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
-        if state.iteration == 0 and "alignment" in wish.settings and can_begin:
+        if state.iteration == 0 and "alignment" in requested.settings and can_begin:
             # What it was to start from was made for the other alignment.
             references = begun.settings.reference
             start = begun.opened.start_volumes(early) if references else None
@@ -240,7 +244,7 @@ def _continue(
         switch_segment(output, [*segments, begun.segment])
     events = early.continued(output)
     events.emit("leg", number=len(segments) + 1, **dataclasses.asdict(begun.segment))
-    _tell_start(events, begun.opened, begun.inputs, torch.get_num_threads())
+    _emit_start(events, begun.opened, begun.inputs, torch.get_num_threads())
     return _loop(
         output, begun.segment, begun.inputs, begun.state, constants, clock, events, reporter
     )
@@ -271,8 +275,8 @@ class _EarlyLog(EventLog):
         events = EventLog(output / "events.jsonl")
         for event in self._held:
             if event["kind"] != "progress":
-                told = {k: v for k, v in event.items() if k not in ("kind", "time")}
-                events.emit(event["kind"], **told)
+                data = {k: v for k, v in event.items() if k not in ("kind", "time")}
+                events.emit(event["kind"], **data)
         for listener in self._outer:
             events.subscribe(listener)
         return events
@@ -282,7 +286,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) -> None:
+def _emit_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) -> None:
     """Emit what a run, or a segment of it, works on."""
     events.emit(
         "start",
@@ -297,13 +301,13 @@ def _tell_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) 
         threads=threads,
         device=device_name(opened.device),
     )
-    _tell_memory(events, inputs)
+    _emit_memory(events, inputs)
 
 
-def _tell_memory(events: EventLog, inputs: Inputs) -> None:
-    tell_memory(events, inputs.memory)
+def _emit_memory(events: EventLog, inputs: Inputs) -> None:
+    emit_memory(events, inputs.memory)
     if inputs.device_memory is not None:
-        tell_memory(events, inputs.device_memory, on_gpu=True)
+        emit_memory(events, inputs.device_memory, on_gpu=True)
 
 
 @contextmanager
@@ -318,12 +322,14 @@ def _interruptible(safe: str) -> Iterator[None]:
         raise StoppedEarly(f"stopped by the user; {safe}") from None
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
-            told = "the GPU's memory is full: end other programs on it, say --device cpu"
+            message = "the GPU's memory is full: end other programs on it, say --device cpu"
         elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            told = "the machine's memory is full: end other programs, raise the job's limit"
+            message = "the machine's memory is full: end other programs, raise the job's limit"
         else:
             raise
-        raise StoppedEarly(f"{told}, or extract the particles in a smaller box; {safe}") from None
+        raise StoppedEarly(
+            f"{message}, or extract the particles in a smaller box; {safe}"
+        ) from None
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
@@ -408,7 +414,7 @@ def _loop(
                 plan = following(state.history)
                 finished = plan is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)
-                _tell_iteration(events, state, summary)
+                _emit_iteration(events, state, summary)
                 if not finished:
                     report.write_if_cheap()
         except StoppedEarly as stop:
@@ -416,13 +422,13 @@ def _loop(
                 events.emit("stopped", message=str(stop))
                 report.write()
             raise
-    _tell_poses(events, output, settings, summary)
+    _warn_of_poses(events, output, settings, summary)
     events.emit("end", **summary)
     report.write()
     return summary
 
 
-def _tell_poses(
+def _warn_of_poses(
     events: EventLog, output: Path, settings: RefineSettings, summary: dict[str, Any]
 ) -> None:
     """Warn of particles that a finished run found no pose of, or none within the limits."""
@@ -470,7 +476,7 @@ class _Report:
             self.write()
 
 
-def _tell_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
+def _emit_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
     """Emit what an iteration reached; numbers that do not exist are left out."""
     record = dataclasses.asdict(state.history[-1])
     known = {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}

@@ -38,7 +38,7 @@ def _deg(value: float) -> str:
     return "" if value != value else f", poses turned {value:.2f}° (median)"
 
 
-def _asked(settings: RefineSettings, names: dict[str, str]) -> list[str]:
+def _requested(settings: RefineSettings, names: dict[str, str]) -> list[str]:
     return [text for name, text in names.items() if getattr(settings, name)]
 
 
@@ -84,9 +84,9 @@ def summary_text(
         f"resolution    {_angstrom(summary['resolution_A'])} at FSC {settings.fsc_criterion:g} "
         f"(unmasked {_angstrom(summary['resolution_unmasked_A'])})",
         *_worst_direction(summary),
-        f"weights       {_listed(_asked(settings, _WEIGHTS)) or 'all particles alike'}",
+        f"weights       {_listed(_requested(settings, _WEIGHTS)) or 'all particles alike'}",
     ]
-    refined = _asked(settings, _REFINED)
+    refined = _requested(settings, _REFINED)
     if refined:
         lines.append(f"also refined  {_listed(refined)}")
     lines += [
@@ -142,10 +142,10 @@ def methods_text(
             "Poses were found by maximum likelihood with noise spectra estimated for each half "
             "set, which was refined on its own; no contrast transfer was corrected."
         )
-    weights = _asked(settings, _WEIGHTS)
+    weights = _requested(settings, _WEIGHTS)
     if weights:
         sentences.append(f"In reconstructions particles were weighted by {_listed(weights)}.")
-    refined = _asked(settings, _REFINED)
+    refined = _requested(settings, _REFINED)
     if refined:
         sentences.append(f"For each particle {_listed(refined)} were refined.")
     if summary["resolution_A"] is not None:
