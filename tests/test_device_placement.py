@@ -131,7 +131,7 @@ def alignment(volume: Tensor) -> list[Tensor]:
         align_locally(grid, view, x, c, *start, group, options),
         score_poses(grid, view, x, c, *start, group, options),
     ):
-        # Where a climb ends is left to the behaviour tests: here the image alone is compared.
+        # Where a refinement ends is left to the behaviour tests: here the image alone is compared.
         found += [poses.score.sign(), poses.rotations.det()]
     return found
 

@@ -314,14 +314,14 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
 
 
 @pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.005, 1)])
-def test_poses_are_guarded_in_turn_once_next_to_none_jumps(jumped, times):
-    guarded = []
+def test_poses_are_restarted_in_turn_once_next_to_none_jumps(jumped, times):
+    restarted = []
     for iteration in (1, 2, 3):
         record = settled(iteration, jumped_fraction=jumped, median_turn_deg=9.0)
         plan = next_plan(chosen(), GEOMETRY, [record] * iteration)
         assert plan is not None
-        guarded.append(plan.is_guarded(10))
-    assert np.array(guarded).sum(0).tolist() == [times] * 10
+        restarted.append(plan.is_restarted(10))
+    assert np.array(restarted).sum(0).tolist() == [times] * 10
 
 
 def test_alignment_global_searches_all_particles_whatever_they_do():

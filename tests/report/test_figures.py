@@ -109,7 +109,7 @@ def test_scale_bar_is_round_and_in_proportion(finished_run):
 
 
 def test_views_of_a_large_table_are_thinned_out_and_it_is_said(finished_run, monkeypatch):
-    monkeypatch.setattr("cryorefine.report.directions._MOST_VIEWS", 20)
+    monkeypatch.setattr("cryorefine.report.directions._MAX_VIEWS", 20)
     figure = draw_directions(RunFolder(finished_run))
     assert "(20 of 60 particles taken)" in figure.caption
 

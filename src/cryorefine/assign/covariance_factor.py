@@ -18,7 +18,7 @@ from cryorefine.model.observe import GroupBand
 __all__ = ["lag_factor", "split_disagreement", "variance_factor"]
 
 _BLOCK_SHELLS = 4
-_LEAST_BLOCKS = 6
+_MIN_BLOCKS = 6
 _EVALUATIONS = 12
 _QUANTILE_90, _MEDIAN = 9.236, 4.351  # of χ² with 5 degrees of freedom
 
@@ -47,12 +47,12 @@ def split_disagreement(
         A reference that the images had no part in: in their own, both parts of an image find the
         pose at which its noise was added.
     rotations, shifts_px
-        Where the climbs start: poses within the right maximum.
+        Where the refinements start: poses within the right maximum.
     max_turn_rad
         Limit of a single step.
     """
 
-    def climb(part: Bool[Tensor, "p"], start: tuple[Tensor, Tensor]) -> PoseResult:
+    def refine(part: Bool[Tensor, "p"], start: tuple[Tensor, Tensor]) -> PoseResult:
         index = torch.nonzero(part)[:, 0]
         problem = PoseProblem(
             x=x[:, index],
@@ -75,11 +75,11 @@ def split_disagreement(
         return refine_poses(grid, problem, options)
 
     shell = view.band.shell
-    width = max(1, min(_BLOCK_SHELLS, view.band.n_shells // _LEAST_BLOCKS))
+    width = max(1, min(_BLOCK_SHELLS, view.band.n_shells // _MIN_BLOCKS))
     is_used, is_even = shell >= 1, (shell // width) % 2 == 0
-    whole = climb(is_used, (rotations, shifts_px))
+    whole = refine(is_used, (rotations, shifts_px))
     start = (whole.rotations, whole.shifts_px)
-    first, second = climb(is_used & is_even, start), climb(is_used & ~is_even, start)
+    first, second = refine(is_used & is_even, start), refine(is_used & ~is_even, start)
     covariance = covariance_of(first.information) + covariance_of(second.information)
     return _squared_distance(
         (second.rotations, first.rotations), (second.shifts_px, first.shifts_px), covariance

@@ -7,7 +7,7 @@ from cryorefine.kernels.grid import OVERSAMPLING
 
 __all__ = ["device_free_bytes", "device_peak_bytes", "plan_device_memory"]
 
-_BATCH_BYTES, _LEAST_BATCH_BYTES = 256 << 20, 4 << 20
+_BATCH_BYTES, _MIN_BATCH_BYTES = 256 << 20, 4 << 20
 _LARGEST_BATCH = 1024
 # Counted on a run's tensors (tests/engine/test_device_memory.py), and a little for what torch's
 # allocator and transforms keep: half grids up to Nyquist; what is kept of a batch while images are
@@ -50,7 +50,7 @@ def plan_device_memory(
         return MemoryPlan(1, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
     chosen = plan(_BATCH_BYTES)
-    while chosen.peak_bytes > _SPARE * free_bytes and chosen.batch_bytes > _LEAST_BATCH_BYTES:
+    while chosen.peak_bytes > _SPARE * free_bytes and chosen.batch_bytes > _MIN_BATCH_BYTES:
         chosen = plan(chosen.batch_bytes // 2)
     return chosen
 

@@ -23,9 +23,9 @@ __all__ = [
     "plan_memory",
 ]
 
-_MOST_COPIES = 4
+_MAX_COPIES = 4
 _BATCH_BYTES = 32 << 20
-_LEAST_BATCH_BYTES = 2 << 20
+_MIN_BATCH_BYTES = 2 << 20
 _LARGEST_BATCH, _POINT_BYTES = 128, 32
 # Measured: the peak above what is in use when the images have been screened, in half grids of
 # complex numbers up to Nyquist; what is kept of a batch, in its own size; what a search keeps.
@@ -102,11 +102,11 @@ def plan_memory(
     fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
     fixed_bytes += _PARTICLE_BYTES * n_particles + (_SEARCH_BYTES if searches else 0)
 
-    chosen = plan(min(_MOST_COPIES, threads), _BATCH_BYTES)
+    chosen = plan(min(_MAX_COPIES, threads), _BATCH_BYTES)
     while chosen.peak_bytes > _SPARE * free_bytes:
         if chosen.copies > 1:
             chosen = plan(chosen.copies - 1, chosen.batch_bytes)
-        elif chosen.batch_bytes > _LEAST_BATCH_BYTES:
+        elif chosen.batch_bytes > _MIN_BATCH_BYTES:
             chosen = plan(1, chosen.batch_bytes // 2)
         else:
             break

@@ -8,7 +8,7 @@ from cryorefine.particles.table import ParticleTable
 
 __all__ = ["assign_halves", "deal_halves", "find_duplicates"]
 
-_MOST_UNEVEN = 0.6
+_MAX_UNEVEN = 0.6
 
 
 def find_duplicates(table: ParticleTable) -> np.ndarray:
@@ -70,7 +70,7 @@ def deal_halves(
         # Even if a repeat names another micrograph.
         half = _deal(table.micrograph_index, sizes, rng)[same]
         share = (sizes[0] + (half == 1).sum()) / (sizes.sum() + len(half))
-        if 1 - _MOST_UNEVEN <= share <= _MOST_UNEVEN:
+        if 1 - _MAX_UNEVEN <= share <= _MAX_UNEVEN:
             return half
         events.warn(
             f"{few}: single images were dealt instead, and overlapping neighbours may raise the FSC"

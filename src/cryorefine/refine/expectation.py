@@ -70,18 +70,18 @@ def _batches_in_turn(
         is_searched |= ~is_known
     if plan.rescues and state.poses is not None and state.poses.quality:
         is_searched |= is_unsearched(state.poses, plan.align_resolution_A)[rows]
-    # From outside the tilt limits a climb would end on them, far from where the particle is seen.
+    # From outside the tilt limits poses would end on them, far from where the particle is seen.
     is_outside = ~_can_be_seen(inputs, state, rows)
     if plan.rescues or plan.mode == "global":
         is_searched |= is_outside
     is_kept = (is_outside & ~is_searched) | (plan.mode == "none")
-    is_guarded = plan.is_guarded(len(inputs.table))[rows]
+    is_restarted = plan.is_restarted(len(inputs.table))[rows]
     kinds = {
         "keep": is_kept,
         "find": is_searched & ~is_known,
         "search": is_searched & is_known,
-        "check": ~is_searched & ~is_kept & is_guarded,
-        "follow": ~is_searched & ~is_kept & ~is_guarded,
+        "check": ~is_searched & ~is_kept & is_restarted,
+        "follow": ~is_searched & ~is_kept & ~is_restarted,
     }
     for kind, chosen in kinds.items():
         for batch in batches_of(inputs, view, rows[chosen], optics):
@@ -210,7 +210,7 @@ def assign_poses(
                     else:
                         found = align_locally(
                             grid, view, x, c, *start, inputs.group, options,
-                            is_guarded=kind == "check", own=own,
+                            is_restarted=kind == "check", own=own,
                             others=_known_others(state.poses, batch.rows, view, options),
                         )  # fmt: skip
                 found = found.cpu()

@@ -13,10 +13,10 @@ from cryorefine.reconstruct.accumulate import centre
 from cryorefine.refine.particle_batches import batches_of, poses_of, views_of
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["measure_likeness"]
+__all__ = ["measure_image_similarity"]
 
 
-def measure_likeness(
+def measure_image_similarity(
     inputs: Inputs,
     state: State,
     poses: Poses,

@@ -12,7 +12,7 @@ from cryorefine.refine.backprojection import reconstruct_halves
 from cryorefine.refine.evaluation import evaluate_halves, measure_directions
 from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
 from cryorefine.refine.grey_scale import scale_references
-from cryorefine.refine.image_similarity import measure_likeness
+from cryorefine.refine.image_similarity import measure_image_similarity
 from cryorefine.refine.own_noise_share import own_share
 from cryorefine.refine.particle_batches import is_assigned
 from cryorefine.refine.particle_weights import qualify_and_weigh
@@ -105,7 +105,9 @@ def _iterate(
         evaluation = measure_directions(inputs, halves, mask, evaluation, events)
         if plan.mode != "none":
             poses = calibrate_covariance(inputs, state, poses, grids, plan, events)
-        found = measure_likeness(inputs, state, poses, grids, plan.align_resolution_A, events)
+        found = measure_image_similarity(
+            inputs, state, poses, grids, plan.align_resolution_A, events
+        )
         poses = dataclasses.replace(poses, quality={**poses.quality, **found})
         sigma_deg = _median_sigma_deg(poses)
         record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)

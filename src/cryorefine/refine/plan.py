@@ -104,7 +104,7 @@ class IterationPlan:
         refined from where they are. Those that have no pose yet are searched in any case.
     guard_every
         Of the particles that are not searched, one in so many looks about its pose for a better
-        one, in turn; the others climb from where they are.
+        one, in turn; the others are refined from where they are.
     share
         Of the particles, used in this iteration.
     subset
@@ -131,7 +131,7 @@ class IterationPlan:
             return np.zeros(n, bool)
         return (np.arange(n) + self.iteration) % self.search_every == 0
 
-    def is_guarded(self, n: int) -> np.ndarray:
+    def is_restarted(self, n: int) -> np.ndarray:
         """Tell which of n particles it is the turn of to look about their pose."""
         return (np.arange(n) + self.iteration) % self.guard_every == 0
 

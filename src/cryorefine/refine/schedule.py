@@ -10,7 +10,7 @@ __all__ = ["next_plan"]
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _REACH = 1.6
-_MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
+_MANY_MISSED, _MORE_EFFORT, _MAX_EFFORT = 0.01, 3, 9
 _SETTLED_FRACTION = 0.01
 _UNDECIDED_FRACTION = 0.05
 _SMALL_GAIN = 0.01
@@ -124,7 +124,7 @@ def _in_turn(settings: RefineSettings, history: list[IterationRecord], few: floa
 def _effort(history: list[IterationRecord]) -> float:
     """Return how many times the usual operations the next search takes."""
     too_many = sum(record.missed_fraction > _MANY_MISSED for record in history)
-    return min(_MOST_EFFORT, _MORE_EFFORT**too_many)
+    return min(_MAX_EFFORT, _MORE_EFFORT**too_many)
 
 
 def _grows(history: list[IterationRecord]) -> bool:

@@ -27,7 +27,7 @@ from cryorefine.refine.state import Inputs
 __all__ = ["PreparedSearch", "coarse_search", "prepare_search", "search_space"]
 
 _PLAN_SAMPLE = 16
-_MOST_PLANTED, _LEAST_PLANTED, _PLANTED_SHARE = 96, 24, 10
+_MAX_PLANTED, _MIN_PLANTED, _PLANTED_SHARE = 96, 24, 10
 _MAY_MISS = 0.01
 _FINER, _ATTEMPTS = 1.25, 3
 _WORTH_OF_A_PART = 0.1
@@ -111,7 +111,7 @@ def prepare_search(
     )
     # In proportion to what is searched: where it is every third image, a third as many.
     n_searched = len(rows) // plan.search_every
-    n_planted = min(_MOST_PLANTED, max(_LEAST_PLANTED, n_searched // _PLANTED_SHARE))
+    n_planted = min(_MAX_PLANTED, max(_MIN_PLANTED, n_searched // _PLANTED_SHARE))
     sample = rows[np.arange(n_planted) * len(rows) // n_planted]
     c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
     c = c * view.amplitude * white

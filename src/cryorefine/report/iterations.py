@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
 
 _SIZE_IN = (3.45, 2.6)
-_LEAST_TURN = 1e-3
+_MIN_TURN = 1e-3
 _MODES = "Filled points are global searches, open ones local."
 COLUMNS = (
     "Iteration",
@@ -69,7 +69,7 @@ def draw_turn(run: RunFolder) -> Illustration:
         values = [getattr(it, name) for it in run.iterations for name in names]
         known = [value for value in values if value is not None]
         # Poses that stay where they are turn by rounding: no reason for ten decades.
-        least = _LEAST_TURN * max(known, default=0.0)
+        least = _MIN_TURN * max(known, default=0.0)
         for name, colour in zip(names, ("amber", "blue"), strict=True):
             _plot(axes, run.iterations, name, colour, least=least)
         axes.set_ylabel("angle (°)")

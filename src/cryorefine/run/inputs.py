@@ -51,7 +51,7 @@ NO_POSE = "no pose, find one with --alignment global"
 """Why a particle takes no part where given poses are kept."""
 
 _SMALLEST_BOX_PX = 16
-_LEAST_SYMMETRIC = 0.8
+_MIN_SYMMETRIC = 0.8
 _RADIUS_MARGIN = 1.05
 
 
@@ -162,7 +162,7 @@ class Opened:
             (centred * symmetric_centred).sum()
             / (centred.norm() * symmetric_centred.norm()).clamp_min(1e-30)
         )
-        if agreement < _LEAST_SYMMETRIC:
+        if agreement < _MIN_SYMMETRIC:
             events.warn(
                 f"{name} does not show symmetry {self.group.name} about the conventional axes "
                 f"(correlation with its symmetrised copy {agreement:.2f}): check the symmetry and "

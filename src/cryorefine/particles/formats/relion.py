@@ -21,7 +21,7 @@ _CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
-_MOST_DIGITS = 18  # of an image number, to fit into int64
+_MAX_DIGITS = 18  # of an image number, to fit into int64
 _ASSIGNED = "cryorefineIsAssigned"
 _MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _PREMULTIPLIED, _FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
@@ -265,7 +265,7 @@ def _read_images(
     names = particles.text("rlnImageName")
     at = np.char.partition(names, "@")
     number = at[:, 0]
-    bad = (at[:, 1] != "@") | ~np.char.isdecimal(number) | (np.char.str_len(number) > _MOST_DIGITS)
+    bad = (at[:, 1] != "@") | ~np.char.isdecimal(number) | (np.char.str_len(number) > _MAX_DIGITS)
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(

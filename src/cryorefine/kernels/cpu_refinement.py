@@ -1,4 +1,4 @@
-"""Climbing the likelihood on CPUs: the twin of ``reference.refine_poses``."""
+"""Refining poses on CPUs: the twin of ``reference.refine_poses``."""
 
 import math
 
@@ -255,7 +255,7 @@ def refine_poses(
     priors, precision, max_evaluations, max_shift, max_turn, max_move, tolerance, initial_damping,
     table, scores, powers, information,
 ):  # fmt: skip
-    """Climb from each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
+    """Refine each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     reach = 0
     for p in range(k_px.shape[0]):
         reach = max(reach, abs(k_px[p, 0]), abs(k_px[p, 1]))
