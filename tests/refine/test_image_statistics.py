@@ -39,7 +39,7 @@ def opened(folder, *stacks):
     return open_images(read_relion(path))
 
 
-def views_of(table):
+def group_bands_of(table):
     return tuple(
         make_group_band(g, volume_size_px=g.box_px, voxel_A=g.pixel_A, resolution_A=2 * g.pixel_A)
         for g in table.optics
@@ -98,9 +98,9 @@ def test_the_noise_of_white_noise_is_its_variance_in_every_shell(tmp_path, size_
     n, std = 300, 3.0
     table, images = opened(tmp_path, noise_images(n, size_px, std=std))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    views = views_of(table)
-    (spectrum,) = initial_noise(table, images, statistics, views, EventLog())
-    count = torch.bincount(views[0].band.shell)
+    group_bands = group_bands_of(table)
+    (spectrum,) = initial_noise(table, images, statistics, group_bands, EventLog())
+    count = torch.bincount(group_bands[0].band.shell)
     assert len(spectrum) == len(count)
     # A half-plane coefficient's power is exponential, with as much spread as mean; the zero
     # frequency is real, with sqrt 2 as much. Five standard deviations.
@@ -118,7 +118,7 @@ def test_what_all_images_have_in_common_is_no_noise(tmp_path):
     plain = opened(tmp_path, content)
     shifted = opened(tmp_path / "common", content + common)
     (first,), (second,) = (
-        initial_noise(*inputs, statistics, views_of(inputs[0]), EventLog())
+        initial_noise(*inputs, statistics, group_bands_of(inputs[0]), EventLog())
         for inputs in (plain, shifted)
     )
     np.testing.assert_allclose(second, first, rtol=1e-4)
@@ -127,7 +127,7 @@ def test_what_all_images_have_in_common_is_no_noise(tmp_path):
 def test_each_optics_group_has_a_noise_spectrum_of_its_own(tmp_path):
     table, images = opened(tmp_path, noise_images(60, 16), noise_images(60, 9, std=2.0))
     statistics = ImageStatistics(torch.zeros(120), torch.ones(120))
-    first, second = initial_noise(table, images, statistics, views_of(table), EventLog())
+    first, second = initial_noise(table, images, statistics, group_bands_of(table), EventLog())
     assert (len(first), len(second)) == (8, 5)
     assert float(first[1:].mean()) == pytest.approx(16**2, rel=0.1)
     assert float(second[1:].mean()) == pytest.approx(4 * 9**2, rel=0.1)
@@ -137,7 +137,7 @@ def test_each_optics_group_has_a_noise_spectrum_of_its_own(tmp_path):
 def test_one_or_two_images_give_a_noise_that_can_be_divided_by(tmp_path, n):
     table, images = opened(tmp_path, noise_images(n, 16))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    (spectrum,) = initial_noise(table, images, statistics, views_of(table), EventLog())
+    (spectrum,) = initial_noise(table, images, statistics, group_bands_of(table), EventLog())
     assert torch.isfinite(spectrum).all()
     assert (spectrum > 0).all()
 
@@ -147,9 +147,9 @@ def test_the_noise_of_few_images_is_not_biased(tmp_path, n):
     size_px = 48
     table, images = opened(tmp_path, noise_images(n, size_px))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    views = views_of(table)
-    (spectrum,) = initial_noise(table, images, statistics, views, EventLog())
-    count = torch.bincount(views[0].band.shell)
+    group_bands = group_bands_of(table)
+    (spectrum,) = initial_noise(table, images, statistics, group_bands, EventLog())
+    count = torch.bincount(group_bands[0].band.shell)
     mean = float((spectrum * count).sum() / count.sum())
     # About 800 coefficients: five standard deviations.
     assert mean == pytest.approx(size_px**2, rel=5 / 800**0.5)

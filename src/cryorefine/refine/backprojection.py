@@ -18,7 +18,7 @@ from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.image_statistics import positive_spectrum
-from cryorefine.refine.particle_batches import batches_of, inverse_noise_variance, views_of
+from cryorefine.refine.particle_batches import batches_of, group_bands_of, inverse_noise_variance
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["data_per_shell", "reconstruct_halves"]
@@ -26,9 +26,9 @@ __all__ = ["data_per_shell", "reconstruct_halves"]
 _DATA_SAMPLE = 64
 
 
-def _model_shell(view: GroupBand, resolution_A: float) -> int:
+def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
     """Return the last shell of a group's images that the reference has a model for."""
-    return min(view.band.n_shells - 1, int(view.group.box_A / resolution_A + 1e-6))
+    return min(group_band.band.n_shells - 1, int(group_band.group.box_A / resolution_A + 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class _Insertion:
     probability: Float[Tensor, "m"]
 
 
-def _insertions(poses: Poses, size: int, view: GroupBand) -> Iterator[_Insertion]:
+def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Insertion]:
     """Yield the best poses of a batch, then those that share its images' weights."""
-    device, n = view.points.device, len(poses.rotations)
+    device, n = group_band.points.device, len(poses.rotations)
     others = poses.others
     every = torch.arange(n)
     probability = torch.ones(n, dtype=torch.float64)
@@ -59,24 +59,24 @@ def _insertions(poses: Poses, size: int, view: GroupBand) -> Iterator[_Insertion
         if poses.optics is not None:
             rotations = magnified(rotations, poses.optics[row])
         yield _Insertion(
-            row.to(device), rotations.to(device), shift_A.to(device) / view.group.pixel_A,
+            row.to(device), rotations.to(device), shift_A.to(device) / group_band.group.pixel_A,
             share.to(device),
         )  # fmt: skip
 
 
 def data_per_shell(
-    inputs: Inputs, state: State, half: int, views: list[GroupBand]
+    inputs: Inputs, state: State, half: int, group_bands: list[GroupBand]
 ) -> Float[Tensor, "s"]:
     """Return what a half's image knows about a coefficient, ``c² / σ²``: the mean over images."""
     data = DataPerShell(inputs.size_px // 2 + 2)
-    for g, view in enumerate(views):
+    for g, group_band in enumerate(group_bands):
         rows = inputs.rows(half, g)
         if len(rows) == 0:
             continue
         sample = rows[:: max(1, len(rows) // _DATA_SAMPLE)]
-        c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
-        known = inverse_noise_variance(state, half, g, view)
-        data.add(view, c * view.amplitude, known, len(rows))
+        c = contrast_transfer(group_band.group, inputs.table.defocus(sample), group_band.s_per_A)
+        known = inverse_noise_variance(state, half, g, group_band)
+        data.add(group_band, c * group_band.amplitude, known, len(rows))
     return data.mean()
 
 
@@ -111,9 +111,9 @@ def reconstruct_halves(
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
     for half in (1, 2):
-        views = views_of(inputs, state, half, resolution_A)
+        group_bands = group_bands_of(inputs, state, half, resolution_A)
         grid = None if grids is None else grids[half - 1]
-        balance = balancing_curve(data_per_shell(inputs, state, half, views))
+        balance = balancing_curve(data_per_shell(inputs, state, half, group_bands))
         mine = torch.from_numpy(inputs.half == half)
         crowding = view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
         acc = make_accumulator(
@@ -124,27 +124,27 @@ def reconstruct_halves(
             device=inputs.device,
         )
         noise = []
-        for g, view in enumerate(views):
+        for g, group_band in enumerate(group_bands):
             rows = inputs.rows(half, g)
             old = state.noise[half - 1][g]
             if len(rows) == 0:
                 noise.append(old)
                 continue
-            n_shells = view.band.n_shells
-            inverse_variance = inverse_noise_variance(state, half, g, view)
-            shell = 0 if grid is None else _model_shell(view, model_resolution_A)
+            n_shells = group_band.band.n_shells
+            inverse_variance = inverse_noise_variance(state, half, g, group_band)
+            shell = 0 if grid is None else _model_shell(group_band, model_resolution_A)
             total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
-            for batch in batches_of(inputs, view, rows, poses.optics):
+            for batch in batches_of(inputs, group_band, rows, poses.optics):
                 weight = weights[torch.from_numpy(batch.rows)].to(inputs.device)
-                for part in _insertions(poses.select(batch.rows), len(batch.rows), view):
-                    x = centre(view, batch.x[part.image], part.shifts_px)
+                for part in _insertions(poses.select(batch.rows), len(batch.rows), group_band):
+                    x = centre(group_band, batch.x[part.image], part.shifts_px)
                     c, p = batch.c[part.image], part.probability.to(weight)
                     root = p.sqrt()[:, None]
                     total += residual_power(
-                        grid, view, x * root, c * root, part.rotations, max_shell=shell
+                        grid, group_band, x * root, c * root, part.rotations, max_shell=shell
                     )
                     accumulate(
-                        acc, view, x, c, inverse_variance, part.rotations,
+                        acc, group_band, x, c, inverse_variance, part.rotations,
                         weight[part.image] * p, balance, crowding,
                     )  # fmt: skip
                 done += len(batch.rows)

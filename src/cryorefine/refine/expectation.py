@@ -29,10 +29,10 @@ from cryorefine.refine.optics_refinement import optics_prior, refine_batch, with
 from cryorefine.refine.particle_batches import (
     Batch,
     batches_of,
+    group_bands_of,
     is_assigned,
     max_shift_px,
     poses_of,
-    views_of,
     whitening,
 )
 from cryorefine.refine.plan import IterationPlan
@@ -55,7 +55,7 @@ _AS_FINE = 1.2
 def _batches_in_turn(
     inputs: Inputs,
     state: State,
-    view: GroupBand,
+    group_band: GroupBand,
     rows: np.ndarray,
     plan: IterationPlan,
     optics: Float[Tensor, "n v"] | None,
@@ -84,7 +84,7 @@ def _batches_in_turn(
         "follow": ~is_searched & ~is_kept & ~is_restarted,
     }
     for kind, chosen in kinds.items():
-        for batch in batches_of(inputs, view, rows[chosen], optics):
+        for batch in batches_of(inputs, group_band, rows[chosen], optics):
             yield kind, batch
 
 
@@ -106,14 +106,16 @@ def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:
     return ((quality["fit_z"] < WORSE_THAN_RIGHT) & ~is_searched).numpy()
 
 
-def _local_limits(inputs: Inputs, view: GroupBand) -> LocalLimits:
+def _local_limits(inputs: Inputs, group_band: GroupBand) -> LocalLimits:
     settings = inputs.settings
     turn_deg, shift_percent = settings.max_angle_change_deg, settings.max_shift_change_percent
     return LocalLimits(
         turns=settings.refine_angles,
         moves=settings.refine_shifts,
         max_turn_rad=math.inf if turn_deg is None else math.radians(turn_deg),
-        max_move_px=math.inf if shift_percent is None else shift_percent / 100 * view.group.box_px,
+        max_move_px=math.inf
+        if shift_percent is None
+        else shift_percent / 100 * group_band.group.box_px,
     )
 
 
@@ -170,48 +172,52 @@ def assign_poses(
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
     done = n_searched = n_missed = 0
     for half in (1, 2):
-        views = views_of(inputs, state, half, plan.align_resolution_A)
+        group_bands = group_bands_of(inputs, state, half, plan.align_resolution_A)
         grid = grids[half - 1]
         sigma_A = _shift_sigma_A(inputs, state, half)
-        for g, view in enumerate(views):
+        for g, group_band in enumerate(group_bands):
             rows = inputs.rows(half, g)
             if len(rows) == 0:
                 continue
             options = AlignmentOptions(
-                max_shift_px=max_shift_px(inputs, view),
-                shift_sigma_px=sigma_A / view.group.pixel_A,
+                max_shift_px=max_shift_px(inputs, group_band),
+                shift_sigma_px=sigma_A / group_band.group.pixel_A,
                 resolution_turn_rad=plan.align_resolution_A / inputs.geometry.radius_A,
-                local=_local_limits(inputs, view),
+                local=_local_limits(inputs, group_band),
                 tilt_range_rad=inputs.tilt_range_rad,
             )
-            white = whitening(state, half, g, view)
+            white = whitening(state, half, g, group_band)
             prepared = None
-            for kind, batch in _batches_in_turn(inputs, state, view, rows, plan, optics):
+            for kind, batch in _batches_in_turn(inputs, state, group_band, rows, plan, optics):
                 x, c = batch.x * white, batch.c * white
-                own = _own_noise(state, half, view, batch.rows, c, options.resolution_turn_rad)
+                own = _own_noise(
+                    state, half, group_band, batch.rows, c, options.resolution_turn_rad
+                )
                 if kind in ("find", "search"):
-                    known = poses_of(state.poses, batch.rows, view) if kind == "search" else None
+                    known = (
+                        poses_of(state.poses, batch.rows, group_band) if kind == "search" else None
+                    )
                     prepared = prepared or prepare_search(
-                        inputs, grid, view, white, rows, options, plan, half, events
+                        inputs, grid, group_band, white, rows, options, plan, half, events
                     )
                     found = align_globally(
-                        grid, prepared.search, prepared.depth, view, x, c, inputs.group, options,
-                        previous=known, own=None if known is None else own,
+                        grid, prepared.search, prepared.depth, group_band, x, c, inputs.group,
+                        options, previous=known, own=None if known is None else own,
                     )  # fmt: skip
                     searched_A[torch.from_numpy(batch.rows)] = plan.align_resolution_A
                 else:
-                    start = poses_of(state.poses, batch.rows, view)
+                    start = poses_of(state.poses, batch.rows, group_band)
                     if kind == "keep":
                         # Poses that are only scored may lie anywhere.
-                        anywhere = replace(options, max_shift_px=float(view.group.box_px))
+                        anywhere = replace(options, max_shift_px=float(group_band.group.box_px))
                         found = score_poses(
-                            grid, view, x, c, *start, inputs.group, anywhere, own=own
+                            grid, group_band, x, c, *start, inputs.group, anywhere, own=own
                         )
                     else:
                         found = align_locally(
-                            grid, view, x, c, *start, inputs.group, options,
+                            grid, group_band, x, c, *start, inputs.group, options,
                             is_restarted=kind == "check", own=own,
-                            others=_known_others(state.poses, batch.rows, view, options),
+                            others=_known_others(state.poses, batch.rows, group_band, options),
                         )  # fmt: skip
                 found = found.cpu()
                 if kind == "search":
@@ -224,7 +230,7 @@ def assign_poses(
                     found, optics[index] = refine_batch(
                         inputs,
                         grid,
-                        view,
+                        group_band,
                         batch.rows,
                         batch.x,
                         white,
@@ -232,11 +238,11 @@ def assign_poses(
                         optics[index],
                         prior,
                         options,
-                        start=poses_of(state.poses, batch.rows, view),
+                        start=poses_of(state.poses, batch.rows, group_band),
                     )
                 rotations[index] = found.rotations
-                shift_A[index] = found.shifts_px * view.group.pixel_A
-                unit = torch.tensor([1.0] * 3 + [view.group.pixel_A] * 2, dtype=torch.float64)
+                shift_A[index] = found.shifts_px * group_band.group.pixel_A
+                unit = torch.tensor([1.0] * 3 + [group_band.group.pixel_A] * 2, dtype=torch.float64)
                 covariance[index] = found.covariance * unit * unit[:, None]
                 power[index] = found.model_power
                 other = found.alternatives
@@ -244,11 +250,11 @@ def assign_poses(
                     OtherPoses(
                         index[other.image_of],
                         other.rotations,
-                        other.shifts_px * view.group.pixel_A,
+                        other.shifts_px * group_band.group.pixel_A,
                         other.probability,
                     )
                 )
-                _store(quality, index, n, found, view.group.pixel_A)
+                _store(quality, index, n, found, group_band.group.pixel_A)
                 done += len(batch.rows)
                 events.emit("progress", stage=stage, done=done, total=n)
         group_scale.append(_updated_scale(inputs, state, half, quality["scale"], power))
@@ -273,7 +279,7 @@ def assign_poses(
 
 
 def _known_others(
-    poses: Poses | None, rows: np.ndarray, view: GroupBand, options: AlignmentOptions
+    poses: Poses | None, rows: np.ndarray, group_band: GroupBand, options: AlignmentOptions
 ) -> Alternatives | None:
     """Return poses that competed so far, unless the user limits how far poses may go."""
     limits = options.local
@@ -283,22 +289,22 @@ def _known_others(
     others = poses.select(rows).others
     if others is None or len(others.row) == 0:
         return None
-    device = view.points.device
+    device = group_band.points.device
     return Alternatives(
         others.row.to(device), others.rotations.to(device),
-        others.shift_A.to(device) / view.group.pixel_A, others.probability.to(device),
+        others.shift_A.to(device) / group_band.group.pixel_A, others.probability.to(device),
     )  # fmt: skip
 
 
 def _own_noise(
-    state: State, half: int, view: GroupBand, rows: np.ndarray, c: Tensor, reach_rad: float
+    state: State, half: int, group_band: GroupBand, rows: np.ndarray, c: Tensor, reach_rad: float
 ) -> OwnNoise | None:
     """Return what the poses of some particles gain by their images' noise in the reference."""
     if state.own_share is None or state.poses is None or "weight" not in state.poses.quality:
         return None
     poses = state.poses.select(rows)
     weight = poses.quality["weight"].nan_to_num(0.0)
-    bonus = own_bonus(state.own_share[half - 1], view, c, weight)
+    bonus = own_bonus(state.own_share[half - 1], group_band, c, weight)
     rotations, share = _inserted(poses)
     return OwnNoise(rotations.to(c.device), bonus[:, None] * share.to(bonus), reach_rad)
 

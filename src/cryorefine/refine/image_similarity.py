@@ -10,7 +10,7 @@ from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.particle_batches import batches_of, poses_of, views_of
+from cryorefine.refine.particle_batches import batches_of, group_bands_of, poses_of
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["measure_image_similarity"]
@@ -32,17 +32,20 @@ def measure_image_similarity(
     n, done = len(inputs.table), 0
     out: dict[str, Tensor] = {}
     for half in (1, 2):
-        for g, view in enumerate(views_of(inputs, state, half, resolution_A)):
-            radius_px = inputs.radius_px * inputs.voxel_A / view.group.pixel_A
-            for batch in batches_of(inputs, view, inputs.rows(half, g), poses.optics):
-                rotations, shifts_px = poses_of(poses, batch.rows, view)
+        for g, group_band in enumerate(group_bands_of(inputs, state, half, resolution_A)):
+            radius_px = inputs.radius_px * inputs.voxel_A / group_band.group.pixel_A
+            for batch in batches_of(inputs, group_band, inputs.rows(half, g), poses.optics):
+                rotations, shifts_px = poses_of(poses, batch.rows, group_band)
                 index = torch.from_numpy(batch.rows)
                 if poses.optics is not None:
                     rotations = magnified(rotations, poses.optics[index])
-                model = extract_slices(grids[half - 1], rotations, view.points) * batch.c
-                image = centre(view, batch.x, shifts_px)
+                model = extract_slices(grids[half - 1], rotations, group_band.points) * batch.c
+                image = centre(group_band, batch.x, shifts_px)
                 found = image_scores(
-                    *(image_from_half(view.band.put(t), view.band.size_px) for t in (image, model)),
+                    *(
+                        image_from_half(group_band.band.put(t), group_band.band.size_px)
+                        for t in (image, model)
+                    ),
                     radius_px=radius_px,
                 )
                 for name, values in found.items():

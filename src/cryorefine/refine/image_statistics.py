@@ -103,26 +103,28 @@ def initial_noise(
     table: ParticleTable,
     images: ImageSource,
     statistics: ImageStatistics,
-    views: tuple[GroupBand, ...],
+    group_bands: tuple[GroupBand, ...],
     events: EventLog,
 ) -> tuple[Float[Tensor, "_"], ...]:
     """Estimate each optics group's noise spectrum before any pose is known.
 
     The mean power of the images less the power of their mean, per shell. It still holds the
     power of differently oriented particles; the first assignment replaces it. Computed where the
-    views are, returned on the CPU.
+    bands are, returned on the CPU.
     """
     out = []
     done = 0
-    for g, view in enumerate(views):
+    for g, group_band in enumerate(group_bands):
         rows = np.flatnonzero(table.optics_index == g)
-        n_shells = view.band.n_shells
-        count = torch.bincount(view.band.shell, minlength=n_shells).double()
-        device = view.points.device
-        power = torch.zeros(len(view.band), dtype=torch.float64, device=device)
-        total = torch.zeros(len(view.band), dtype=torch.complex128, device=device)
-        for part, batch in images.batches(rows, _batch(view.group), device):
-            x, _ = observe(batch, select_statistics(statistics, part), view, table.defocus(part))
+        n_shells = group_band.band.n_shells
+        count = torch.bincount(group_band.band.shell, minlength=n_shells).double()
+        device = group_band.points.device
+        power = torch.zeros(len(group_band.band), dtype=torch.float64, device=device)
+        total = torch.zeros(len(group_band.band), dtype=torch.complex128, device=device)
+        for part, batch in images.batches(rows, _batch(group_band.group), device):
+            x, _ = observe(
+                batch, select_statistics(statistics, part), group_band, table.defocus(part)
+            )
             power += x.abs().square().double().sum(0)
             total += x.to(torch.complex128).sum(0)
             done += len(part)
@@ -132,7 +134,7 @@ def initial_noise(
         if n > 1:
             # Unbiased: the mean itself holds 1/n of the noise.
             excess = (excess - (total / n).abs().square()) * (n / (n - 1))
-        spectrum = torch.zeros_like(count).index_add_(0, view.band.shell, excess)
+        spectrum = torch.zeros_like(count).index_add_(0, group_band.band.shell, excess)
         out.append(positive_spectrum((spectrum / count).cpu()))
     return tuple(out)
 

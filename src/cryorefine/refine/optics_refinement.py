@@ -40,7 +40,7 @@ def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
 def refine_batch(
     inputs: Inputs,
     grid: SliceGrid,
-    view: GroupBand,
+    group_band: GroupBand,
     rows: np.ndarray,
     x: Complex[Tensor, "b p"],
     white: Float[Tensor, "p"],
@@ -71,8 +71,8 @@ def refine_batch(
     """
     refined = refine_particle_optics(
         grid,
-        view,
-        without_offset(view, x, -values[:, 1]) * white,
+        group_band,
+        without_offset(group_band, x, -values[:, 1]) * white,
         white,
         inputs.table.defocus(rows),
         found.rotations,

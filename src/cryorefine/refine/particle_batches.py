@@ -16,11 +16,11 @@ from cryorefine.refine.state import Inputs, Poses, State
 __all__ = [
     "Batch",
     "batches_of",
+    "group_bands_of",
     "inverse_noise_variance",
     "is_assigned",
     "max_shift_px",
     "poses_of",
-    "views_of",
     "whitening",
 ]
 
@@ -34,48 +34,48 @@ class Batch:
     c: Float[Tensor, "b p"]
 
 
-def views_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
+def group_bands_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
     """Return each optics group's band, its amplitude times the group's scale in that half."""
     # Slices of magnified particles must not leave the grids.
     resolution_A = resolution_A * inputs.settings.largest_magnification
-    views = []
+    group_bands = []
     for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
-        view = make_group_band(
+        group_band = make_group_band(
             group,
             volume_size_px=inputs.size_px,
             voxel_A=inputs.voxel_A,
             resolution_A=resolution_A,
             device=inputs.device,
         )
-        views.append(replace(view, amplitude=view.amplitude * scale))
-    return views
+        group_bands.append(replace(group_band, amplitude=group_band.amplitude * scale))
+    return group_bands
 
 
 def batches_of(
     inputs: Inputs,
-    view: GroupBand,
+    group_band: GroupBand,
     rows: np.ndarray,
     optics: Float[Tensor, "n v"] | None = None,
 ) -> Iterator[Batch]:
     """Read particles of one optics group batch by batch, corrected for what is their own."""
-    size = batch_size(inputs.working_memory, len(view.band))
+    size = batch_size(inputs.working_memory, len(group_band.band))
     for part, images in inputs.images.batches(rows, size, inputs.device):
         defocus = inputs.table.defocus(part)
         own = None if optics is None else optics[torch.from_numpy(part)]
         if own is not None:
             defocus = with_defocus_change(defocus, own)
-        x, c = observe(images, select_statistics(inputs.statistics, part), view, defocus)
+        x, c = observe(images, select_statistics(inputs.statistics, part), group_band, defocus)
         if own is not None:
-            x, c = without_offset(view, x, own[:, 1]), c * (1 + own[:, :1]).float()
+            x, c = without_offset(group_band, x, own[:, 1]), c * (1 + own[:, :1]).float()
         yield Batch(part, x, c)
 
 
-def poses_of(poses: Poses | None, rows: np.ndarray, view: GroupBand) -> tuple[Tensor, Tensor]:
+def poses_of(poses: Poses | None, rows: np.ndarray, group_band: GroupBand) -> tuple[Tensor, Tensor]:
     """Return rotations and shifts in pixels of some particles, where their images are."""
     if poses is None:
         raise ValueError("no poses are known yet")
-    index, device = torch.from_numpy(rows), view.points.device
-    shifts_px = poses.shift_A[index] / view.group.pixel_A
+    index, device = torch.from_numpy(rows), group_band.points.device
+    shifts_px = poses.shift_A[index] / group_band.group.pixel_A
     return poses.rotations[index].to(device), shifts_px.to(device)
 
 
@@ -84,16 +84,22 @@ def is_assigned(state: State, n: int) -> np.ndarray:
     return np.zeros(n, bool) if state.poses is None else state.poses.is_assigned.numpy()
 
 
-def max_shift_px(inputs: Inputs, view: GroupBand) -> float:
+def max_shift_px(inputs: Inputs, group_band: GroupBand) -> float:
     """Return the largest shift in an optics group's pixels."""
-    return inputs.settings.max_shift_percent / 100 * view.group.box_px
+    return inputs.settings.max_shift_percent / 100 * group_band.group.box_px
 
 
-def whitening(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+def whitening(state: State, half: int, g: int, group_band: GroupBand) -> Float[Tensor, "p"]:
     """Return the inverse standard deviation of the noise at each sample of an image."""
-    return state.noise[half - 1][g].rsqrt().float().to(view.points.device)[view.band.shell]
+    return (
+        state.noise[half - 1][g].rsqrt().float().to(group_band.points.device)[group_band.band.shell]
+    )
 
 
-def inverse_noise_variance(state: State, half: int, g: int, view: GroupBand) -> Float[Tensor, "p"]:
+def inverse_noise_variance(
+    state: State, half: int, g: int, group_band: GroupBand
+) -> Float[Tensor, "p"]:
     """Return the inverse variance of the noise at each sample of an image."""
-    return (1 / state.noise[half - 1][g]).float().to(view.points.device)[view.band.shell]
+    return (
+        (1 / state.noise[half - 1][g]).float().to(group_band.points.device)[group_band.band.shell]
+    )

@@ -9,9 +9,9 @@ from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.particle_batches import (
     batches_of,
+    group_bands_of,
     is_assigned,
     poses_of,
-    views_of,
     whitening,
 )
 from cryorefine.refine.plan import IterationPlan
@@ -42,18 +42,18 @@ def calibrate_covariance(
     resolution_A = plan.align_resolution_A
     apart = []
     for half in (1, 2):
-        for g, view in enumerate(views_of(inputs, state, half, resolution_A)):
+        for g, group_band in enumerate(group_bands_of(inputs, state, half, resolution_A)):
             rows = inputs.rows(half, g)
             every = max(1, len(inputs.table) // (2 * _SAMPLE))
-            white = whitening(state, half, g, view)
-            for batch in batches_of(inputs, view, rows[::every], poses.optics):
+            white = whitening(state, half, g, group_band)
+            for batch in batches_of(inputs, group_band, rows[::every], poses.optics):
                 apart.append(
                     split_disagreement(
                         grids[2 - half],
-                        view,
+                        group_band,
                         batch.x * white,
                         batch.c * white,
-                        *poses_of(poses, batch.rows, view),
+                        *poses_of(poses, batch.rows, group_band),
                         max_turn_rad=resolution_A / inputs.geometry.radius_A,
                     )
                 )

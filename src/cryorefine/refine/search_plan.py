@@ -44,12 +44,12 @@ class PreparedSearch:
 
 
 def search_space(
-    inputs: Inputs, view: GroupBand, *, max_shift_px: float, shift_sigma_px: float
+    inputs: Inputs, group_band: GroupBand, *, max_shift_px: float, shift_sigma_px: float
 ) -> SearchSpace:
     """Return where poses may lie, in an optics group's pixels."""
     return SearchSpace(
-        radius_px=inputs.geometry.radius_A / view.group.pixel_A,
-        box_px=view.group.box_px,
+        radius_px=inputs.geometry.radius_A / group_band.group.pixel_A,
+        box_px=group_band.group.box_px,
         group_order=inputs.group.order,
         tilt_fraction=inputs.geometry.tilt_fraction,
         max_shift_px=max_shift_px,
@@ -60,7 +60,7 @@ def search_space(
 def coarse_search(
     inputs: Inputs,
     grid: SliceGrid,
-    view: GroupBand,
+    group_band: GroupBand,
     *,
     max_shell: int,
     step_rad: float,
@@ -78,7 +78,7 @@ def coarse_search(
     )
     return make_coarse_search(
         grid,
-        view,
+        group_band,
         rotations.to(inputs.device),
         step_rad=step_rad,
         max_shell=max_shell,
@@ -91,7 +91,7 @@ def coarse_search(
 def prepare_search(
     inputs: Inputs,
     grid: SliceGrid,
-    view: GroupBand,
+    group_band: GroupBand,
     white: Float[Tensor, "p"],
     rows: np.ndarray,
     options: AlignmentOptions,
@@ -107,26 +107,26 @@ def prepare_search(
         The images' particles: their contrast transfer is what planted images are given.
     """
     space = search_space(
-        inputs, view, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
+        inputs, group_band, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
     )
     # In proportion to what is searched: where it is every third image, a third as many.
     n_searched = len(rows) // plan.search_every
     n_planted = min(_MAX_PLANTED, max(_MIN_PLANTED, n_searched // _PLANTED_SHARE))
     sample = rows[np.arange(n_planted) * len(rows) // n_planted]
-    c = contrast_transfer(view.group, inputs.table.defocus(sample), view.s_per_A)
-    c = c * view.amplitude * white
-    power = discriminating_power(grid, view, c[:: max(1, n_planted // _PLAN_SAMPLE)])
+    c = contrast_transfer(group_band.group, inputs.table.defocus(sample), group_band.s_per_A)
+    c = c * group_band.amplitude * white
+    power = discriminating_power(grid, group_band, c[:: max(1, n_planted // _PLAN_SAMPLE)])
     finer, least = plan.search_finer, 0
     # Iterations over a part of the particles make references for those that follow.
     worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
     attempt = 0
     while True:
         attempt += 1
-        depth = plan_depth(power, view.band, space, finer=finer, least=least, worth=worth)
+        depth = plan_depth(power, group_band.band, space, finer=finer, least=least, worth=worth)
         search = coarse_search(
             inputs,
             grid,
-            view,
+            group_band,
             max_shell=depth.max_shell,
             step_rad=depth.step_rad,
             shift_step_px=depth.shift_step_px,
@@ -136,14 +136,14 @@ def prepare_search(
         key = hash((inputs.settings.seed, plan.iteration, half, attempt))
         generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
         is_missed, is_found = planted_missed(
-            grid, search, depth, view, c, inputs.group, options, generator
+            grid, search, depth, group_band, c, inputs.group, options, generator
         )
         missed = int(is_missed.sum())
         events.emit(
             "search",
             half=half,
-            optics_group=view.group.name,
-            resolution_A=view.group.box_A / depth.max_shell,
+            optics_group=group_band.group.name,
+            resolution_A=group_band.group.box_A / depth.max_shell,
             step_deg=float(np.rad2deg(depth.step_rad)),
             orientations=len(search.rotations),
             shifts=len(search.shifts_px),

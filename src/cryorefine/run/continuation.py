@@ -457,14 +457,14 @@ def _regrouped(
         alike = np.isclose(pixels, group.pixel_A, rtol=_SAME_LENGTH) & (boxes == group.box_px)
         named = [i for i in np.flatnonzero(alike) if names[i] == group.name]
         source = int([*named, *np.flatnonzero(alike), 0][0])
-        view = make_group_band(
+        group_band = make_group_band(
             group,
             volume_size_px=inputs.size_px,
             voxel_A=inputs.voxel_A,
             resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
         )
         for half in (0, 1):
-            spectra[half].append(_of_length(state.noise[half][source], view.band.n_shells))
+            spectra[half].append(_of_length(state.noise[half][source], group_band.band.n_shells))
             scales[half].append(state.group_scale[half][source] if named else 1.0)
     return (tuple(spectra[0]), tuple(spectra[1])), (tuple(scales[0]), tuple(scales[1]))
 

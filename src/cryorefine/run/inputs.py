@@ -395,7 +395,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
     if start is None:
         empty = torch.zeros((inputs.size_px,) * 3)
         start = (empty, empty)
-    views = tuple(
+    group_bands = tuple(
         make_group_band(
             group,
             volume_size_px=inputs.size_px,
@@ -414,7 +414,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
                 table,
                 ImageSource(table, inputs.images.headers),
                 select_statistics(inputs.statistics, mine),
-                views,
+                group_bands,
                 events,
             )
         )
