@@ -24,7 +24,7 @@ from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.io.mrc import read_volume
 from cryorefine.masks.soft import soft_edge
 from cryorefine.refine import schedule
-from cryorefine.refine.run import refine
+from cryorefine.run.loop import refine
 from cryorefine.refine.settings import make_settings
 from cryorefine.report.build import write_report
 from trial import model_map

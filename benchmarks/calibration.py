@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from cryorefine.evaluate.calibration import chi_squared, pose_errors
+from cryorefine.events import read_events
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
-from cryorefine.particles.relion import read_relion
-from cryorefine.refine.checkpoint import committed_iterations, load_state
-from cryorefine.refine.events import read_events
+from cryorefine.particles.formats.relion import read_relion
+from cryorefine.run.checkpoint import committed_iterations, load_state
 from trial import refine, simulate
 
 _CHI2_95, _CHI2_MEDIAN = 11.07, 4.351

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cryorefine.engine.threads import available_cpus
 from cryorefine.io.mrc import Volume, read_volume
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.threads import available_cpus
 from measured import Cost
 from relion_run import RelionRun, given_run, read_run, run_relion
 from trial import (

@@ -19,6 +19,7 @@ import torch
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally
 from cryorefine.assign.exhaustive import make_coarse_search, search_coarse
 from cryorefine.assign.search_depth import SearchDepth
+from cryorefine.engine.device import choose_device, device_name
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import fsc
 from cryorefine.fourier.fft import image_from_half
@@ -35,7 +36,6 @@ from cryorefine.optics.ctf import Defocus
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.reconstruct.accumulate import accumulate
 from cryorefine.reconstruct.solve import fold, solve
-from cryorefine.refine.device import choose_device, device_name
 
 PIXEL_A, COARSE_A, SNR = 1.5, 30.0, 0.1
 NEIGHBOURS = 27

@@ -33,7 +33,7 @@ import numpy as np
 from scipy import constants, ndimage
 
 _VOLTAGE_V, _CS_MM, _AMPLITUDE_CONTRAST = 300e3, 2.7, 0.1
-_DEFOCUS_RANGE_A, _MOST_ASTIGMATISM_A = (8e3, 25e3), 600.0
+_DEFOCUS_RANGE_A, _MAX_ASTIGMATISM_A = (8e3, 25e3), 600.0
 _ATOM_BFACTOR_A2, _REFERENCE_A, _RIGHT_DEG = 60.0, 30.0, 5.0
 _ACCURACY = 1e-7
 _PER_MICROGRAPH = 50
@@ -172,7 +172,7 @@ def draw(count: int, generator: np.random.Generator, shift_A: float, scale_sprea
     turn = generator.uniform(-180, 180, (count, 2))
     tilt = np.rad2deg(np.arccos(generator.uniform(-1, 1, count)))
     mean = generator.uniform(*_DEFOCUS_RANGE_A, count)
-    half = generator.uniform(0, _MOST_ASTIGMATISM_A, count) / 2
+    half = generator.uniform(0, _MAX_ASTIGMATISM_A, count) / 2
     return Truth(
         euler_deg=np.stack([turn[:, 0], tilt, turn[:, 1]], axis=1),
         origin_A=generator.normal(0, shift_A, (count, 2)),
@@ -326,7 +326,7 @@ def simulate_alike(options: argparse.Namespace) -> None:
         "pixel_angstrom": options.pixel_A, "snr": options.snr, "noise": ICE["noise"],
         "atom_bfactor": _ATOM_BFACTOR_A2, "reference_angstrom": _REFERENCE_A,
         "shift_angstrom": options.shift_px * options.pixel_A, "seed": options.seed,
-        "astigmatism_angstrom": _MOST_ASTIGMATISM_A / 2, "scale_spread": options.scale_spread,
+        "astigmatism_angstrom": _MAX_ASTIGMATISM_A / 2, "scale_spread": options.scale_spread,
         "defocus_error_angstrom": options.defocus_error_A,
     })  # fmt: skip
     run_cryorefine(
@@ -375,7 +375,7 @@ def check(folder: Path) -> str:
 def judge(folder: Path, threads: int | None) -> str:
     """Refine the set as a user would; return a table of the result beside the truth."""
     from cryorefine.io.mrc import read_volume
-    from cryorefine.particles.relion import read_relion
+    from cryorefine.particles.formats.relion import read_relion
     from trial import (
         map_quality,
         markdown,

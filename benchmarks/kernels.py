@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 
+from cryorefine.engine.threads import use_threads
 from cryorefine.fourier.band import make_band
 from cryorefine.fourier.fft import volume_to_half
 from cryorefine.geometry.rotation import random_rotations
@@ -27,7 +28,6 @@ from cryorefine.kernels.grid import make_accumulator, make_slice_grid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
 from cryorefine.model.phantom import make_phantom
-from cryorefine.refine.threads import use_threads
 
 
 def best_cpu_s(work: Callable[[], object], runs: int = 7) -> float:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cryorefine.refine.events import read_events
+from cryorefine.events import read_events
 from trial import arguments_of, markdown, run_cryorefine
 
 
@@ -47,8 +47,8 @@ def main() -> None:
             run_cryorefine(
                 "resume", run, "--iterations", 1, log=run.with_name(f"{run.name}_more.log")
             )
-        legs = json.loads((run / "legs.json").read_text())
-        first = legs[1]["first_iteration"]
+        segments = json.loads((run / "legs.json").read_text())
+        first = segments[1]["first_iteration"]
         done = {
             event["iteration"]: event["resolution_A"]
             for event in read_events(run / "events.jsonl")

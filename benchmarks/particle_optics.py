@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cryorefine.io.mrc import read_volume
-from cryorefine.particles.relion import read_relion, write_relion
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from trial import map_quality, markdown, number, pose_errors, refine, run_halves, simulate
 
 

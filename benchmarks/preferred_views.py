@@ -24,7 +24,7 @@ import torch
 from cryorefine.geometry.rotation import matrix_from_euler, rotvec_from_matrix
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import read_volume
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.table import ParticleTable
 from trial import (
     map_quality,
@@ -126,7 +126,7 @@ def main() -> None:
         poses = read_relion(data / "truth_particles.star")
         found = read_relion(run / "particles.star")
         angle, _ = pose_errors(found, poses, case.symmetry)
-        told, told_true = (
+        reported, reported_true = (
             json.loads((folder / "summary.json").read_text()) for folder in (run, given)
         )
         rows.append(
@@ -135,8 +135,8 @@ def main() -> None:
              number(outward_deg(found, poses, case.symmetry)),
              number(map_quality(run_halves(run), truth).truth_A),
              number(map_quality(run_halves(given), truth).truth_A),
-             number(told["resolution_A"]), number(told.get("resolution_worst_A")),
-             number(told_true["resolution_A"]), number(cpu_s, 0)]
+             number(reported["resolution_A"]), number(reported.get("resolution_worst_A")),
+             number(reported_true["resolution_A"]), number(cpu_s, 0)]
         )  # fmt: skip
     print(markdown(rows))
     if options.keep is None:

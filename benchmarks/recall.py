@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cryorefine.events import read_events
 from cryorefine.fourier.filter import low_pass
 from cryorefine.io.mrc import read_volume, write_volume
-from cryorefine.particles.relion import read_relion
-from cryorefine.refine.events import read_events
+from cryorefine.particles.formats.relion import read_relion
 from trial import ICE, markdown, number, pose_errors, refine, simulate
 
 _START_A, _RIGHT_DEG = 8.0, 5.0

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from cryorefine.io.mrc import read_volume, write_stack
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion, write_relion
-from cryorefine.refine.prepare import measure_radius
+from cryorefine.run.inputs import measure_radius
 from measured import Cost, measure
 
 _MEASURED = Path(__file__).with_name("measured.py")

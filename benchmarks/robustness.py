@@ -21,7 +21,7 @@ import numpy as np
 
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion, write_relion
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.table import ParticleTable
 from trial import map_quality, markdown, number, pose_errors, refine, run_halves, simulate
 

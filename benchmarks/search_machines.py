@@ -44,6 +44,8 @@ from cryorefine.assign.exhaustive import (
     search_coarse,
 )
 from cryorefine.assign.search_depth import SearchSpace
+from cryorefine.engine.threads import use_threads
+from cryorefine.events import EventLog
 from cryorefine.fourier.band import phase_ramp
 from cryorefine.fourier.fft import fast_even_length
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
@@ -58,13 +60,11 @@ from cryorefine.model.observe import (
     make_group_band,
     observe,
 )
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.events import EventLog
-from cryorefine.refine.prepare import measure_radius
-from cryorefine.refine.screen import initial_noise
-from cryorefine.refine.threads import use_threads
+from cryorefine.refine.image_statistics import initial_noise
+from cryorefine.run.inputs import measure_radius
 from trial import ICE, markdown, number, simulate
 
 _BEST = 100

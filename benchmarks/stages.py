@@ -39,10 +39,11 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import grey_scale, passes, prepare, run, screen, step
+from cryorefine.refine import backprojection, evaluation, expectation, grey_scale, image_statistics
 from cryorefine.refine.settings import make_settings
-from cryorefine.refine.threads import use_threads
+from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
+from cryorefine.run import inputs, loop
 from kernels import SCORE_ONCE, best_cpu_s, gemm_rate, kernel_case
 from measured import measure
 from trial import markdown, number
@@ -126,11 +127,11 @@ def instrument(stages: Stages) -> None:
     """Put timers round the functions of all stages."""
     add = stages.replace
     add(ImageSource, "read", "reading images", lambda out, *_: 1.5 * bytes_of(out))
-    add(screen, "screen_images", "screening", nothing)
-    add(screen, "initial_noise", "screening", nothing)
-    add(run, "open_inputs", "inputs", nothing)
+    add(image_statistics, "screen_images", "screening", nothing)
+    add(image_statistics, "initial_noise", "screening", nothing)
+    add(inputs, "open_inputs", "inputs", nothing)
     for name in ("start_volumes", "radius_px"):
-        add(prepare.Opened, name, "inputs", nothing)
+        add(inputs.Opened, name, "inputs", nothing)
     add(observe, "observe", "images: FFT, CTF", lambda out, images, *_: len(images))
     add(exhaustive, "make_coarse_search", "coarse search: tables", nothing)
     add(
@@ -144,19 +145,19 @@ def instrument(stages: Stages) -> None:
         lambda out, _, rotations, points: len(rotations) * len(points))  # fmt: skip
     add(dispatch, "insert_slices", "insertion",
         lambda out, _, rotations, points, *__: len(rotations) * len(points))  # fmt: skip
-    add(passes, "assign_poses", "choosing and storing poses", nothing)
-    add(passes, "reconstruct_halves", "residuals, weights", nothing)
+    add(expectation, "assign_poses", "choosing and storing poses", nothing)
+    add(backprojection, "reconstruct_halves", "residuals, weights", nothing)
     add(grey_scale, "find_grey_scale", "grey scale", nothing)
     add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))
     add(symmetrise, "symmetrise_grid", "symmetry",
         lambda out, values, weights, **_: 2 * bytes_of(values, weights))  # fmt: skip
     add(solve, "solve", "solving", lambda *_, **__: 1)
     add(grid, "make_slice_grid", "references", lambda *_, **__: 1)
-    add(step, "evaluate_halves", "masks and FSC", lambda *_, **__: 8)
+    add(evaluation, "evaluate_halves", "masks and FSC", lambda *_, **__: 8)
     for owner, name in ((soft, "solvent_mask"), (soft, "sphere_mask"),
                         (solvent, "quieten_solvent")):  # fmt: skip
         add(owner, name, "masks and FSC", nothing)
-    add(run, "_commit", "files", lambda out, folder, *_, **__: folder_bytes(folder))
+    add(loop, "_commit", "files", lambda out, folder, *_, **__: folder_bytes(folder))
 
 
 def rates(n: int, threads: int) -> dict[str, float]:
@@ -215,7 +216,7 @@ def main() -> None:
     instrument(stages)
     reporter = stages.wrap(write_report, "report", nothing)
     begin = time.process_time()
-    summary = run.refine(settings, options.output, overwrite=True, reporter=reporter)
+    summary = loop.refine(settings, options.output, overwrite=True, reporter=reporter)
     whole_s = _START_UP_S + time.process_time() - begin
     # The modules keep their timers; what follows is not part of the run.
     spent, calls, work = dict(stages.spent_s), dict(stages.calls), dict(stages.work)

@@ -13,7 +13,7 @@ from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.schedule import IterationRecord
+from cryorefine.refine.plan import IterationRecord
 from cryorefine.refine.state import Evaluation, Poses, State
 
 Columns = Mapping[str, Sequence[object]]

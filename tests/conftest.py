@@ -19,7 +19,8 @@ install_import_hook(
             "geometry", "fourier.band", "fourier.crop", "fourier.fft", "fourier.filter",
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
             "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
-            "assign", "reconstruct", "weigh", "qualify", "evaluate", "postprocess", "refine",
+            "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "refine",
+            "run",
         )
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

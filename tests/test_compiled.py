@@ -59,7 +59,7 @@ def test_a_refinement_compiles_each_kernel_for_one_set_of_types(tmp_path):
     end = run_python("-c", REFINE, tmp_path)
     assert end.returncode == 0, end.stdout + end.stderr
     counts = json.loads((tmp_path / "counts.json").read_text())
-    assert counts["cryorefine.kernels.cpu_climb.refine_poses"] == 1
+    assert counts["cryorefine.kernels.cpu_refinement.refine_poses"] == 1
     # Of functions that kernels call nothing is counted where the kernel came from the cache.
     assert sum(count > 0 for count in counts.values()) >= 8
     several = {name.rpartition(".")[2] for name, count in counts.items() if count > 1}

@@ -20,7 +20,7 @@ from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import fsc, half_map_fsc
 from cryorefine.fourier.crop import resample_volume, resize_volume
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
-from cryorefine.fourier.filter import apply_bfactor, low_pass
+from cryorefine.fourier.filter import low_pass
 from cryorefine.fourier.shell import shell_mean, shell_power
 from cryorefine.geometry.rotation import matrix_from_rotvec, random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
@@ -131,7 +131,7 @@ def alignment(volume: Tensor) -> list[Tensor]:
         align_locally(grid, view, x, c, *start, group, options),
         score_poses(grid, view, x, c, *start, group, options),
     ):
-        # Where a climb ends is left to the behaviour tests: here the image alone is compared.
+        # Where a refinement ends is left to the behaviour tests: here the image alone is compared.
         found += [poses.score.sign(), poses.rotations.det()]
     return found
 
@@ -155,7 +155,6 @@ def half_map_curves(volume: Tensor) -> list[Tensor]:
 STAGES: dict[str, Callable[[Tensor], Any]] = {
     "transforms": lambda v: volume_from_half(volume_to_half(v), v.shape[-1]),
     "low-pass": lambda v: low_pass(v, voxel_A=VOXEL_A, resolution_A=9.0),
-    "B-factor": lambda v: apply_bfactor(v, voxel_A=VOXEL_A, bfactor_A2=50.0),
     "resizing": lambda v: resize_volume(v, 17),
     "resampling": lambda v: resample_volume(v, voxel_A=2.0, new_voxel_A=2.7, new_size_px=20),
     "power": lambda v: shell_power(volume_to_half(v), v.shape[-1]),

@@ -51,7 +51,7 @@ class Problems:
         except InputError as error:
             self._found.append(error)
 
-    def tell(self) -> None:
+    def raise_all(self) -> None:
         """Raise what was collected: one error as it is, several as one that lists them."""
         if len(self._found) == 1:
             raise self._found[0]

@@ -20,7 +20,7 @@ from cryorefine.io.mrc import read_stack_header, read_volume
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.optics.ctf import contrast_transfer, image_frequencies
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.table import ParticleTable
 
 VOXEL_A, SIZE_PX = 3.54, 64

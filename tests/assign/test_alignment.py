@@ -170,7 +170,7 @@ def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
     args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
     alone = align_globally(*args)
     helped = align_globally(*args, previous=(case.rotations, case.shifts))
-    # Both climbs to one maximum stop when a step gains less than 0.05.
+    # Both refinements to one maximum stop when a step gains less than 0.05.
     assert bool((helped.score >= alone.score - 0.1).all())
 
 
@@ -224,10 +224,16 @@ def test_a_pose_on_the_edge_of_the_band_wins_over_a_worse_one_inside():
     shift = case.shifts[i : i + 1]
     args = (case.grid, case.view, case.x[i : i + 1], case.c[i : i + 1])
     worse = Alternatives(torch.zeros(1, dtype=torch.int64), inside, shift, torch.ones(1))
-    alone = align_locally(*args, inside, shift, case.group, options, is_guarded=False)
+    alone = align_locally(*args, inside, shift, case.group, options, is_restarted=False)
     assert not alone.at_tilt_limit.any()
     found = align_locally(
-        *args, case.rotations[i : i + 1], shift, case.group, options, is_guarded=False, others=worse
+        *args,
+        case.rotations[i : i + 1],
+        shift,
+        case.group,
+        options,
+        is_restarted=False,
+        others=worse,
     )
     assert bool(found.at_tilt_limit.all())
     assert bool((found.score > alone.score + 10).all())
@@ -328,10 +334,10 @@ def test_slices_in_few_terms_score_as_in_all_but_for_the_power_left_out(symmetry
         assert few.basis is not None
         assert few.slices.shape[0] < 0.8 * whole.slices.shape[0]
         first, last = whole.first, whole.last
-        told, all_told = few.basis @ few.slices, whole.slices
+        approximate, exact = few.basis @ few.slices, whole.slices
         stacked = weight[first:last].repeat(2)[:, None]
-        lost = ((told - all_told) * stacked).square().sum(0).mean()
-        differing = (all_told * stacked).var(1, correction=0).sum()
+        lost = ((approximate - exact) * stacked).square().sum(0).mean()
+        differing = (exact * stacked).var(1, correction=0).sum()
         assert 0 < float(lost) <= 0.0031 * float(differing)
     a, b = (search_coarse(search, case.x, case.c, EVERYTHING) for search in (whole, few))
     scores = [torch.zeros(20, len(whole.rotations)) for _ in range(2)]
@@ -358,7 +364,7 @@ def test_slices_that_need_all_their_terms_keep_them():
         assert terms.shape[0] == 2 * (search.last - search.first)
 
 
-def test_candidates_that_are_climbed_stand_apart_where_the_plan_says_so():
+def test_candidates_that_are_refined_stand_apart_where_the_plan_says_so():
     case = Case("c1", 6, noise=3.0)
     search = case.search()
     found = search_coarse(search, case.x, case.c, Pruning(0.0, 1e6, 200))
@@ -432,7 +438,7 @@ def test_a_pose_that_wins_by_its_own_noise_only_loses():
     wrong = random_rotations(8, torch.Generator().manual_seed(3))
     at_wrong = align_locally(
         case.grid, case.view, case.x, case.c, wrong, case.shifts, case.group, OPTIONS,
-        is_guarded=False,
+        is_restarted=False,
     )  # fmt: skip
     # As if the images' noise were in the reference there: the wrong poses score more.
     own = OwnNoise(at_wrong.rotations[:, None], torch.full((8, 1), 1e4).double(), 0.1)

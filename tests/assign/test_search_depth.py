@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from cryorefine.assign.exhaustive import Pruning
 from cryorefine.assign.search_depth import (
     SearchSpace,
-    climb_shells,
     decidable,
     discriminating_power,
     expected_candidates,
     plan_depth,
     recall_among,
+    refinement_shells,
 )
 from cryorefine.fourier.band import make_band
 from cryorefine.geometry.rotation import random_rotations
@@ -83,7 +83,7 @@ def test_every_plan_can_be_carried_out(signal, order, radius, sigma, end):
     assert depth.step_rad <= math.radians(30)
     finer = plan_depth(power, band, space, finer=1.5, least=256)
     assert finer.most >= 256
-    shells = climb_shells(depth.max_shell, band.n_shells - 1)
+    shells = refinement_shells(depth.max_shell, band.n_shells - 1)
     assert shells[-1] == band.n_shells - 1
     assert shells == sorted(shells)
 

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
-from cryorefine.refine.events import read_events
-from cryorefine.refine.run import refine
+from cryorefine.events import read_events
 from cryorefine.refine.settings import RefineSettings, make_settings
+from cryorefine.run.loop import refine
 
 OPTIONS = {
     "--particles": 240,

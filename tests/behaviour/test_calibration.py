@@ -8,8 +8,8 @@ from cryorefine.evaluate.calibration import chi_squared, pose_errors
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
+from cryorefine.particles.formats.relion import read_relion
+from cryorefine.run.checkpoint import load_state
 
 CHI2_95 = 11.07  # 5 degrees of freedom
 
@@ -49,9 +49,9 @@ def test_the_columns_of_the_particle_file_come_from_the_covariance(finished):
 
 
 def test_the_last_iteration_tells_how_far_the_gauss_newton_matrix_was_trusted(finished):
-    told = [e for e in finished.events if e["kind"] == "calibration"]
-    assert told
-    assert len(told) == 1  # it is measured when the run ends
-    assert 1.0 <= told[-1]["variance_factor"] < 3.0
+    emitted = [e for e in finished.events if e["kind"] == "calibration"]
+    assert emitted
+    assert len(emitted) == 1  # it is measured when the run ends
+    assert 1.0 <= emitted[-1]["variance_factor"] < 3.0
     last = [e["time"] for e in finished.events if e["kind"] == "iteration_start"][-1]
-    assert told[-1]["time"] >= last
+    assert emitted[-1]["time"] >= last

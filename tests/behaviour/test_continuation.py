@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.legs as legs_module
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
+import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
+from cryorefine.events import read_events
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion, write_relion
-from cryorefine.refine.checkpoint import committed_iterations, load_state
-from cryorefine.refine.continue_run import FIXED, Wish, merge_settings
-from cryorefine.refine.events import read_events
-from cryorefine.refine.legs import Leg, read_legs
-from cryorefine.refine.run import refine, resume
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings
+from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.continuation import FIXED, Changes, merge_settings
+from cryorefine.run.loop import refine, resume
+from cryorefine.run.segments import Segment, read_segments
 from tests.builders import refused
-from tests.refine.test_checkpoint import assert_bit_equal
+from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
 
@@ -53,16 +53,16 @@ def test_every_setting_of_the_first_run_holds_unless_it_is_given_anew(name, tmp_
     values = load_settings(tmp_path / "settings.toml")
 
     change = {"fsc_criterion": 0.3} if name != "fsc_criterion" else {"max_tilt_deg": 100.0}
-    held, _ = merge_settings(values, Leg(1, 1, {}), Wish(change), where="run")
+    held, _ = merge_settings(values, Segment(1, 1, {}), Changes(change), where="run")
     assert held == first.model_copy(update=change)
 
     save_settings(tmp_path / "settings.toml", make_settings(others))
     values = load_settings(tmp_path / "settings.toml")
     if name in FIXED:
         with refused(f"--{name.replace('_', '-')} cannot change in a run", "new run"):
-            merge_settings(values, Leg(1, 1, {}), Wish({name: value}), where="run")
+            merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
     else:
-        changed, _ = merge_settings(values, Leg(1, 1, {}), Wish({name: value}), where="run")
+        changed, _ = merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
         assert changed == first
 
 
@@ -73,20 +73,22 @@ def test_what_a_mere_reconstruction_has_no_use_for_comes_back_after_it(tmp_path)
     save_settings(tmp_path / "settings.toml", first)
     values = load_settings(tmp_path / "settings.toml")
     none, suspended = merge_settings(
-        values, Leg(1, 1, {}), Wish({"alignment": "none"}), where="run"
+        values, Segment(1, 1, {}), Changes({"alignment": "none"}), where="run"
     )
     assert set(suspended) == {"reference", "iterations", "refine_grey"}
     save_settings(tmp_path / "settings.toml", none)
     values = load_settings(tmp_path / "settings.toml")
-    leg = Leg(5, 5, {}, suspended=suspended)
-    back, suspended = merge_settings(values, leg, Wish({"alignment": "local"}), where="run")
+    segment = Segment(5, 5, {}, suspended=suspended)
+    back, suspended = merge_settings(values, segment, Changes({"alignment": "local"}), where="run")
     assert back == first.model_copy(update={"alignment": "local"})
     assert suspended == {}
     with refused("--reference cannot change"):
         merge_settings(
-            values, leg, Wish({"alignment": "local", "reference": ("b.mrc",)}), where="run"
+            values, segment, Changes({"alignment": "local", "reference": ("b.mrc",)}), where="run"
         )
-    merge_settings(values, leg, Wish({"alignment": "local", "reference": ("./a.mrc",)}), where="")
+    merge_settings(
+        values, segment, Changes({"alignment": "local", "reference": ("./a.mrc",)}), where=""
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +143,9 @@ def test_more_iterations_are_made_by_every_kind_of_alignment(run):
     assert [r.mode for r in records(run)][:4] == modes
     # None of them went back to the resolution of the initial map.
     assert all(r.align_resolution_A < first.align_resolution_A for r in records(run)[1:])
-    legs = json.loads((run / "legs.json").read_text())
-    assert [leg["first_iteration"] for leg in legs] == [1, 2, 3, 4, 5, 6]
-    assert legs[1]["settings"] == {"alignment": "local", "iterations": 1}
+    segments = json.loads((run / "legs.json").read_text())
+    assert [segment["first_iteration"] for segment in segments] == [1, 2, 3, 4, 5, 6]
+    assert segments[1]["settings"] == {"alignment": "local", "iterations": 1}
     kept = [load_settings(run / f"settings_leg{n:03d}.toml")["alignment"] for n in range(1, 6)]
     assert kept == ["global", "local", "none", "global", "automatic"]
     before = contents(run / "iteration_006")
@@ -174,20 +176,20 @@ def test_a_stopped_run_with_an_option_makes_the_iterations_that_were_left(
     tiny_set, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    stop_at(monkeypatch, run_module, "iterate", 2)
+    stop_at(monkeypatch, loop_module, "iterate", 2)
     with pytest.raises(StoppedEarly):
         refine(tiny_settings(tiny_set, iterations=3), run)
     monkeypatch.undo()
     assert resume(run, changes={"max_shift_percent": 8.0})["iterations"] == 3
-    assert read_legs(run)[1].counts_from == 1
+    assert read_segments(run)[1].counts_from == 1
 
 
 CHANGES = {"alignment": "local", "iterations": 2, "fsc_criterion": 0.3}
 
 
 @pytest.fixture(scope="module")
-def second_leg(global_run, tmp_path_factory) -> Path:
-    """The run after a second leg that nothing interrupted."""
+def second_segment(global_run, tmp_path_factory) -> Path:
+    """The run after a second segment that nothing interrupted."""
     folder = Path(shutil.copytree(global_run, tmp_path_factory.mktemp("second") / "run"))
     resume(folder, changes=CHANGES)
     return folder
@@ -201,30 +203,30 @@ def assert_same_end(folder: Path, other: Path):
 
 
 @pytest.mark.parametrize(("name", "call"), [("iterate", 1), ("iterate", 2), ("save_state", 2)])
-def test_a_second_leg_that_was_stopped_resumes_to_the_same_bits(
-    run, second_leg, monkeypatch, name, call
+def test_a_second_segment_that_was_stopped_resumes_to_the_same_bits(
+    run, second_segment, monkeypatch, name, call
 ):
-    stop_at(monkeypatch, run_module, name, call)
+    stop_at(monkeypatch, loop_module, name, call)
     with pytest.raises(StoppedEarly, match="go on with 'cryorefine resume"):
         resume(run, changes=CHANGES)
     monkeypatch.undo()
     resume(run)
-    assert_same_end(run, second_leg)
+    assert_same_end(run, second_segment)
 
 
 @pytest.mark.parametrize(
     ("module", "name", "call", "has_begun"),
     [
-        (run_module, "begin_leg", 1, False),
-        (run_module, "save_start", 1, False),
-        (run_module, "switch_leg", 1, False),
-        (legs_module, "write_text", 1, False),  # settings_leg001.toml
-        (legs_module, "write_text", 2, False),  # legs.json
-        (legs_module, "write_text", 3, True),  # settings.toml
+        (loop_module, "begin_segment", 1, False),
+        (loop_module, "save_start", 1, False),
+        (loop_module, "switch_segment", 1, False),
+        (segments_module, "write_text", 1, False),  # settings_leg001.toml
+        (segments_module, "write_text", 2, False),  # legs.json
+        (segments_module, "write_text", 3, True),  # settings.toml
     ],
 )
-def test_a_kill_between_two_writes_leaves_the_old_leg_or_the_new_one(
-    run, second_leg, monkeypatch, module, name, call, has_begun
+def test_a_kill_between_two_writes_leaves_the_old_segment_or_the_new_one(
+    run, second_segment, monkeypatch, module, name, call, has_begun
 ):
     stop_at(monkeypatch, module, name, call)
     with pytest.raises(StoppedEarly):
@@ -236,18 +238,18 @@ def test_a_kill_between_two_writes_leaves_the_old_leg_or_the_new_one(
     else:
         assert resume(run)["iterations"] == 1
         resume(run, changes=CHANGES)
-    assert_same_end(run, second_leg)
+    assert_same_end(run, second_segment)
 
 
-def test_a_command_that_is_given_again_before_an_iteration_begins_the_same_leg(
-    run, second_leg, monkeypatch
+def test_a_command_that_is_given_again_before_an_iteration_begins_the_same_segment(
+    run, second_segment, monkeypatch
 ):
-    stop_at(monkeypatch, run_module, "iterate", 1)
+    stop_at(monkeypatch, loop_module, "iterate", 1)
     with pytest.raises(StoppedEarly):
         resume(run, changes=CHANGES)
     monkeypatch.undo()
     resume(run, changes=CHANGES)
-    assert_same_end(run, second_leg)
+    assert_same_end(run, second_segment)
 
 
 def test_all_problems_are_told_at_once_and_the_run_is_untouched(run, tmp_path):
@@ -297,8 +299,8 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
     for micrograph in (range(48, 56), range(56, 64)):
         assert len({new[i] for i in micrograph}) == 1
     assert abs(sum(1 if h == 1 else -1 for h in new.values())) <= 16
-    told = last_event(run, "particles")
-    counts = [told[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
+    emitted = last_event(run, "particles")
+    counts = [emitted[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
     assert counts == [36, 0, 20, 8]
     state, _ = load_state(run, 2)
     assert bool(state.poses.is_assigned.all())
@@ -376,7 +378,7 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     assert all(str(r).endswith("below limit 30") for r in reasons)
     assert set(halves_by_image(run)) == set(range(64)) - set(low.tolist())
 
-    # They stay out in a leg that says nothing of it.
+    # They stay out in a segment that says nothing of it.
     assert resume(run, changes={"fsc_criterion": 0.2})["n_used"] == 64 - len(low)
     assert resume(run)["n_used"] == 64 - len(low)
 
@@ -397,10 +399,10 @@ def test_a_percentile_that_leaves_nobody_is_refused(run):
     assert contents(run) == before
 
 
-def test_overwriting_a_run_forgets_its_legs(tiny_set, run):
+def test_overwriting_a_run_forgets_its_segments(tiny_set, run):
     resume(run, changes={"alignment": "none"})
     refine(tiny_settings(tiny_set, iterations=1), run, overwrite=True)
-    assert len(read_legs(run)) == 1
+    assert len(read_segments(run)) == 1
     assert not list(run.glob("settings_leg*"))
     assert not list(run.glob("leg_*"))
     assert resume(run)["iterations"] == 1

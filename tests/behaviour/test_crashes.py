@@ -10,12 +10,12 @@ import time
 import pytest
 import torch
 
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
 from cryorefine.errors import InputError, StoppedEarly
-from cryorefine.refine.checkpoint import committed_iterations, load_state
-from cryorefine.refine.legs import read_legs
-from cryorefine.refine.run import refine, resume
-from tests.refine.test_checkpoint import assert_bit_equal
+from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.loop import refine, resume
+from cryorefine.run.segments import read_segments
+from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for, simulate_set
 
@@ -26,7 +26,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 ):
     calls = {"n": 0}
     name = "iterate" if stop_at == "assign" else "save_state"
-    original = getattr(run_module, name)
+    original = getattr(loop_module, name)
 
     def interrupted(*args, **kwargs):
         calls["n"] += 1
@@ -35,7 +35,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, name, interrupted)
+    monkeypatch.setattr(loop_module, name, interrupted)
     with pytest.raises(StoppedEarly, match="2 iterations are safe; go on with 'cryorefine resume"):
         refine(settings_for(small_set), tmp_path / "run")
     monkeypatch.undo()
@@ -81,7 +81,7 @@ def test_resuming_nothing_or_with_another_particle_file_is_refused(small_set, tm
 def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     small_set, tmp_path, monkeypatch
 ):
-    original, calls = run_module.save_state, {"n": 0}
+    original, calls = loop_module.save_state, {"n": 0}
 
     def full(*args, **kwargs):
         calls["n"] += 1
@@ -89,14 +89,14 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
             raise OSError(28, "No space left on device")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, "save_state", full)
+    monkeypatch.setattr(loop_module, "save_state", full)
     with pytest.raises(StoppedEarly, match="No space left on device"):
         refine(settings_for(small_set, iterations=3), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "GPU's memory is full.*--device cpu"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine's memory is full"),
@@ -104,9 +104,9 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     ],
 )
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
-    small_set, tmp_path, monkeypatch, error, told
+    small_set, tmp_path, monkeypatch, error, message
 ):
-    original, calls = run_module.iterate, {"n": 0}
+    original, calls = loop_module.iterate, {"n": 0}
 
     def second_fails(*args, **kwargs):
         calls["n"] += 1
@@ -114,8 +114,8 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run_module, "iterate", second_fails)
-    with pytest.raises(StoppedEarly, match=told):
+    monkeypatch.setattr(loop_module, "iterate", second_fails)
+    with pytest.raises(StoppedEarly, match=message):
         refine(settings_for(small_set, iterations=2), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
     assert resume(tmp_path / "run")["iterations"] == 2
@@ -150,7 +150,7 @@ def test_a_killed_process_leaves_whole_iterations_and_resumes(small_set, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_a_second_leg_begins_leaves_a_run_that_goes_on(tmp_path):
+def test_a_process_killed_while_a_second_segment_begins_leaves_a_run_that_goes_on(tmp_path):
     data = simulate_set(
         tmp_path / "data",
         particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
@@ -171,8 +171,8 @@ def test_a_process_killed_while_a_second_leg_begins_leaves_a_run_that_goes_on(tm
             time.sleep(0.0005)
         process.wait()
         resumed = [sys.executable, "-m", "cryorefine", "resume", str(run)]
-        command = resumed if len(read_legs(run)) > 1 else command
-        if seen == "legs.json" and len(read_legs(run)) > 1:
+        command = resumed if len(read_segments(run)) > 1 else command
+        if seen == "legs.json" and len(read_segments(run)) > 1:
             assert (run / "leg_002" / "settings.toml").exists()
     assert resume(run)["iterations"] == 3
     assert_bit_equal(load_state(run, 3)[0], load_state(tmp_path / "other", 3)[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cryorefine.refine.run import refine
+from cryorefine.run.loop import refine
 from tests.other_device import OTHER, OtherDevice
 
 from .agreement import assert_same_result
@@ -40,8 +40,8 @@ def test_a_run_elsewhere_mixes_no_devices_and_gives_the_same_result(
 ):
     settings = settings_of(tiny_set, mode)
     refine(settings, tmp_path / "cpu")
-    monkeypatch.setattr("cryorefine.refine.prepare.device_of_run", lambda _: OTHER)
-    monkeypatch.setattr("cryorefine.refine.prepare.device_free_bytes", lambda _: 10**12)
+    monkeypatch.setattr("cryorefine.run.inputs.device_of_run", lambda *_, **__: OTHER)
+    monkeypatch.setattr("cryorefine.run.inputs.device_free_bytes", lambda _: 10**12)
     with OtherDevice():
         summary = refine(settings, tmp_path / "other")
     assert summary["device"] == str(OTHER)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cryorefine.io.mrc import read_stack_header, write_stack
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.run import refine
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
 
 from .conftest import settings_for
 

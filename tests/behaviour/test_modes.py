@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
 from cryorefine.errors import StoppedEarly
+from cryorefine.events import read_events
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_euler
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.events import read_events
-from cryorefine.refine.run import refine, resume
+from cryorefine.particles.formats.relion import read_relion
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine, resume
 from tests.builders import refused
 
 from .conftest import settings_for, simulate_set
@@ -84,9 +84,9 @@ def test_local_prefers_good_poses_to_references_and_says_so(noisy, tmp_path, map
     run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
         reference=paths, iterations=1)  # fmt: skip
     assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
-    told = [w for w in warnings(tmp_path / "run") if "--initial-lowpass-angstrom" in w]
-    assert len(told) == 1
-    assert all(str(path) in told[0] for path in paths)
+    emitted = [w for w in warnings(tmp_path / "run") if "--initial-lowpass-angstrom" in w]
+    assert len(emitted) == 1
+    assert all(str(path) in emitted[0] for path in paths)
 
 
 def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path):
@@ -218,7 +218,7 @@ def test_rows_without_a_pose_are_set_aside_where_poses_are_kept(noisy, stochasti
     assert set(rejected.integers("cryorefineIsAssigned")) == {0}
     if mode == "none":
         return
-    # They stay aside in the next leg, until a search finds their poses.
+    # They stay aside in the next segment, until a search finds their poses.
     again = resume(tmp_path / "run", changes={"iterations": 1})
     assert (again["n_used"], again["n_rejected"]) == (40, 120)
     found = resume(tmp_path / "run", changes={"alignment": "global", "iterations": 1})
@@ -245,9 +245,9 @@ def test_none_changes_no_pose_and_sets_aside_what_is_outside_the_tilts(noisy, tm
     weight = columns(tmp_path / "run").floats("cryorefineWeight")
     assert ((weight == 0) == outside).all()
     assert (summary["n_outside_tilts"], summary["n_at_tilt_limit"]) == (outside.sum(), 0)
-    told = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
-    assert len(told) == 1
-    assert str(outside.sum()) in told[0]
+    emitted = [w for w in warnings(tmp_path / "run") if "--min-tilt-deg" in w]
+    assert len(emitted) == 1
+    assert str(outside.sum()) in emitted[0]
     # Their images are in no map: a run without them is the same.
     whole = run(noisy, tmp_path / "all", particles=truth, alignment="none")
     assert whole["n_outside_tilts"] == 0
@@ -337,7 +337,7 @@ def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_pose
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "iterate", interrupted)
+    monkeypatch.setattr(loop_module, "iterate", interrupted)
     with pytest.raises(StoppedEarly):
         run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
             reference=(noisy / "reference.mrc",), alignment=first, iterations=1)  # fmt: skip
@@ -354,6 +354,6 @@ def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_pa
     far = (np.linalg.norm(read_relion(truth).shift_A, axis=1) > 0.02 * 48 * 3.6).sum()
     run(noisy, tmp_path / "run", particles=truth, alignment="local", iterations=1,
         max_shift_percent=2.0)  # fmt: skip
-    told = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
-    assert len(told) == 1
-    assert f"{far} of 160" in told[0]
+    emitted = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
+    assert len(emitted) == 1
+    assert f"{far} of 160" in emitted[0]

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.events import read_events
 from cryorefine.io.mrc import read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.optics.ctf import contrast_transfer
+from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion, write_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.events import read_events
-from cryorefine.refine.run import refine
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
 from tests.builders import refused
 
 from .conftest import settings_for, simulate_set
@@ -173,8 +173,15 @@ def test_a_weight_reaches_the_reconstruction_and_comes_from_its_half_only(tiny, 
 
 
 def test_weights_multiply(tiny, tmp_path):
-    asked = {"weight_cc": True, "weight_cost": True, "weight_ssnr": True, "weight_stability": True}
-    _, t = run(tiny, tmp_path / "run", alignment="local", known=True, min_cc_weight=0.3, **asked)
+    requested = {
+        "weight_cc": True,
+        "weight_cost": True,
+        "weight_ssnr": True,
+        "weight_stability": True,
+    }
+    _, t = run(
+        tiny, tmp_path / "run", alignment="local", known=True, min_cc_weight=0.3, **requested
+    )
     product = np.prod(
         [t.floats(f"cryorefineWeight{w}") for w in ("CC", "Cost", "Ssnr", "Stability")], 0
     )

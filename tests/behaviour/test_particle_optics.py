@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.run as run_module
+import cryorefine.run.loop as loop_module
 from cryorefine.errors import StoppedEarly
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
-from cryorefine.particles.relion import read_relion, write_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.run import refine, resume
+from cryorefine.particles.formats.relion import read_relion, write_relion
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine, resume
 
 from .conftest import settings_for, simulate_set
 
@@ -101,7 +101,7 @@ def test_grey_scales_follow_the_particles_and_have_mean_one(fine_set, refined):
 def test_a_stopped_run_goes_on_with_the_particles_own_values(
     fine_set, misjudged, refined, tmp_path, monkeypatch
 ):
-    original, calls = run_module.iterate, []
+    original, calls = loop_module.iterate, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on_with_the_particles_own_values(
         fine_set, misjudged[0], iterations=3, refine_defocus=True, refine_grey=True,
         max_defocus_change_angstrom=2000.0,
     )  # fmt: skip
-    monkeypatch.setattr(run_module, "iterate", interrupted)
+    monkeypatch.setattr(loop_module, "iterate", interrupted)
     with pytest.raises(StoppedEarly):
         refine(settings, tmp_path / "run", overwrite=True)
     monkeypatch.undo()

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from cryorefine.evaluate.fsc import fsc, resolution
+from cryorefine.events import read_events
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star, write_star
 from cryorefine.masks.soft import sphere_mask
-from cryorefine.particles.relion import read_relion
-from cryorefine.refine.checkpoint import load_state
-from cryorefine.refine.events import read_events
-from cryorefine.refine.run import refine
+from cryorefine.particles.formats.relion import read_relion
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
 
 from .conftest import settings_for, simulate_set
 
@@ -230,7 +230,7 @@ def test_unusable_images_are_listed_left_out_and_counted(small_set, tmp_path):
 
 def test_local_alignment_improves_given_poses(small_set, tmp_path):
     from cryorefine.geometry.rotation import euler_from_matrix, matrix_from_rotvec
-    from cryorefine.particles.relion import write_relion
+    from cryorefine.particles.formats.relion import write_relion
 
     truth = read_relion(small_set / "truth_particles.star")
     generator = torch.Generator().manual_seed(0)
@@ -382,9 +382,9 @@ def test_preferred_views_are_told_with_the_worst_direction(finished, tmp_path):
     changes = {"particles": data / "truth_particles.star", "reference": (), "alignment": "none"}
     summary = refine(settings_for(data, **changes), tmp_path / "run")
     assert summary["resolution_worst_A"] > 1.2 * summary["resolution_A"]
-    told = [e["message"] for e in read_events(tmp_path / "run" / "events.jsonl")
+    messages = [e["message"] for e in read_events(tmp_path / "run" / "events.jsonl")
             if e["kind"] == "warning"]  # fmt: skip
-    assert sum(m.startswith("preferred views") for m in told) == 2
+    assert sum(m.startswith("preferred views") for m in messages) == 2
     assert (
         f"worst       {summary['resolution_worst_A']:.2f} Å"
         in (tmp_path / "run" / "summary.txt").read_text()

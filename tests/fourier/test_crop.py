@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.fourier.crop import fit_box, resample_volume, resize_image, resize_volume
+from cryorefine.fourier.crop import fit_box, resample_volume, resize_volume
 
 PARITIES = [(32, 20), (32, 21), (31, 20), (31, 21), (20, 32), (20, 31), (21, 32), (21, 31)]
 EPS = float(np.finfo(np.float64).eps)
@@ -39,13 +39,6 @@ def _blob(
 
 
 @pytest.mark.parametrize(("old", "new"), PARITIES)
-def test_an_image_without_fine_detail_is_the_same_function_at_the_new_sampling(old, new):
-    largest = (min(old, new) - 1) // 2
-    found = resize_image(_waves(old, 2, largest), new)
-    np.testing.assert_allclose(found, _waves(new, 2, largest), atol=200 * EPS)
-
-
-@pytest.mark.parametrize(("old", "new"), PARITIES)
 def test_a_volume_without_fine_detail_is_the_same_function_at_the_new_sampling(old, new):
     largest = (min(old, new) - 1) // 2
     found = resize_volume(_waves(old, 3, largest), new)
@@ -54,43 +47,38 @@ def test_a_volume_without_fine_detail_is_the_same_function_at_the_new_sampling(o
 
 @pytest.mark.parametrize(("old", "new"), PARITIES)
 def test_resizing_keeps_the_mean_grey_level_of_anything(old, new):
-    image = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, (2, old, old)))
     volume = torch.from_numpy(np.random.default_rng(0).normal(3.0, 1.0, (old, old, old)))
-    np.testing.assert_allclose(
-        resize_image(image, new).mean((-2, -1)), image.mean((-2, -1)), rtol=100 * EPS
-    )
     np.testing.assert_allclose(resize_volume(volume, new).mean(), volume.mean(), rtol=100 * EPS)
 
 
 @pytest.mark.parametrize("old", [20, 21])
 @pytest.mark.parametrize("new", [31, 32])
 def test_going_to_finer_sampling_and_back_changes_nothing_but_nyquist_terms(old, new):
-    image = torch.from_numpy(np.random.default_rng(1).normal(size=(old, old)))
-    back = resize_image(resize_image(image, new), old)
-    spectrum = torch.fft.fft2(image)
+    volume = torch.from_numpy(np.random.default_rng(1).normal(size=(old, old, old)))
+    back = resize_volume(resize_volume(volume, new), old)
+    spectrum = torch.fft.fftn(volume)
     if old % 2 == 0:
-        spectrum[old // 2], spectrum[:, old // 2] = 0, 0
-    np.testing.assert_allclose(back, torch.fft.ifft2(spectrum).real, atol=200 * EPS)
+        middle = old // 2
+        spectrum[middle], spectrum[:, middle], spectrum[:, :, middle] = 0, 0, 0
+    np.testing.assert_allclose(back, torch.fft.ifftn(spectrum).real, atol=200 * EPS)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8])
 def test_the_same_size_returns_the_very_values(n):
-    image = torch.randn(2, n, n, generator=torch.Generator().manual_seed(0))
     volume = torch.randn(n, n, n, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(resize_image(image, n), image)
     assert torch.equal(resize_volume(volume, n), volume)
     assert torch.equal(fit_box(volume, n), volume)
     assert torch.equal(resample_volume(volume, voxel_A=1.3, new_voxel_A=1.3, new_size_px=n), volume)
 
 
 @pytest.mark.parametrize("new", [1, 2, 3])
-def test_a_box_of_a_few_pixels_still_holds_the_mean(new):
-    image = torch.full((8, 8), 2.5, dtype=torch.float64)
-    np.testing.assert_allclose(resize_image(image, new), 2.5, atol=100 * EPS)
+def test_a_box_of_a_few_voxels_still_holds_the_mean(new):
+    volume = torch.full((8, 8, 8), 2.5, dtype=torch.float64)
+    np.testing.assert_allclose(resize_volume(volume, new), 2.5, atol=100 * EPS)
 
 
 def test_resizing_takes_empty_batches():
-    assert resize_image(torch.zeros(0, 8, 8), 6).shape == (0, 6, 6)
+    assert resize_volume(torch.zeros(0, 8, 8, 8), 6).shape == (0, 6, 6, 6)
 
 
 @given(st.integers(1, 12), st.integers(1, 12))

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,6 @@ from hypothesis import strategies as st
 
 from cryorefine.fourier.fft import volume_to_half
 from cryorefine.fourier.filter import (
-    apply_bfactor,
     filter_volume,
     interpolate_shells,
     low_pass,
@@ -72,21 +69,3 @@ def test_a_low_pass_keeps_what_is_coarser_and_removes_what_is_finer(n):
     np.testing.assert_allclose(gain[kept], 1.0, atol=1e-6)
     np.testing.assert_allclose(gain[gone], 0.0, atol=1e-6)
     assert bool(((gain > -1e-6) & (gain < 1 + 1e-6)).all())
-
-
-@pytest.mark.parametrize("n", [16, 17])
-@pytest.mark.parametrize("bfactor_A2", [-80.0, 0.0, 120.0])
-def test_a_b_factor_damps_as_the_gaussian_it_stands_for(n, bfactor_A2):
-    volume, voxel_A = _noise(n), 2.0
-    gain = _gain(volume, apply_bfactor(volume, voxel_A=voxel_A, bfactor_A2=bfactor_A2))
-    s = frequency_radius(n, 3).double() / (n * voxel_A)
-    np.testing.assert_allclose(gain, (-bfactor_A2 * s * s / 4).exp(), rtol=1e-5)
-
-
-def test_blurring_and_sharpening_by_one_b_factor_undo_each_other():
-    volume = _noise(12)
-    back = apply_bfactor(
-        apply_bfactor(volume, voxel_A=1.5, bfactor_A2=60.0), voxel_A=1.5, bfactor_A2=-60.0
-    )
-    # The weights are rounded to single precision; 60 Å² spans a factor of exp(60 · 0.33 / 4).
-    np.testing.assert_allclose(back, volume, atol=5 * math.exp(5) * np.finfo(np.float32).eps)

@@ -195,17 +195,6 @@ def test_unknown_names_are_refused_with_the_names_one_may_use(name):
         parse_symmetry(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "exact"),
-    [
-        *((name, True) for name in ("c1", "c2", "c4", "d1", "d2", "d4", "o")),
-        *((name, False) for name in ("c3", "c8", "d3", "t", "i1")),
-    ],
-)
-def test_only_groups_of_quarter_and_half_turns_about_the_axes_map_the_grid_onto_itself(name, exact):
-    assert parse_symmetry(name).is_grid_exact is exact
-
-
 @given(names, st.integers(0, 1000))
 def test_equivalent_poses_see_a_symmetric_object_alike(name, seed):
     group = parse_symmetry(name)

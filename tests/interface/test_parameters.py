@@ -9,7 +9,7 @@ import pytest
 import cryorefine
 from cryorefine.cli import refine, resume
 from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.tables import QUALITY_COLUMNS
+from cryorefine.run.particle_tables import QUALITY_COLUMNS
 
 SOURCE = Path(cryorefine.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "parameters.md"

@@ -194,7 +194,7 @@ def test_one_step_uphill_follows_the_reference_gradient():
 
 
 @pytest.mark.parametrize("size_px", SIZES)
-def test_climbs_end_where_those_of_the_cpu_kernel_end(size_px):
+def test_refinements_end_where_those_of_the_cpu_kernel_end(size_px):
     grid, problem = make_problem(size_px, 2, 4)
     expected = dispatch.refine_poses(grid, problem, only_score(8))
     found = gpu.refine_poses(on_device(grid), problem_on_device(problem), only_score(8))

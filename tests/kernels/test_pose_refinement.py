@@ -14,7 +14,7 @@ from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_
 from cryorefine.model.phantom import make_phantom
 
 PIXEL_A = 3.5
-CLIMB = LevenbergMarquardt(
+REFINEMENT = LevenbergMarquardt(
     max_evaluations=15, max_shift_px=6.0, max_turn_rad=0.3, max_move_px=2.0, tolerance=1e-4
 )
 
@@ -52,7 +52,7 @@ def make_problem(size_px: int, n: int, *, noise: float, turn_deg: float, move_px
 
 def test_poses_are_recovered_from_five_degrees_and_a_pixel_away():
     grid, problem, rotations, shifts = make_problem(40, 30, noise=1.0, turn_deg=5, move_px=0.7)
-    found = dispatch.refine_poses(grid, problem, CLIMB)
+    found = dispatch.refine_poses(grid, problem, REFINEMENT)
     angle = geodesic_angle(found.rotations, rotations)
     shift = (found.shifts_px - shifts).norm(dim=1)
     # As good as the noise allows: the inverse of the information is the least covariance.
@@ -64,16 +64,16 @@ def test_poses_are_recovered_from_five_degrees_and_a_pixel_away():
 def test_without_noise_the_pose_is_found_to_a_tenth_of_a_degree():
     # What is left is the interpolation's error of half a percent.
     grid, problem, rotations, shifts = make_problem(40, 12, noise=0.02, turn_deg=3, move_px=0.3)
-    found = dispatch.refine_poses(grid, problem, CLIMB)
+    found = dispatch.refine_poses(grid, problem, REFINEMENT)
     assert float(torch.rad2deg(geodesic_angle(found.rotations, rotations)).max()) < 0.1
     assert float((found.shifts_px - shifts).norm(dim=1).max()) < 0.05
 
 
 @pytest.mark.parametrize("size_px", [31, 40])
-def test_the_cpu_kernel_climbs_as_the_reference_does(size_px):
+def test_the_cpu_kernel_refines_as_the_reference_does(size_px):
     grid, problem, _, _ = make_problem(size_px, 10, noise=1.0, turn_deg=3, move_px=0.4)
-    fast = dispatch.refine_poses(grid, problem, CLIMB)
-    slow = reference.refine_poses(grid, problem, CLIMB)
+    fast = dispatch.refine_poses(grid, problem, REFINEMENT)
+    slow = reference.refine_poses(grid, problem, REFINEMENT)
     assert float(torch.rad2deg(geodesic_angle(fast.rotations, slow.rotations)).max()) < 0.1
     assert float((fast.shifts_px - slow.shifts_px).norm(dim=1).max()) < 0.02
     torch.testing.assert_close(fast.score, slow.score, rtol=1e-4, atol=0.05)
@@ -123,7 +123,7 @@ def test_the_score_is_the_log_likelihood_over_that_of_an_empty_image():
 def test_the_score_never_falls_and_the_analytic_gradient_vanishes_at_the_top():
     grid, problem, _, _ = make_problem(32, 8, noise=1.0, turn_deg=4, move_px=0.5)
     before = dispatch.refine_poses(grid, problem, LevenbergMarquardt(0, 6.0, 0.3, 2.0))
-    after = dispatch.refine_poses(grid, problem, CLIMB)
+    after = dispatch.refine_poses(grid, problem, REFINEMENT)
     assert bool((after.score >= before.score).all())
     top = replace(problem, rotations=after.rotations, shifts_px=after.shifts_px)
     _, _, gradient, matrix = reference._normal_equations(grid, top)
@@ -135,11 +135,11 @@ def test_the_score_never_falls_and_the_analytic_gradient_vanishes_at_the_top():
 def test_shifts_never_leave_their_limit_and_say_when_they_reach_it():
     grid, problem, _, shifts = make_problem(32, 8, noise=0.5, turn_deg=1, move_px=0.0)
     limit = float(shifts.norm(dim=1).median())
-    climb = LevenbergMarquardt(10, limit, 0.3, 2.0)
+    refinement = LevenbergMarquardt(10, limit, 0.3, 2.0)
     start = shifts * (limit * 0.5 / shifts.norm(dim=1, keepdim=True)).clamp(max=1)
     problem = PoseProblem(**{**problem.__dict__, "shifts_px": start})
     for run in (dispatch.refine_poses, reference.refine_poses):
-        found = run(grid, problem, climb)
+        found = run(grid, problem, refinement)
         assert float(found.shifts_px.norm(dim=1).max()) <= limit * (1 + 1e-9)
         assert bool(found.at_edge.any())
         assert not bool(found.at_edge.all())
@@ -148,9 +148,9 @@ def test_shifts_never_leave_their_limit_and_say_when_they_reach_it():
 @pytest.mark.parametrize("frozen", ["max_turn_rad", "max_move_px"])
 def test_what_is_frozen_stays_and_the_rest_finds_its_own_maximum(frozen):
     grid, problem, _, _ = make_problem(32, 8, noise=0.5, turn_deg=2, move_px=0.5)
-    climb = replace(CLIMB, **{frozen: 0.0})
+    refinement = replace(REFINEMENT, **{frozen: 0.0})
     fast, slow = (
-        run(grid, problem, climb) for run in (dispatch.refine_poses, reference.refine_poses)
+        run(grid, problem, refinement) for run in (dispatch.refine_poses, reference.refine_poses)
     )
     for found in (fast, slow):
         turned = geodesic_angle(found.rotations, problem.rotations)
@@ -172,12 +172,12 @@ def test_a_tight_prior_holds_the_shift():
     grid, problem, _, _ = make_problem(32, 6, noise=1.0, turn_deg=1, move_px=0.0)
     held = PoseProblem(**{**problem.__dict__, "prior_precision": 1e9})
     for run in (dispatch.refine_poses, reference.refine_poses):
-        assert float(run(grid, held, CLIMB).shifts_px.abs().max()) < 1e-2
+        assert float(run(grid, held, REFINEMENT).shifts_px.abs().max()) < 1e-2
 
 
 def test_the_estimated_covariance_matches_the_scatter_of_the_errors():
     grid, problem, rotations, shifts = make_problem(40, 200, noise=1.5, turn_deg=1, move_px=0.1)
-    found = dispatch.refine_poses(grid, problem, CLIMB)
+    found = dispatch.refine_poses(grid, problem, REFINEMENT)
     error = torch.linalg.solve(torch.eye(5).double(), torch.zeros(200, 5).double()[..., None])[
         ..., 0
     ]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cryorefine.io.mrc import StackHeader
 from cryorefine.particles import images as images_module
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.relion import read_relion
 from tests.builders import (
     line_of,
     optics_columns,

@@ -45,7 +45,7 @@ def summed(group, view, images, rotations, crowding):
     return fold(acc, group, crowding)
 
 
-def climbed(view, images, rotations, volume):
+def refined(view, images, rotations, volume):
     """Poses that the images find on a map, from the true ones."""
     n = len(rotations)
     problem = PoseProblem(
@@ -84,7 +84,7 @@ def test_poses_on_a_map_from_preferred_views_do_not_lean_away_from_them(symmetry
 
     def lean(crowding):
         volume = solve(summed(group, view, images, rotations, crowding))
-        found = climbed(view, images[chosen], rotations[chosen], volume)
+        found = refined(view, images[chosen], rotations[chosen], volume)
         return outward_deg(found, rotations[chosen])
 
     crowding = view_crowding(rotations, torch.ones(n), group)

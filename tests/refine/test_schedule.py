@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cryorefine.refine.schedule import (
-    Geometry,
-    next_sampling,
-    shown_share,
-)
+from cryorefine.refine.plan import Geometry, shown_share
+from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import make_settings
 from tests.builders import make_record
 
@@ -56,55 +53,53 @@ geometries = st.builds(
 
 def test_the_first_iteration_aligns_a_tenth_beyond_what_given_poses_support():
     settings = chosen(alignment="local")
-    assert next_sampling(settings, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(
-        7.2
-    )
+    assert next_plan(settings, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(7.2)
     bound = chosen(alignment="local", target_resolution=(5.0,))
-    assert next_sampling(bound, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(6.4)
-    later = next_sampling(settings, GEOMETRY, [make_record(1)], start_A=8.0)
-    assert later == next_sampling(settings, GEOMETRY, [make_record(1)])
+    assert next_plan(bound, GEOMETRY, [], start_A=8.0).align_resolution_A == pytest.approx(6.4)
+    later = next_plan(settings, GEOMETRY, [make_record(1)], start_A=8.0)
+    assert later == next_plan(settings, GEOMETRY, [make_record(1)])
 
 
 @pytest.mark.parametrize("alignment", ["automatic", "global", "local"])
 def test_the_first_iteration_aligns_a_tenth_beyond_the_initial_low_pass(alignment):
-    sampling = next_sampling(chosen(alignment=alignment), GEOMETRY, [])
-    assert sampling.iteration == 1
-    assert sampling.align_resolution_A == pytest.approx(27.0)
-    assert not sampling.is_last
-    assert sampling.mode == ("local" if alignment == "local" else "global")
+    plan = next_plan(chosen(alignment=alignment), GEOMETRY, [])
+    assert plan.iteration == 1
+    assert plan.align_resolution_A == pytest.approx(27.0)
+    assert not plan.is_last
+    assert plan.mode == ("local" if alignment == "local" else "global")
 
 
 @pytest.mark.parametrize(("lowpass_A", "align_A"), [(0.1, 2.5), (1e6, 320 / 3)])
 def test_the_first_alignment_stays_between_nyquist_and_a_third_of_the_box(lowpass_A, align_A):
-    sampling = next_sampling(chosen(initial_lowpass_angstrom=lowpass_A), GEOMETRY, [])
-    assert sampling.align_resolution_A == pytest.approx(align_A)
+    plan = next_plan(chosen(initial_lowpass_angstrom=lowpass_A), GEOMETRY, [])
+    assert plan.align_resolution_A == pytest.approx(align_A)
 
 
 def test_an_alignment_looks_a_tenth_beyond_the_last_resolution():
     history = [make_record(1, resolution_A=20.0, align_resolution_A=27.0)]
-    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(18.0)
+    assert next_plan(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(18.0)
 
 
 def test_an_alignment_is_at_most_twice_as_fine_as_the_last():
     history = [make_record(1, resolution_A=3.0, align_resolution_A=27.0)]
-    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(13.5)
+    assert next_plan(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(13.5)
 
 
 def test_an_alignment_becomes_coarser_again_if_the_resolution_does():
     history = [make_record(1, resolution_A=30.0, align_resolution_A=15.0)]
-    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(27.0)
+    assert next_plan(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(27.0)
 
 
 def test_an_alignment_is_never_finer_than_nyquist():
     history = [make_record(1, resolution_A=2.5, align_resolution_A=2.6)]
-    assert next_sampling(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(2.5)
+    assert next_plan(chosen(), GEOMETRY, history).align_resolution_A == pytest.approx(2.5)
 
 
 def test_halves_that_do_not_agree_at_all_keep_the_last_alignment():
     history = [make_record(1, resolution_A=math.inf, align_resolution_A=27.0)]
-    sampling = next_sampling(chosen(), GEOMETRY, history)
-    assert sampling.align_resolution_A == pytest.approx(27.0)
-    assert math.isfinite(sampling.reconstruct_resolution_A)
+    plan = next_plan(chosen(), GEOMETRY, history)
+    assert plan.align_resolution_A == pytest.approx(27.0)
+    assert math.isfinite(plan.reconstruct_resolution_A)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +107,7 @@ def test_halves_that_do_not_agree_at_all_keep_the_last_alignment():
 )
 def test_an_automatic_run_turns_local_when_fewer_than_1_percent_jumped(jumped, mode):
     history = [make_record(1), make_record(2, jumped_fraction=jumped)]
-    assert next_sampling(chosen(), GEOMETRY, history).mode == mode
+    assert next_plan(chosen(), GEOMETRY, history).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -128,9 +123,9 @@ def test_a_run_with_undecided_particles_goes_local_once_nothing_is_gained(reason
     values = {"resolution_A": 8.0, "undecided_fraction": 0.4, "median_turn_deg": 0.5,
               "jumped_fraction": 0.02, "jumped_at_least": 0.005}  # fmt: skip
     history = [make_record(1), make_record(2, **values)]
-    assert next_sampling(chosen(), GEOMETRY, history).mode == "global"
+    assert next_plan(chosen(), GEOMETRY, history).mode == "global"
     history.append(make_record(3, **{**values, **changes}))
-    assert next_sampling(chosen(), GEOMETRY, history).mode == mode, reason
+    assert next_plan(chosen(), GEOMETRY, history).mode == mode, reason
 
 
 @pytest.mark.parametrize(("turn_deg", "is_last"), [(0.3, True), (0.4, False)])
@@ -139,7 +134,7 @@ def test_the_first_local_iteration_is_the_last_where_the_search_gained_nothing_a
 ):
     still = {"resolution_A": 8.0, "jumped_fraction": 0.0, "median_turn_deg": turn_deg}
     history = [make_record(1), make_record(2, resolution_A=8.0), make_record(3, **still)]
-    found = next_sampling(chosen(), GEOMETRY, history)
+    found = next_plan(chosen(), GEOMETRY, history)
     assert (found.mode, found.is_last) == ("local", is_last)
 
 
@@ -152,12 +147,12 @@ def test_a_share_is_shown_by_a_count_only_beyond_two_of_its_standard_deviations(
 
 def test_an_automatic_run_stays_global_while_nobody_can_tell_how_many_jumped():
     history = [make_record(1, jumped_fraction=math.nan, median_turn_deg=math.nan)]
-    assert next_sampling(chosen(), GEOMETRY, history).mode == "global"
+    assert next_plan(chosen(), GEOMETRY, history).mode == "global"
 
 
 def test_an_automatic_run_never_turns_back_from_local():
     history = [make_record(1), make_record(2, mode="local", jumped_fraction=0.9)]
-    assert next_sampling(chosen(), GEOMETRY, history).mode == "local"
+    assert next_plan(chosen(), GEOMETRY, history).mode == "local"
 
 
 @pytest.mark.parametrize(
@@ -169,10 +164,10 @@ def test_a_fixed_schedule_turns_local_for_the_last_two_fifths_whatever_happens(
 ):
     settings = chosen(automatic_schedule="fixed", iterations=iterations)
     records = []
-    while (sampling := next_sampling(settings, GEOMETRY, records)) is not None:
-        assert (sampling.search_every, sampling.guard_every) == (1, 1)
+    while (plan := next_plan(settings, GEOMETRY, records)) is not None:
+        assert (plan.search_every, plan.guard_every) == (1, 1)
         outcome = {"resolution_A": 5.0, "median_turn_deg": 0.0, "jumped_fraction": jumped}
-        records.append(make_record(sampling.iteration, mode=sampling.mode, **outcome))
+        records.append(make_record(plan.iteration, mode=plan.mode, **outcome))
     assert len(records) == (iterations or 5)
     assert [r.mode for r in records[:n_global]] == ["global"] * n_global
     assert {r.mode for r in records[n_global:]} <= {"local"}
@@ -180,16 +175,16 @@ def test_a_fixed_schedule_turns_local_for_the_last_two_fifths_whatever_happens(
 
 def test_a_settled_run_ends_with_one_last_iteration_up_to_nyquist():
     history = [make_record(1), settled(2), settled(3)]
-    sampling = next_sampling(chosen(), GEOMETRY, history)
-    assert sampling.is_last
-    assert sampling.reconstruct_resolution_A == pytest.approx(2.5)
-    assert next_sampling(chosen(), GEOMETRY, [*history, settled(4)]) is None
+    plan = next_plan(chosen(), GEOMETRY, history)
+    assert plan.is_last
+    assert plan.reconstruct_resolution_A == pytest.approx(2.5)
+    assert next_plan(chosen(), GEOMETRY, [*history, settled(4)]) is None
 
 
 @pytest.mark.parametrize("last", [{"resolution_A": 3.0}, {"median_turn_deg": 9.0}])
 def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
     history = [make_record(1), settled(2), settled(3)]
-    assert next_sampling(chosen(), GEOMETRY, [*history, settled(4, **last)]) is None
+    assert next_plan(chosen(), GEOMETRY, [*history, settled(4, **last)]) is None
 
 
 @pytest.mark.parametrize(
@@ -203,23 +198,23 @@ def test_the_last_iteration_is_the_last_even_if_it_gains_or_moves(last):
 )
 def test_a_run_goes_on_while(reason, changes):
     history = [make_record(1), settled(2), settled(3, **changes)]
-    assert not next_sampling(chosen(), GEOMETRY, history).is_last, reason
+    assert not next_plan(chosen(), GEOMETRY, history).is_last, reason
 
 
 def test_a_gain_counts_against_the_best_resolution_so_far():
     history = [settled(1, resolution_A=4.0), settled(2, resolution_A=6.0), settled(3)]
-    assert next_sampling(chosen(), GEOMETRY, history).is_last
+    assert next_plan(chosen(), GEOMETRY, history).is_last
 
 
 def test_two_iterations_are_too_few_to_end():
-    assert not next_sampling(chosen(), GEOMETRY, [settled(1), settled(2)]).is_last
+    assert not next_plan(chosen(), GEOMETRY, [settled(1), settled(2)]).is_last
 
 
 def test_before_the_last_iteration_maps_are_filled_some_way_beyond_the_alignment():
     history = [make_record(1, resolution_A=20.0, align_resolution_A=27.0)]
-    sampling = next_sampling(chosen(), GEOMETRY, history)
-    shells = 320 / sampling.align_resolution_A
-    assert 320 / sampling.reconstruct_resolution_A == pytest.approx(max(1.6 * shells, shells + 10))
+    plan = next_plan(chosen(), GEOMETRY, history)
+    shells = 320 / plan.align_resolution_A
+    assert 320 / plan.reconstruct_resolution_A == pytest.approx(max(1.6 * shells, shells + 10))
 
 
 @pytest.mark.parametrize("alignment", ["global", "local"])
@@ -227,19 +222,19 @@ def test_before_the_last_iteration_maps_are_filled_some_way_beyond_the_alignment
 def test_global_and_local_runs_do_exactly_the_iterations_asked_for(alignment, n):
     settings = chosen(alignment=alignment, iterations=n)
     history = []
-    while (sampling := next_sampling(settings, GEOMETRY, history)) is not None:
-        assert sampling.mode == alignment
-        assert sampling.is_last == (sampling.iteration == (n or 3))
-        history.append(settled(sampling.iteration, mode=sampling.mode))
+    while (plan := next_plan(settings, GEOMETRY, history)) is not None:
+        assert plan.mode == alignment
+        assert plan.is_last == (plan.iteration == (n or 3))
+        history.append(settled(plan.iteration, mode=plan.mode))
     assert len(history) == (n or 3)
 
 
 def test_poses_that_are_kept_are_scored_once_up_to_nyquist():
     settings = make_settings({"particles": "p.star", "alignment": "none"})
-    sampling = next_sampling(settings, GEOMETRY, [])
-    assert (sampling.mode, sampling.is_last) == ("none", True)
-    assert sampling.align_resolution_A == pytest.approx(2.5)
-    assert next_sampling(settings, GEOMETRY, [make_record(1, mode="none")]) is None
+    plan = next_plan(settings, GEOMETRY, [])
+    assert (plan.mode, plan.is_last) == ("none", True)
+    assert plan.align_resolution_A == pytest.approx(2.5)
+    assert next_plan(settings, GEOMETRY, [make_record(1, mode="none")]) is None
 
 
 outcomes = st.tuples(
@@ -267,56 +262,56 @@ outcomes = st.tuples(
 )
 def test_whatever_the_iterations_show_a_run_ends_and_keeps_its_bounds(geometry, history, most, how):
     settings = chosen(**how, iterations=most)
-    records, samplings = [], []
-    while (sampling := next_sampling(settings, geometry, records)) is not None:
+    records, plans = [], []
+    while (plan := next_plan(settings, geometry, records)) is not None:
         assert len(records) < settings.max_iterations
         resolution_A, turn, jumped, sigma, missed = history[len(records)]
-        samplings.append(sampling)
+        plans.append(plan)
         records.append(
             make_record(
-                sampling.iteration,
-                mode=sampling.mode,
+                plan.iteration,
+                mode=plan.mode,
                 resolution_A=resolution_A,
-                align_resolution_A=sampling.align_resolution_A,
-                reconstruct_resolution_A=sampling.reconstruct_resolution_A,
+                align_resolution_A=plan.align_resolution_A,
+                reconstruct_resolution_A=plan.reconstruct_resolution_A,
                 median_turn_deg=turn,
                 jumped_fraction=jumped,
                 median_sigma_rotation_deg=sigma,
                 missed_fraction=missed,
             )
         )
-    assert [s.iteration for s in samplings] == list(range(1, len(samplings) + 1))
+    assert [s.iteration for s in plans] == list(range(1, len(plans) + 1))
     # A run also ends after an iteration that did all that a last one would.
-    assert not any(s.is_last for s in samplings[:-1])
-    assert samplings[-1].reconstruct_resolution_A == pytest.approx(geometry.nyquist_A)
+    assert not any(s.is_last for s in plans[:-1])
+    assert plans[-1].reconstruct_resolution_A == pytest.approx(geometry.nyquist_A)
     if not settings.is_data_driven:
-        assert len(samplings) == settings.max_iterations
-    modes = [s.mode for s in samplings]
+        assert len(plans) == settings.max_iterations
+    modes = [s.mode for s in plans]
     assert modes == sorted(modes)  # global, then local
     slack = 1 + 1e-6
-    for s in samplings:
+    for s in plans:
         assert geometry.nyquist_A <= s.align_resolution_A * slack
         assert s.align_resolution_A <= geometry.box_A / 3 * slack
         assert geometry.nyquist_A <= s.reconstruct_resolution_A * slack
         assert s.reconstruct_resolution_A <= s.align_resolution_A * slack
         assert s.search_finer >= 1
-    for before, after in pairwise(samplings):
+    for before, after in pairwise(plans):
         assert after.align_resolution_A * slack >= before.align_resolution_A / 2
 
 
 def test_once_few_particles_jump_a_third_is_searched_at_each_iteration_in_turn():
     many, few = make_record(1, jumped_fraction=0.4), make_record(1, jumped_fraction=0.1)
     settings = chosen()
-    everything = next_sampling(settings, GEOMETRY, [many])
+    everything = next_plan(settings, GEOMETRY, [many])
     assert everything is not None
     assert everything.is_searched(10).all()
     turns = []
     for iteration in (1, 2, 3):
         record = dataclasses.replace(few, iteration=iteration)
-        sampling = next_sampling(settings, GEOMETRY, [record] * iteration)
-        assert sampling is not None
-        assert sampling.mode == "global"
-        turns.append(sampling.is_searched(10))
+        plan = next_plan(settings, GEOMETRY, [record] * iteration)
+        assert plan is not None
+        assert plan.mode == "global"
+        turns.append(plan.is_searched(10))
     assert np.array(turns).sum(0).tolist() == [1] * 10
 
 
@@ -327,12 +322,12 @@ def test_a_run_does_not_end_while_badly_fitting_particles_are_unsearched():
     )  # fmt: skip
     history = [dataclasses.replace(still, iteration=k + 1) for k in range(4)]
     geometry = dataclasses.replace(GEOMETRY, nyquist_A=4.0)
-    assert next_sampling(chosen(), geometry, history) is None
+    assert next_plan(chosen(), geometry, history) is None
     history[-1] = dataclasses.replace(history[-1], unsearched_fraction=0.01)
-    sampling = next_sampling(chosen(), geometry, history)
-    assert sampling is not None
-    assert sampling.rescues
-    assert not next_sampling(chosen(alignment="local"), geometry, []).rescues
+    plan = next_plan(chosen(), geometry, history)
+    assert plan is not None
+    assert plan.rescues
+    assert not next_plan(chosen(alignment="local"), geometry, []).rescues
 
 
 def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles():
@@ -342,9 +337,9 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
         latest = make_record(len(history) + 1, missed_fraction=missed, jumped_fraction=0.0,
                              resolution_A=9.0, align_resolution_A=9.0)  # fmt: skip
         history.append(latest)
-        sampling = next_sampling(chosen(), GEOMETRY, history)
-        assert sampling is not None
-        steps.append((sampling.mode, sampling.search_every, sampling.search_finer))
+        plan = next_plan(chosen(), GEOMETRY, history)
+        assert plan is not None
+        steps.append((plan.mode, plan.search_every, plan.search_finer))
     finer = [effort**0.2 for effort in (1, 3, 9)]
     first, second, third, fourth, last = steps
     assert first == ("local", 3, finer[0])  # hardly any missed, and nobody jumped
@@ -354,21 +349,21 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
 
 
 @pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.005, 1)])
-def test_poses_are_guarded_in_turn_once_next_to_none_jumps(jumped, times):
-    guarded = []
+def test_poses_are_restarted_in_turn_once_next_to_none_jumps(jumped, times):
+    restarted = []
     for iteration in (1, 2, 3):
         record = settled(iteration, jumped_fraction=jumped, median_turn_deg=9.0)
-        sampling = next_sampling(chosen(), GEOMETRY, [record] * iteration)
-        assert sampling is not None
-        guarded.append(sampling.is_guarded(10))
-    assert np.array(guarded).sum(0).tolist() == [times] * 10
+        plan = next_plan(chosen(), GEOMETRY, [record] * iteration)
+        assert plan is not None
+        restarted.append(plan.is_restarted(10))
+    assert np.array(restarted).sum(0).tolist() == [times] * 10
 
 
 def test_alignment_global_searches_all_particles_whatever_they_do():
     settings = chosen(alignment="global", iterations=5)
-    sampling = next_sampling(settings, GEOMETRY, [make_record(1, jumped_fraction=0.05)])
-    assert sampling is not None
-    assert sampling.is_searched(7).all()
+    plan = next_plan(settings, GEOMETRY, [make_record(1, jumped_fraction=0.05)])
+    assert plan is not None
+    assert plan.is_searched(7).all()
 
 
 def still(iteration, **changes):
@@ -380,19 +375,19 @@ def still(iteration, **changes):
 
 def test_a_search_that_gains_nothing_three_times_and_moves_little_goes_local():
     before = [make_record(1), make_record(2, resolution_A=8.0), still(3), still(4)]
-    assert next_sampling(chosen(), GEOMETRY, before).mode == "global"
-    assert next_sampling(chosen(), GEOMETRY, [*before, still(5)]).mode == "local"
+    assert next_plan(chosen(), GEOMETRY, before).mode == "global"
+    assert next_plan(chosen(), GEOMETRY, [*before, still(5)]).mode == "local"
     moving = dataclasses.replace(still(5), median_turn_deg=0.4)
-    assert next_sampling(chosen(), GEOMETRY, [*before, moving]).mode == "global"
+    assert next_plan(chosen(), GEOMETRY, [*before, moving]).mode == "global"
     gaining = dataclasses.replace(still(5), mean_fsc=1 / 7.8)
-    assert next_sampling(chosen(), GEOMETRY, [*before, gaining]).mode == "global"
+    assert next_plan(chosen(), GEOMETRY, [*before, gaining]).mode == "global"
 
 
 def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():
     history = [make_record(1), settled(2), settled(3)]
-    assert next_sampling(chosen(), GEOMETRY, history) is not None
+    assert next_plan(chosen(), GEOMETRY, history) is not None
     history[-1] = settled(3, reconstruct_resolution_A=GEOMETRY.nyquist_A)
-    assert next_sampling(chosen(), GEOMETRY, history) is None
+    assert next_plan(chosen(), GEOMETRY, history) is None
 
 
 @pytest.mark.parametrize("reached_A", [5.0, 2.6])  # fills half maps by one more iteration, or not
@@ -400,15 +395,15 @@ def test_a_converged_run_whose_half_maps_are_filled_ends_at_once():
 def test_every_run_ends_with_half_maps_filled_up_to_nyquist(alignment, reached_A):
     settings = chosen(alignment=alignment)
     history, last = [], None
-    while (sampling := next_sampling(settings, GEOMETRY, history)) is not None:
-        last = sampling
+    while (plan := next_plan(settings, GEOMETRY, history)) is not None:
+        last = plan
         history.append(
             settled(
-                sampling.iteration,
-                mode=sampling.mode,
+                plan.iteration,
+                mode=plan.mode,
                 resolution_A=reached_A,
-                align_resolution_A=sampling.align_resolution_A,
-                reconstruct_resolution_A=sampling.reconstruct_resolution_A,
+                align_resolution_A=plan.align_resolution_A,
+                reconstruct_resolution_A=plan.reconstruct_resolution_A,
             )
         )
     assert last is not None

@@ -14,10 +14,10 @@ from cryorefine.report.curves import draw_final_curves
 from cryorefine.report.directions import draw_directions
 from cryorefine.report.histograms import draw_shift
 from cryorefine.report.illustration import attempt
+from cryorefine.report.iterations import draw_turn
+from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.pictures import show_projections, show_slices
-from cryorefine.report.progress import draw_turn
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount, angstrom, count, duration, memory
 from tests.report.run_folders import (
     VOXEL_A,
     fsc_columns,
@@ -109,7 +109,7 @@ def test_scale_bar_is_round_and_in_proportion(finished_run):
 
 
 def test_views_of_a_large_table_are_thinned_out_and_it_is_said(finished_run, monkeypatch):
-    monkeypatch.setattr("cryorefine.report.directions._MOST_VIEWS", 20)
+    monkeypatch.setattr("cryorefine.report.directions._MAX_VIEWS", 20)
     figure = draw_directions(RunFolder(finished_run))
     assert "(20 of 60 particles taken)" in figure.caption
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryorefine.assign.exhaustive import CoarseSearch, Pruning, search_coarse, within_mass
 from cryorefine.assign.own_noise import OwnNoise
-from cryorefine.assign.search_depth import SearchDepth, climb_shells
+from cryorefine.assign.search_depth import SearchDepth, refinement_shells
 from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
@@ -45,8 +45,8 @@ _NO_RIVAL = 5.0
 """Candidates with no prospect of coming this near to the best log-likelihood of their image are
 given up: a pose so much less likely is not told."""
 
-_CLIMB_FIRST, _CLIMB_NEXT, _CLIMB_COARSE, _CLIMB_FINE = 1, 2, 3, 10
-_GUARD_BAND = 3
+_EVALUATIONS_FIRST, _EVALUATIONS_NEXT, _EVALUATIONS_COARSE, _EVALUATIONS_FINE = 1, 2, 3, 10
+_RESTART_BAND = 3
 _SAME_MAXIMUM_STEPS = 0.5
 _SAME_CANDIDATE = 0.3
 _SAME_POSE = 0.5
@@ -91,14 +91,14 @@ class AlignmentOptions:
     shift_sigma_px
         Standard deviation of the prior on shifts about the centre.
     resolution_turn_rad
-        Turn that moves the particle's rim by the resolution: limits a climb's single steps and
-        spaces the guards of a local search.
+        Turn that moves the particle's rim by the resolution: limits a refinement's single steps and
+        spaces the restarts of a local search.
     local
         Limits of local refinement.
     tilt_range_rad
         Viewing tilts allowed.
     candidate_window
-        Guards this much log-likelihood below the pose they stand beside are dropped. By Bayes'
+        Restarts this much log-likelihood below the pose they stand beside are dropped. By Bayes'
         rule a pose that is e^12 times less likely than another on part of the data is the right
         one once in 160,000.
     """
@@ -197,7 +197,7 @@ class BatchPoses:
         return BatchPoses(**{name: value.cpu() for name, value in vars(self).items()})
 
 
-def _climb(
+def _refine(
     grid: SliceGrid,
     view: GroupBand,
     x: Tensor,
@@ -229,13 +229,13 @@ def _climb(
         prior_precision=options.shift_sigma_px**-2,
         floor=floor,
     )
-    climb = LevenbergMarquardt(
+    refinement = LevenbergMarquardt(
         max_evaluations=max_evaluations,
         max_shift_px=options.max_shift_px,
         max_turn_rad=options.resolution_turn_rad if limits.turns else 0.0,
         max_move_px=max(1.0, view.band.size_px / (4 * max_shell)) if limits.moves else 0.0,
     )
-    return refine_poses(grid, problem, climb)
+    return refine_poses(grid, problem, refinement)
 
 
 def align_globally(
@@ -254,8 +254,8 @@ def align_globally(
     """Find poses without trusting any earlier ones.
 
     Every orientation and shift is scored at low resolution; all that the posterior does not rule
-    out is climbed, level by level, at one and a half to twice the resolution of the level before;
-    what is left, and the previous pose if there is one, is climbed at the full band.
+    out is refined, level by level, at one and a half to twice the resolution of the level before;
+    what is left, and the previous pose if there is one, is refined at the full band.
 
     Parameters
     ----------
@@ -279,25 +279,26 @@ def align_globally(
         left = _apart(image_of, score, rotations, b, group, depth.apart_rad)
         image_of, score = image_of[left], score[left]
         rotations, shifts = rotations[left], shifts[left]
-    shells = climb_shells(coarse_shell, n_shells)
+    shells = refinement_shells(coarse_shell, n_shells)
     for level, shell in enumerate(shells[:-1]):
-        climbed = _climb(
+        refined = _refine(
             grid, view, x, c, image_of, rotations, shifts, options,
-            max_shell=shell, max_evaluations=_CLIMB_FIRST if level == 0 else _CLIMB_NEXT,
+            max_shell=shell,
+            max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
         )  # fmt: skip
         apart_rad = search.step_rad * coarse_shell / shell
         left = _likely_apart(
-            image_of, climbed, b, group, depth.after_climb, _SAME_CANDIDATE * apart_rad
+            image_of, refined, b, group, depth.after_refinement, _SAME_CANDIDATE * apart_rad
         )
-        image_of, score = image_of[left], climbed.score[left]
-        rotations, shifts = climbed.rotations[left], climbed.shifts_px[left]
+        image_of, score = image_of[left], refined.score[left]
+        rotations, shifts = refined.rotations[left], refined.shifts_px[left]
     leads = torch.zeros(len(image_of), dtype=torch.bool, device=x.device)
     leads[_padded(image_of, score, b)[:, 0]] = True
     is_found = torch.zeros(b, dtype=torch.bool, device=x.device)
     n_new = len(image_of)
     same_rad = _SAME_MAXIMUM_STEPS * search.step_rad
     if previous is not None:
-        # A finalist beside the previous pose would climb to the same maximum.
+        # A finalist beside the previous pose would be refined to the same maximum.
         angle = group.distance(rotations, previous[0][image_of])
         new = angle > _SAME_CANDIDATE * apart_rad
         is_found[image_of[angle <= same_rad]] = True
@@ -306,7 +307,7 @@ def align_globally(
         rotations = torch.cat([rotations[new], previous[0]])
         shifts = torch.cat([shifts[new], previous[1]])
         leads = torch.cat([leads[new], torch.ones_like(every, dtype=torch.bool)])
-    final = _climb_to_the_end(
+    final = _refine_to_the_end(
         grid, view, x, c, image_of, rotations, shifts, leads, group, options, own
     )
     final, is_inside = _within_tilts(grid, view, x, c, image_of, final, group, options)
@@ -317,7 +318,7 @@ def align_globally(
     return replace(poses, is_missed=~is_found)
 
 
-def _climb_to_the_end(
+def _refine_to_the_end(
     grid: SliceGrid,
     view: GroupBand,
     x: Tensor,
@@ -338,9 +339,9 @@ def _climb_to_the_end(
     first, rest = torch.nonzero(leads)[:, 0], torch.nonzero(~leads)[:, 0]
     parts, floor = [], None
     for index in (first, rest):
-        part = _climb(
+        part = _refine(
             grid, view, x, c, image_of[index], rotations[index], shifts_px[index], options,
-            max_shell=view.band.n_shells - 1, max_evaluations=_CLIMB_FINE,
+            max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE,
             floor=None if floor is None else floor[image_of[index]],
         )  # fmt: skip
         parts.append(part)
@@ -367,39 +368,39 @@ def align_locally(
     group: SymmetryGroup,
     options: AlignmentOptions,
     *,
-    is_guarded: bool = True,
+    is_restarted: bool = True,
     own: OwnNoise | None = None,
     others: Alternatives | None = None,
 ) -> BatchPoses:
     """Improve known poses.
 
-    The pose itself is climbed at the full band. If it is guarded, before that it and six guards
-    beside it, turned about each axis by the resolution at the particle's rim, are climbed at a
-    third of the band: a pose that sits on a side maximum is led back by the best guard that has
+    The pose itself is refined at the full band. With restarts, before that it and six poses beside
+    it, turned about each axis by the resolution at the particle's rim, are refined at a
+    third of the band: a pose that sits on a side maximum is led back by the best restart that has
     not come to the same maximum. ``others`` are poses that have competed before, and may again.
     """
     limits = options.local
     every = torch.arange(len(x), device=x.device)
     starts, start_rotations, start_shifts = every, rotations, shifts_px
-    if is_guarded and limits.turns:
-        rows, guard_rotations, guard_shifts = _guards(
+    if is_restarted and limits.turns:
+        rows, restart_rotations, restart_shifts = _restarts(
             grid, view, x, c, rotations, shifts_px, group, options
         )
         starts = torch.cat([every, rows])
-        start_rotations = torch.cat([rotations, guard_rotations])
-        start_shifts = torch.cat([shifts_px, guard_shifts])
+        start_rotations = torch.cat([rotations, restart_rotations])
+        start_shifts = torch.cat([shifts_px, restart_shifts])
     if others is not None:
         starts = torch.cat([starts, others.image_of])
         start_rotations = torch.cat([start_rotations, others.rotations])
         start_shifts = torch.cat([start_shifts, others.shifts_px])
-    final = _climb(
+    final = _refine(
         grid, view, x, c, starts, start_rotations, start_shifts, options,
-        max_shell=view.band.n_shells - 1, max_evaluations=_CLIMB_FINE, limits=limits,
+        max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE, limits=limits,
     )  # fmt: skip
     held = pull_back(final.rotations, final.shifts_px, rotations[starts], shifts_px[starts], limits)
     if held is not None:
         # Scored again, with the derivatives that the covariance is made of.
-        final = _climb(
+        final = _refine(
             grid, view, x, c, starts, *held, options,
             max_shell=view.band.n_shells - 1, max_evaluations=0,
         )  # fmt: skip
@@ -407,7 +408,7 @@ def align_locally(
     return _choose(view, x, starts, final, is_inside, group, options, own)
 
 
-def _guards(
+def _restarts(
     grid: SliceGrid,
     view: GroupBand,
     x: Tensor,
@@ -417,7 +418,7 @@ def _guards(
     group: SymmetryGroup,
     options: AlignmentOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the images with a guard worth climbing, and the guard's pose."""
+    """Return the images with a restart worth refining, and the pose that it led to."""
     b, turn = len(x), options.resolution_turn_rad
     n_shells = view.band.n_shells - 1
     axes = torch.eye(3, dtype=torch.float64, device=x.device)
@@ -425,20 +426,20 @@ def _guards(
     k = len(offsets)
     around = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
     every = torch.arange(b, device=x.device)
-    climbed = _climb(
+    refined = _refine(
         grid, view, x, c, every.repeat_interleave(k), around.flatten(0, 1),
         shifts_px.repeat_interleave(k, 0), options,
-        max_shell=max(1, n_shells // _GUARD_BAND), max_evaluations=_CLIMB_COARSE,
+        max_shell=max(1, n_shells // _RESTART_BAND), max_evaluations=_EVALUATIONS_COARSE,
         limits=options.local,
     )  # fmt: skip
-    score = climbed.score.view(b, k)
-    found = climbed.rotations.view(b, k, 3, 3)
+    score = refined.score.view(b, k)
+    found = refined.rotations.view(b, k, 3, 3)
     is_elsewhere = group.distance(found[:, 1:], found[:, :1].expand(-1, k - 1, -1, -1)) > turn
     worth = torch.where(is_elsewhere, score[:, 1:] - score[:, :1], -torch.inf)
     gain, which = worth.max(1)
     rows = torch.nonzero(gain > -options.candidate_window)[:, 0]
     chosen = rows * k + 1 + which[rows]
-    return rows, climbed.rotations[chosen], climbed.shifts_px[chosen]
+    return rows, refined.rotations[chosen], refined.shifts_px[chosen]
 
 
 def pull_back(
@@ -473,7 +474,7 @@ def score_poses(
 ) -> BatchPoses:
     """Measure known poses without changing them, but for a symmetric copy within the tilts."""
     image_of = torch.arange(len(x), device=x.device)
-    found = _climb(
+    found = _refine(
         grid, view, x, c, image_of, rotations, shifts_px, options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
     )  # fmt: skip
@@ -575,7 +576,7 @@ def _choose(
     rotations, shifts = found.rotations[best], found.shifts_px[best]
     covariance = covariance_of(found.information[best])
     sigma_rotation, sigma_shift = spread(covariance, options)
-    # Candidates that climbed to the same maximum are one competitor.
+    # Candidates that were refined to the same maximum are one competitor.
     apart_rad = _SAME_POSE * options.resolution_turn_rad
     index = _separated(index, score, found.rotations, group, apart_rad)
     competing = torch.where(index >= 0, score[index] - score[best][:, None], -torch.inf)
@@ -671,16 +672,16 @@ def _within_tilts(
     group: SymmetryGroup,
     options: AlignmentOptions,
 ) -> tuple[PoseResult, Tensor]:
-    """Bring climbed poses into the band of tilts, and tell which were inside.
+    """Bring refined poses into the band of tilts, and tell which were inside.
 
-    The others are scored again on the edge: their climb's score is that of another pose.
+    The others are scored again on the edge: their refinement's score is that of another pose.
     """
     moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
     rows = torch.nonzero(~is_inside)[:, 0]
     found = replace(found, rotations=moved)
     if len(rows) == 0:
         return found, is_inside
-    edge = _climb(
+    edge = _refine(
         grid, view, x, c, image_of[rows], moved[rows], found.shifts_px[rows], options,
         max_shell=view.band.n_shells - 1, max_evaluations=0,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from cryorefine.masks.soft import disc_mask
 
 __all__ = ["image_scores"]
 
-_FEWEST_PX = 3
+_MIN_PX = 3
 _REACH_PX = 3
 _ROUNDING = 1e-24  # of a sum of squares: far above float64's own, far below float32's last digit
 
@@ -57,7 +57,7 @@ def image_scores(
     disc = disc[rows][:, rows]  # the square around it: the same rows as columns
     everywhere = torch.ones_like(x)
     above = (y > _deviation(y)[:, None]).double()
-    enough = above.sum(1) >= _FEWEST_PX
+    enough = above.sum(1) >= _MIN_PX
     return {
         "correlation_index": _correlation(x, y, everywhere),
         "correlation_mask": torch.where(enough, _correlation(x, y, above), 0.0),

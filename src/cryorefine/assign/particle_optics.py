@@ -279,7 +279,7 @@ def refine_particle_optics(
     turns: bool = True,
     moves: bool = True,
 ) -> RefinedOptics:
-    """Climb in pose and particle values together, from a pose near its maximum.
+    """Refine pose and particle values together, from a pose near its maximum.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def refine_particle_optics(
     )
     score, g, h = problem.normal_equations(rotations, shifts_px, values)
     damping = torch.full_like(score, 0.01)
-    rows = torch.arange(len(score))  # those that still climb
+    rows = torch.arange(len(score))  # those that are still refined
     for _ in range(_EVALUATIONS):
         diagonal = torch.diagonal(h[rows], dim1=1, dim2=2)
         # Relative to the diagonal alone: the values have very different units.

@@ -17,7 +17,7 @@ from cryorefine.model.observe import GroupBand
 __all__ = ["plant_images", "planted_missed", "planted_poses"]
 
 _WORSE = 1.0
-"""Log-likelihood that tells two maxima apart: climbs to one and the same differ by up to 0.1."""
+"""Log-likelihood that tells two maxima apart: two refinements to one differ by up to 0.1."""
 
 
 def planted_poses(
@@ -70,7 +70,7 @@ def planted_missed(
     rotations, shifts_px = planted_poses(search, len(c), options, generator)
     x = plant_images(grid, view, c, rotations, shifts_px, generator)
     found = align_globally(grid, search, depth, view, x, c, group, options)
-    best = align_locally(grid, view, x, c, rotations, shifts_px, group, options, is_guarded=False)
+    best = align_locally(grid, view, x, c, rotations, shifts_px, group, options, is_restarted=False)
     is_worse = found.score < best.score - _WORSE
     is_beside = group.distance(found.rotations, rotations) < search.step_rad
     return is_worse.cpu(), is_beside.cpu()

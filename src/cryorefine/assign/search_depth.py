@@ -25,12 +25,12 @@ __all__ = [
     "GRID_LOSS",
     "SearchDepth",
     "SearchSpace",
-    "climb_shells",
     "decidable",
     "discriminating_power",
     "expected_candidates",
     "plan_depth",
     "recall_among",
+    "refinement_shells",
 ]
 
 _VIEWS = 128
@@ -45,25 +45,25 @@ _SHIFTS_PER_RESOLUTION = 3.5
 _TERMS = 0.45
 """Terms of a search's slices for each number that they have (measured: 0.42 to 0.47)."""
 
-_CLIMB_OPERATIONS = 3000.0
-"""What a sample of a climb's evaluation costs in operations of a matrix product: 38 ns at 80
+_REFINEMENT_OPERATIONS = 3000.0
+"""What a sample of a refinement's evaluation costs in operations of a matrix product: 38 ns at 80
 GFLOP/s."""
 
-_FIRST_CLIMB, _LATER_CLIMBS = 1.5, 2.0
+_FIRST_REFINEMENT, _LATER_REFINEMENTS = 1.5, 2.0
 
 _FIRST_EVALUATIONS, _LATER_EVALUATIONS, _LAST_EVALUATIONS = 1.5, 2.0, 3.5
-"""What a candidate takes at the first level of climbs, at each later one, and to its maximum at the
-full band (measured, by its time over that of one evaluation)."""
+"""What a candidate takes at the first level of refinements, at each later one, and to its maximum
+at the full band (measured, by its time over that of one evaluation)."""
 
 _THINNED, _THINNED_TO, _THINNED_LOSS = 1.2, 0.5, 0.006
-"""Of candidates within so many steps of each other only the best may be climbed. That leaves at
+"""Of candidates within so many steps of each other only the best may be refined. That leaves at
 most half (a quarter to 0.4 for apoferritin, 0.6 for C1), and loses true poses that stand beside a
 better one of noise (measured: 0.5 % at C1, SNR 0.01, 0.8 % at 0.005)."""
 
-GRID_LOSS, _CLIMB_LOSS = 0.2, 0.05
+GRID_LOSS, _REFINEMENT_LOSS = 0.2, 0.05
 """Share of the model's power by which the true pose scores less at the nearest point of the grid
-(measured: 0.19 for shells 6 to 12, half by the angle and half by the shift), and after a climb of
-one step at 1.5 times the resolution."""
+(measured: 0.19 for shells 6 to 12, half by the angle and half by the shift), and after a refinement
+of one step at 1.5 times the resolution."""
 
 _MASS_LOST = 0.001
 """Share of the posterior that a level gives up: levels lose few particles more than their noise
@@ -73,18 +73,18 @@ _PRICE_OF_LOSS = 5e10
 """Operations worth spending on each image for the share of the images that is lost otherwise: one
 particle in a hundred is worth 5e8 for each, about what their search costs."""
 
-_MOST_CANDIDATES = (64, 128, 256, 512, 1024)
+_MAX_CANDIDATES = (64, 128, 256, 512, 1024)
 
-_DECIDABLE, _MOST_OF_DECIDABLE = 0.9, 192
+_DECIDABLE, _MAX_OF_DECIDABLE = 0.9, 192
 """Where so many images can be decided none is cut short of so many candidates, if the grid has
 them: the mean is a tenth of that, but with 64 one image in 300 lost its pose (C1, SNR 0.02)."""
 
-_MOST_SAMPLES = 1.2e7
+_MAX_SAMPLES = 1.2e7
 """Coefficients of all slices of a grid: 12 bytes each."""
 
 _SELECTIVE = 4
 """Orientations of a grid for each that may be kept. A search that keeps nearly all has left the
-choice to the climbs, and takes each at the one shift that so few coefficients prefer."""
+choice to the refinements, and takes each at the one shift that so few coefficients prefer."""
 
 _ALIKE = 3.0
 """Poses of a grid for each that is independent of the others: neighbours score alike. C1 at SNR
@@ -153,7 +153,7 @@ class SearchDepth:
     most
         Candidates that an image may keep at any level.
     apart_rad
-        Those of the grid that are climbed are no nearer to each other; 0: all are.
+        Those of the grid that are refined are no nearer to each other; 0: all are.
     candidates
         Expected mean number that leaves the exhaustive search.
     recall
@@ -180,21 +180,21 @@ class SearchDepth:
         return Pruning(_MASS_LOST, GRID_LOSS, self.most)
 
     @property
-    def after_climb(self) -> Pruning:
-        """What leaves a climb."""
-        return Pruning(_MASS_LOST, _CLIMB_LOSS, self.most)
+    def after_refinement(self) -> Pruning:
+        """What leaves a refinement."""
+        return Pruning(_MASS_LOST, _REFINEMENT_LOSS, self.most)
 
 
-def climb_shells(shell: int, end: int) -> list[int]:
-    """Return the last shells of the climbs that follow a search up to a shell: the last is ``end``.
+def refinement_shells(shell: int, end: int) -> list[int]:
+    """Return the last shells of the refinements after a search up to a shell; ``end`` is the last.
 
     Each looks at one and a half times to twice the resolution of the one before, so that a pose is
     known well enough to be on the right slope.
     """
-    shells, at = [], math.ceil(_FIRST_CLIMB * shell)
+    shells, at = [], math.ceil(_FIRST_REFINEMENT * shell)
     while at < end:
         shells.append(at)
-        at = math.ceil((_FIRST_CLIMB if len(shells) < 2 else _LATER_CLIMBS) * at)
+        at = math.ceil((_FIRST_REFINEMENT if len(shells) < 2 else _LATER_REFINEMENTS) * at)
     return [*shells, end]
 
 
@@ -303,16 +303,16 @@ def plan_depth(
     for shell in range(min(3, end), end + 1):
         q = space.n_rotations(shell, factor)
         samples = _samples(band, shell)
-        if best is not None and q * samples > _MOST_SAMPLES:
+        if best is not None and q * samples > _MAX_SAMPLES:
             break
         t = space.n_shifts(shell) * finer**2
         step = space.step_rad(shell, factor)
-        for most, apart in product(_MOST_CANDIDATES, (0.0, _THINNED)):
-            if most < min(least, _MOST_CANDIDATES[-1]):
+        for most, apart in product(_MAX_CANDIDATES, (0.0, _THINNED)):
+            if most < min(least, _MAX_CANDIDATES[-1]):
                 continue
             if _SELECTIVE * most > q and shell < end:
                 continue
-            if is_decidable and most < _MOST_OF_DECIDABLE and 2 * _SELECTIVE * most <= q:
+            if is_decidable and most < _MAX_OF_DECIDABLE and 2 * _SELECTIVE * most <= q:
                 continue
             depth = SearchDepth(
                 shell, step, space.shift_step_px(shell) / finer, most, apart * step,
@@ -347,20 +347,20 @@ def _predicted(
     candidates, operations = float(count.mean()), depth.operations
     if depth.apart_rad > 0:
         count, found = _THINNED_TO * count, (1 - _THINNED_LOSS) * found
-    for i, shell in enumerate(climb_shells(depth.max_shell, end)):
+    for i, shell in enumerate(refinement_shells(depth.max_shell, end)):
         evaluations = _FIRST_EVALUATIONS if i == 0 else _LATER_EVALUATIONS
         if shell == end:
             evaluations = _LAST_EVALUATIONS
-        climbed = _samples(band, shell) * evaluations * _CLIMB_OPERATIONS
-        operations += float(count.mean()) * climbed
+        refined = _samples(band, shell) * evaluations * _REFINEMENT_OPERATIONS
+        operations += float(count.mean()) * refined
         if shell < end:
             n_poses = space.n_independent(shell)
             before, at = at, power[:, shell]
             # Of all poses there are as many; of those that are left, if they were alike so far, as
             # the new shells leave. Their geometric mean is what is found (C1, SNR 0.005: 61
             # candidates, then 31, 12 and 7; 42, 29, 29 by the one and 15, 5, 4 by the other).
-            of_all = expected_candidates(at, n_poses, depth.after_climb, most=most)
-            of_left = expected_candidates(at - before, count, depth.after_climb, most=most)
+            of_all = expected_candidates(at, n_poses, depth.after_refinement, most=most)
+            of_left = expected_candidates(at - before, count, depth.after_refinement, most=most)
             count = torch.minimum(count, (of_all * of_left).sqrt())
             found = torch.minimum(found, recall_among(at, n_poses, most)) * (1 - _MASS_LOST)
     # What decides at the full band is mostly beyond the band of the search.

@@ -57,7 +57,7 @@ class ProgressDisplay:
         if kind == "progress":
             self._advance(event)
         elif kind == "start":
-            self._say(
+            self._print(
                 f"{event['n_used']} of {event['n_particles']} particles, box {event['box_px']} px, "
                 f"{event['voxel_A']:.3f} Å/px, symmetry {event['symmetry']}, particle radius "
                 f"{event['radius_A']:.0f} Å, halves {event['n_half1']} + {event['n_half2']}, "
@@ -65,21 +65,21 @@ class ProgressDisplay:
             )
         elif kind in ("memory", "device_memory"):
             where = "" if kind == "memory" else "on the GPU "
-            self._say(
+            self._print(
                 f"predicted peak {where}{event['predicted_peak_bytes'] / 1e9:.1f} GB of "
                 f"{event['free_bytes'] / 1e9:.0f} GB free"
             )
         elif kind == "start_resolution" and event["resolution_A"] is not None:
-            self._say(f"the given poses support {event['resolution_A']:.2f} Å")
+            self._print(f"the given poses support {event['resolution_A']:.2f} Å")
         elif kind == "resume":
-            self._say(f"resuming after iteration {event['iteration']}")
+            self._print(f"resuming after iteration {event['iteration']}")
         elif kind == "particles" and (event["n_new"] or event["n_dropped"] or event["n_returned"]):
-            self._say(
+            self._print(
                 f"particles: {event['n_kept']} kept, {event['n_new']} new, "
                 f"{event['n_returned']} back, {event['n_dropped']} left out"
             )
         elif kind == "iteration":
-            self._say(iteration_line(event))
+            self._print(iteration_line(event))
         elif kind == "warning":
             print(f"warning: {event['message']}", file=sys.stderr, flush=True)
 
@@ -92,5 +92,5 @@ class ProgressDisplay:
             self._task, description=event["stage"], completed=event["done"], total=event["total"]
         )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(text, flush=True)

@@ -38,8 +38,8 @@ def command(
     renewed while it runs.
     """
     from cryorefine.cli.run_display import run_and_show
-    from cryorefine.refine.run import refine
     from cryorefine.refine.settings import load_settings, make_settings
+    from cryorefine.run.loop import refine
 
     values: dict[str, Any] = {}
     where = ""

@@ -40,13 +40,13 @@ def command(
     voxel size, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
-    from cryorefine.refine.run import resume
+    from cryorefine.run.loop import resume
 
     changes = given(options)
     if particles is not None:
         changes["particles"] = particles
-    wish = {"changes": changes, "keep_above_percentile": keep_above_percentile}
-    run_and_show(partial(resume, run, **wish), run)
+    requested = {"changes": changes, "keep_above_percentile": keep_above_percentile}
+    run_and_show(partial(resume, run, **requested), run)
 
 
 settings_options(*(name for name in RefineSettings.model_fields if name != "particles"))(command)

@@ -152,7 +152,7 @@ def _simulate(model: str, output: Path, options: dict[str, Any]) -> None:
         truth_volume,
     )
     from cryorefine.model.simulated_table import simulated_table
-    from cryorefine.particles.relion import write_relion
+    from cryorefine.particles.formats.relion import write_relion
 
     _check(options)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -213,7 +213,7 @@ def _simulate(model: str, output: Path, options: dict[str, Any]) -> None:
         simulated_table(drawn, stack, with_poses=True),
         quality={
             "cryorefineTrueScale": drawn.scale.double().numpy(),
-            "cryorefineTrueDefocusError": (drawn.defocus.u_A - drawn.told_defocus.u_A).numpy(),
+            "cryorefineTrueDefocusError": (drawn.defocus.u_A - drawn.stated_defocus.u_A).numpy(),
             "cryorefineIsJunk": drawn.is_junk.astype(np.int64),
         },
     )

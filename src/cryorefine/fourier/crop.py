@@ -7,46 +7,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.fft import (
-    image_from_half,
-    image_to_half,
     volume_from_half,
     volume_to_half,
 )
 
-__all__ = ["fit_box", "resample_volume", "resize_image", "resize_volume"]
+__all__ = ["fit_box", "resample_volume", "resize_volume"]
 
 
-def _copy_band(half: Tensor, size_px: int, n_axes: int) -> Tensor:
+def _copy_band(half: Tensor, size_px: int) -> Tensor:
     """Crop or zero-pad a half transform; Nyquist terms of even boxes, which have no phase, go."""
     old = half.shape[-2]
     keep = (min(old, size_px) - 1) // 2
-    shape = (*half.shape[: half.ndim - n_axes], *[size_px] * (n_axes - 1), size_px // 2 + 1)
-    out = half.new_zeros(shape)
+    out = half.new_zeros((*half.shape[:-3], size_px, size_px, size_px // 2 + 1))
     low, high = slice(0, keep + 1), slice(-keep, None)
-    corners = [()]
-    for _ in range(n_axes - 1):
-        corners = [(*c, s) for c in corners for s in ((low, high) if keep else (low,))]
-    for corner in corners:
-        out[(..., *corner, low)] = half[(..., *corner, low)]
-    return out * (size_px / old) ** n_axes
-
-
-def resize_image(image: Float[Tensor, "*b y x"], size_px: int) -> Float[Tensor, "*b u v"]:
-    """Resample square images to ``size_px`` pixels over the same extent, by Fourier crop or pad.
-
-    Grey levels are kept. The pixel size becomes ``old size / size_px`` times the old one. Band
-    limits are exact; Nyquist terms of even boxes are dropped when the size changes.
-    """
-    if image.shape[-1] == size_px:
-        return image
-    return image_from_half(_copy_band(image_to_half(image), size_px, 2), size_px)
+    sides = (low, high) if keep else (low,)
+    for z in sides:
+        for y in sides:
+            out[..., z, y, low] = half[..., z, y, low]
+    return out * (size_px / old) ** 3
 
 
 def resize_volume(volume: Float[Tensor, "*b z y x"], size_px: int) -> Float[Tensor, "*b w u v"]:
-    """Resample cubic volumes over the same extent; see :func:`resize_image`."""
+    """Resample cubic volumes to ``size_px`` voxels over the same extent, by Fourier crop or pad.
+
+    Grey levels are kept. The voxel size becomes ``old size / size_px`` times the old one. Band
+    limits are exact; Nyquist terms of even boxes are dropped when the size changes.
+    """
     if volume.shape[-1] == size_px:
         return volume
-    return volume_from_half(_copy_band(volume_to_half(volume), size_px, 3), size_px)
+    return volume_from_half(_copy_band(volume_to_half(volume), size_px), size_px)
 
 
 def fit_box(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u v"]:

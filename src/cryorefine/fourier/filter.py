@@ -10,7 +10,7 @@ from torch import Tensor
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import multiply_radially, radii, wrapped_axis
 
-__all__ = ["apply_bfactor", "filter_volume", "interpolate_shells", "low_pass", "raised_cosine"]
+__all__ = ["filter_volume", "interpolate_shells", "low_pass", "raised_cosine"]
 
 
 def raised_cosine(radius: Float[Tensor, "*h"], cutoff: float, width: float) -> Float[Tensor, "*h"]:
@@ -57,11 +57,3 @@ def low_pass(
     """Remove what is finer than ``resolution_A`` with a cosine edge ``edge_shells`` shells wide."""
     cutoff = volume.shape[-1] * voxel_A / resolution_A
     return filter_volume(volume, lambda k: raised_cosine(k, cutoff, edge_shells))
-
-
-def apply_bfactor(
-    volume: Float[Tensor, "z y x"], *, voxel_A: float, bfactor_A2: float
-) -> Float[Tensor, "z y x"]:
-    """Multiply by ``exp(-B s² / 4)``, s in 1/Å: positive B blurs, negative sharpens."""
-    box_A = volume.shape[-1] * voxel_A
-    return filter_volume(volume, lambda k: (-bfactor_A2 / 4 * (k / box_A) ** 2).exp())

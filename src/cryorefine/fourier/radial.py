@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.compiled import array_of, in_threads
-from cryorefine.fourier import cpu
+from cryorefine.fourier import radial_loops
 
 __all__ = [
     "centred_axis",
@@ -66,7 +66,7 @@ def multiply_radially(
             out[part] = values[part] * table[r2]
         return out
     arrays = array_of(values, torch.complex64), axis, array_of(table, torch.float32), out.numpy()
-    in_threads(cpu.multiply, len(values), *arrays)
+    in_threads(radial_loops.multiply, len(values), *arrays)
     return out
 
 
@@ -87,7 +87,7 @@ def divide_radially(
             out[part] = values[part] * (gain[r2] / (weights[part] + floor[r2]))
         return out
     in_threads(
-        cpu.divide,
+        radial_loops.divide,
         len(values),
         array_of(values, torch.complex64),
         array_of(weights, torch.float32),
@@ -123,7 +123,7 @@ def shell_products(
         return _sum_by_shell(products, a, axis, shell_of, n_shells)
     parts = np.zeros((size_px, 3, n_shells))
     in_threads(
-        cpu.products,
+        radial_loops.products,
         len(a),
         array_of(a, torch.complex64),
         array_of(b, torch.complex64),
@@ -155,7 +155,7 @@ def shell_totals(
         return sums[0], sums[1]
     total, count = np.zeros((len(axis), n_shells)), np.zeros((len(axis), n_shells))
     points = array_of(values, torch.float32)
-    in_threads(cpu.totals, len(points), points, axis, shell_of, n_shells, total, count)
+    in_threads(radial_loops.totals, len(points), points, axis, shell_of, n_shells, total, count)
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
 
 
@@ -169,7 +169,7 @@ def random_phases(
     """
     out = torch.empty(half.shape, dtype=torch.complex64)
     in_threads(
-        cpu.random_phases,
+        radial_loops.random_phases,
         len(half),
         array_of(half.cpu(), torch.complex64),
         wrapped_axis(size_px),

@@ -3,19 +3,16 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
-from scipy.spatial import KDTree
+from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.geometry.rotation import (
     matrix_from_euler,
-    matrix_from_rotvec,
-    quaternion_from_matrix,
 )
 from cryorefine.geometry.sphere import direction_grid
 from cryorefine.geometry.symmetry import SymmetryGroup
 
-__all__ = ["in_plane_angles", "neighbours", "rotation_grid", "rotations_from", "subdivide"]
+__all__ = ["in_plane_angles", "rotation_grid", "rotations_from"]
 
 
 def in_plane_angles(step_rad: float) -> Float[Tensor, "m"]:
@@ -53,37 +50,3 @@ def rotation_grid(
         step_rad, group=group, min_tilt_rad=min_tilt_rad, max_tilt_rad=max_tilt_rad
     )
     return rotations_from(directions, in_plane_angles(step_rad)).flatten(0, 1)
-
-
-def subdivide(poses: Float[Tensor, "*b 3 3"], step_rad: float) -> Float[Tensor, "*b 8 3 3"]:
-    """Split each grid cell of side ``step_rad`` into its eight halves.
-
-    A cell is a small cube of rotation vectors about its pose, in the image frame: two axes tip
-    the direction, the third turns it in plane. The children stand a quarter step from the centre
-    along each axis and own cells of half the side, at any level, with no table.
-    """
-    quarter = 0.25 * step_rad
-    signs = torch.tensor([-1.0, 1.0], dtype=poses.dtype, device=poses.device)
-    offsets = torch.cartesian_prod(signs, signs, signs) * quarter
-    return matrix_from_rotvec(offsets) @ poses[..., None, :, :]
-
-
-def neighbours(
-    poses: Float[Tensor, "n 3 3"], radius_rad: float, *, group: SymmetryGroup | None = None
-) -> list[Int[Tensor, "k"]]:
-    """Return for each pose the indices of all poses within ``radius_rad``, itself included.
-
-    With a group the distance is taken modulo the group.
-    """
-    chord = 2 * math.sin(min(radius_rad, math.pi) / 4)  # between unit quaternions
-    q = quaternion_from_matrix(poses).double().cpu().numpy()
-    n = len(q)
-    matrices = torch.eye(3, dtype=poses.dtype)[None] if group is None else group.matrices.to(poses)
-    found: list[set[int]] = [set() for _ in range(n)]
-    copies = quaternion_from_matrix(poses[:, None] @ matrices).double().cpu().numpy()
-    for g in range(len(matrices)):
-        tree = KDTree(copies[:, g])
-        for sign in (1.0, -1.0):
-            for i, hits in enumerate(tree.query_ball_point(sign * q, chord + 1e-12)):
-                found[i].update(hits)
-    return [torch.tensor(sorted(s), dtype=torch.int64) for s in found]

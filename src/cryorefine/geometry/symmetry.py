@@ -50,11 +50,6 @@ class SymmetryGroup:
         """Number of rotations in the group."""
         return len(self.matrices)
 
-    @property
-    def is_grid_exact(self) -> bool:
-        """Whether every rotation maps the voxel grid onto itself (entries 0 and ±1 only)."""
-        return bool((self.matrices - self.matrices.round()).abs().max() < 1e-9)
-
     def equivalents(self, pose: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b g 3 3"]:
         """Return all poses that give the same image of a symmetric object, the given one first."""
         return pose[..., None, :, :] @ self.matrices.to(pose)

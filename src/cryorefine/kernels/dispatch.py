@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.compiled import array_of, in_threads
-from cryorefine.kernels import cpu, cpu_climb, cpu_symmetry, reference
+from cryorefine.kernels import cpu, cpu_refinement, cpu_symmetry, reference
 from cryorefine.kernels.grid import HALO, WIDTH, Accumulator, SliceGrid, packed_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
@@ -83,7 +83,7 @@ def insert_slices(
 
 
 def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
-    """Climb to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
+    """Refine to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
     if grid.values.device.type != "cpu":
         return _twin(grid.values.device.type).refine_poses(grid, problem, options)
     m = len(problem.image_of)
@@ -91,7 +91,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
     shifts = problem.shifts_px.double().contiguous().clone().numpy()
     scores, powers, information = np.empty(m), np.empty(m), np.empty((m, 5, 5))
     in_threads(
-        cpu_climb.refine_poses,
+        cpu_refinement.refine_poses,
         m,
         array_of(grid.values, torch.complex64),
         grid.centre,

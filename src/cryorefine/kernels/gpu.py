@@ -11,7 +11,7 @@ from torch import Tensor
 from cryorefine.kernels import triton_kernels as kernels
 from cryorefine.kernels.grid import Accumulator, SliceGrid, add_halo, kernel_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
-from cryorefine.kernels.reference import climb
+from cryorefine.kernels.reference import refine
 
 __all__ = ["extract_slices", "insert_slices", "permute_grid", "refine_poses", "rotate_grid"]
 
@@ -145,5 +145,5 @@ def _normal_equations(
 
 
 def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
-    """Climb to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
-    return climb(partial(_normal_equations, grid), problem, options)
+    """Refine to maxima of the likelihood; see :func:`cryorefine.kernels.reference.refine_poses`."""
+    return refine(partial(_normal_equations, grid), problem, options)

@@ -67,7 +67,7 @@ class PoseProblem:
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    """How to climb.
+    """How to refine.
 
     Attributes
     ----------

@@ -29,12 +29,12 @@ from cryorefine.kernels.poses import (
 )
 
 __all__ = [
-    "climb",
     "extract_slices",
     "extract_slices_with_gradient",
     "insert_slices",
     "permute_grid",
     "pick_separated",
+    "refine",
     "refine_poses",
     "rotate_grid",
 ]
@@ -92,7 +92,7 @@ def extract_slices_with_gradient(
     """Read slices and the gradient of the transform, per cycle per box, in object axes x, y, z.
 
     The gradient is that of the interpolation kernel: within 7 % of the exact one, which is enough
-    for the steps of a climb that is judged by the values.
+    for the steps of a refinement that is judged by the values.
     """
     position, sign = _positions(grid.step, rotations, points)
     nearest, w, d = _weights(position, grid.step)
@@ -222,15 +222,15 @@ def _normal_equations(
 
 
 def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarquardt) -> PoseResult:
-    """Climb from each start to the nearest maximum of the log-likelihood.
+    """Refine each start to the nearest maximum of the log-likelihood.
 
     Levenberg-Marquardt on a rotation vector in the image frame and the shift, with analytic
     derivatives. See :class:`~cryorefine.kernels.poses.PoseProblem` for the model.
     """
-    return climb(partial(_normal_equations, grid), problem, options)
+    return refine(partial(_normal_equations, grid), problem, options)
 
 
-def climb(
+def refine(
     normal_equations: NormalEquations, problem: PoseProblem, options: LevenbergMarquardt
 ) -> PoseResult:
     """Run the Levenberg-Marquardt iterations of all starts side by side.
@@ -244,7 +244,7 @@ def climb(
     rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
     score, power, g, h = _with_prior(normal_equations, problem, options)
     damping = torch.full_like(score, options.initial_damping)
-    rows = torch.arange(len(score), device=score.device)  # the starts that still climb
+    rows = torch.arange(len(score), device=score.device)  # the starts that are still refined
     floor = torch.full_like(score, -torch.inf) if problem.floor is None else problem.floor.double()
     for _ in range(options.max_evaluations):
         slope, matrix = g[rows], h[rows]

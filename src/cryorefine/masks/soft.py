@@ -14,7 +14,7 @@ from cryorefine.fourier.filter import low_pass
 
 __all__ = ["disc_mask", "soft_edge", "solvent_mask", "sphere_mask"]
 
-_WORTH_SHRINKING, _FEWEST_PX = 0.8, 16
+_WORTH_SHRINKING, _MIN_PX = 0.8, 16
 
 
 def _radius(size_px: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:
@@ -94,7 +94,7 @@ def solvent_mask(
     resolution_A = max(resolution_A, 3 * voxel_A)
     n = volume.shape[-1]
     # A third of the resolution is as fine as the surface of the smooth copy is known.
-    coarse = fast_even_length(max(3 * n * voxel_A / resolution_A, _FEWEST_PX))
+    coarse = fast_even_length(max(3 * n * voxel_A / resolution_A, _MIN_PX))
     if coarse > _WORTH_SHRINKING * n:
         coarse = n
     step = n / coarse

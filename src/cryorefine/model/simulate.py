@@ -104,7 +104,7 @@ class SimulatedSet:
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
     defocus: Defocus
-    told_defocus: Defocus
+    stated_defocus: Defocus
     scale: Float[Tensor, "n"]
     is_junk: np.ndarray
     grey_scale: float
@@ -155,7 +155,7 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         for g in range(plan.n_groups)
     )
     zero = torch.zeros(n, dtype=torch.float64)
-    told = Defocus(
+    stated = Defocus(
         u_A=mean + plan.astigmatism_A / 2,
         v_A=mean - plan.astigmatism_A / 2,
         angle_rad=angle,
@@ -163,10 +163,10 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         bfactor_A2=zero + plan.bfactor_A2,
         scale=zero + 1,
     )
-    defocus = told
+    defocus = stated
     if plan.defocus_error_A > 0:
         error = torch.randn(n, generator=generator, dtype=torch.float64) * plan.defocus_error_A
-        defocus = replace(told, u_A=told.u_A + error, v_A=told.v_A + error)
+        defocus = replace(stated, u_A=stated.u_A + error, v_A=stated.v_A + error)
     drawn = SimulatedSet(
         groups=groups,
         group_index=(micrograph * plan.n_groups // max(n_micrographs, 1)).numpy().astype(np.int32),
@@ -174,7 +174,7 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         rotations=rotations,
         shift_A=shift,
         defocus=defocus,
-        told_defocus=told,
+        stated_defocus=stated,
         scale=scale,
         is_junk=junk.numpy(),
         grey_scale=1.0,

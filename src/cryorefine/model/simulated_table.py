@@ -15,7 +15,7 @@ __all__ = ["simulated_table"]
 def simulated_table(drawn: SimulatedSet, stack: Path, *, with_poses: bool) -> ParticleTable:
     """Return the particles of one simulated stack, with their true poses or without any."""
     n = len(drawn.scale)
-    d = drawn.told_defocus
+    d = drawn.stated_defocus
 
     def column(values: torch.Tensor) -> np.ndarray:
         return values.double().numpy()

@@ -1,1 +1,1 @@
-"""Particles: one canonical table, their images, and one module per metadata format."""
+"""Particles: one canonical table, their images, their half sets; ``formats`` reads and writes."""

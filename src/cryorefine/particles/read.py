@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryorefine.errors import InputError
-from cryorefine.particles.relion import read_relion
+from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.table import ParticleTable
 
 __all__ = ["read_particles"]

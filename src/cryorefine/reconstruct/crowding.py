@@ -31,7 +31,7 @@ _EVEN = 0.9
 """Evenness from which on nothing is levelled: 250 random views have 0.98, 50 have 0.87."""
 
 _PROBES_RAD = math.radians(6.0)
-_MOST_VIEWS = 4000
+_MAX_VIEWS = 4000
 _ANGLES = 128
 _BLOCK = 64
 _FAR = -40.0
@@ -111,7 +111,7 @@ def slice_density(
     band
         Standard deviation of the Gaussian about each slice, as the sine of the angle to it.
     """
-    every = math.ceil(max(1, len(rotations)) * group.order / _MOST_VIEWS)
+    every = math.ceil(max(1, len(rotations)) * group.order / _MAX_VIEWS)
     chosen = group.equivalents(rotations[::every].double())
     views = directions_from_poses(chosen).flatten(0, 1).float()
     share = weights[::every].float().to(views.device).repeat_interleave(group.order)

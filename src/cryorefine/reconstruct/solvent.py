@@ -8,7 +8,7 @@ from cryorefine.fourier.filter import filter_volume, interpolate_shells
 
 __all__ = ["quieten_solvent"]
 
-_LEAST_GAIN = 1e-6
+_MIN_GAIN = 1e-6
 
 
 def quieten_solvent(
@@ -34,7 +34,7 @@ def quieten_solvent(
         Signal-to-noise ratio of the map per shell, within the mask and outside it.
     """
     inside, outside = (s / (1 + s) for s in (inside_ssnr.double(), outside_ssnr.double()))
-    gain = torch.where(inside > _LEAST_GAIN, outside / inside.clamp_min(_LEAST_GAIN), 0.0)
+    gain = torch.where(inside > _MIN_GAIN, outside / inside.clamp_min(_MIN_GAIN), 0.0)
     gain = gain.clamp(0, 1)
     quiet = filter_volume(volume, lambda radius: interpolate_shells(gain, radius))
     return torch.lerp(quiet, volume, mask)

@@ -1,1 +1,1 @@
-"""Refinement: settings, schedule, state, one iteration, the loop, and what it leaves behind."""
+"""One iteration: settings, plan and state, expectation, backprojection, evaluation, references."""

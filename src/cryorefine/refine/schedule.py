@@ -1,21 +1,16 @@
 """Decide what the next iteration does, from what the last ones showed. Pure functions."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-
+from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord, Mode
 from cryorefine.refine.settings import RefineSettings
 
-__all__ = ["Geometry", "IterationRecord", "Sampling", "next_sampling", "shown_share"]
-
-Mode = Literal["global", "local", "none"]
+__all__ = ["next_plan"]
 
 _BEYOND_RESOLUTION = 0.9
 _FASTEST_GAIN, _FASTEST_LOCAL_GAIN = 0.5, 0.8
 _REACH = 1.6
-_MANY_MISSED, _MORE_EFFORT, _MOST_EFFORT = 0.01, 3, 9
+_MANY_MISSED, _MORE_EFFORT, _MAX_EFFORT = 0.01, 3, 9
 _SETTLED_FRACTION = 0.01
 _UNDECIDED_FRACTION = 0.05
 _SMALL_GAIN = 0.01
@@ -24,164 +19,20 @@ _SMALL_GAIN = 0.01
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
 _FEW_JUMP, _TURNS = 0.2, 3
 _FIRST_PARTICLES, _NEARLY_ALL = 1000, 0.7
-_GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _FIXED_LOCAL_SHARE = 0.4
 _MAY_STAY = 0.001
 """Particles that may be left unsearched although they fit badly, where a run ends: as many right
 poses score so low by chance."""
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Sizes that the schedule needs.
-
-    Attributes
-    ----------
-    box_A, nyquist_A
-        Side of the volume's box; twice its voxel.
-    radius_A
-        Of the particle.
-    max_shift_A
-        Largest shift.
-    group_order
-        Of the point group.
-    tilt_fraction
-        Share of the sphere within the allowed tilts.
-    n_particles
-        In both halves together.
-    """
-
-    box_A: float
-    nyquist_A: float
-    radius_A: float
-    max_shift_A: float
-    group_order: int
-    tilt_fraction: float = 1.0
-    n_particles: int = 1
-
-
-@dataclass(frozen=True)
-class IterationRecord:
-    """What an iteration showed.
-
-    Attributes
-    ----------
-    resolution_A
-        From the corrected FSC.
-    align_resolution_A, reconstruct_resolution_A
-        What poses were compared at, and down to where half maps were filled.
-    median_turn_deg, jumped_fraction
-        Change of poses since the iteration before (medians; fraction that turned by more than a
-        coarse step); NaN where there was none.
-    mean_fsc
-        The corrected FSC, averaged over all shells up to Nyquist. It tells what is gained: a
-        resolution is where one curve crosses a threshold, which noise moves by several per cent.
-    jumped_at_least
-        The same fraction less two standard deviations of the count of those that jumped.
-    median_sigma_rotation_deg
-        Estimated accuracy of the poses: by the Gauss-Newton matrix alone, which is too sure of them
-        by 10 to 30 %, and calibrated at the end of a run.
-    share
-        Of the particles, used so far.
-    missed_fraction
-        Of the particles that were searched, those that kept a pose which the search alone would
-        not have found, less two standard deviations of their count; NaN where none had one.
-    unsearched_fraction
-        Particles that fit worse than one at its right pose should, and were not searched at this
-        resolution.
-    undecided_fraction
-        Particles that fit, but at several poses alike.
-    """
-
-    iteration: int
-    mode: Mode
-    resolution_A: float
-    align_resolution_A: float
-    reconstruct_resolution_A: float
-    median_turn_deg: float
-    jumped_fraction: float
-    median_sigma_rotation_deg: float
-    share: float = 1.0
-    missed_fraction: float = math.nan
-    unsearched_fraction: float = 0.0
-    undecided_fraction: float = 0.0
-    jumped_at_least: float = math.nan
-    mean_fsc: float = math.nan
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next iteration samples angles, shifts and frequencies.
-
-    Attributes
-    ----------
-    align_resolution_A
-        Finest detail of the reference that poses are compared at.
-    search_finer
-        Divides the steps of a search over all orientations; its depth follows from the data, see
-        :mod:`cryorefine.assign.search_depth`.
-    rescues
-        Whether particles that fit worse than they should are searched everywhere, whatever the
-        mode, unless they have been at this resolution.
-    reconstruct_resolution_A
-        Half maps are filled up to here.
-    search_every
-        A global iteration searches one in so many particles everywhere, in turn; the others are
-        refined from where they are. Those that have no pose yet are searched in any case.
-    guard_every
-        Of the particles that are not searched, one in so many looks about its pose for a better
-        one, in turn; the others climb from where they are.
-    share
-        Of the particles, used in this iteration.
-    subset
-        Particles of each half that are drawn for this iteration; None: as ``share`` says.
-    is_last
-        Whether the run ends after it.
-    """
-
-    iteration: int
-    mode: Mode
-    align_resolution_A: float
-    search_finer: float
-    rescues: bool
-    reconstruct_resolution_A: float
-    search_every: int
-    guard_every: int
-    share: float
-    subset: int | None
-    is_last: bool
-
-    def is_searched(self, n: int) -> np.ndarray:
-        """Tell which of n particles it is the turn of to be searched everywhere."""
-        if self.mode != "global":
-            return np.zeros(n, bool)
-        return (np.arange(n) + self.iteration) % self.search_every == 0
-
-    def is_guarded(self, n: int) -> np.ndarray:
-        """Tell which of n particles it is the turn of to look about their pose."""
-        return (np.arange(n) + self.iteration) % self.guard_every == 0
-
-    def rows(self, n: int) -> np.ndarray:
-        """Return which of n particles are used: spread over the file, more at a larger share."""
-        return np.flatnonzero(np.arange(n) * _GOLDEN_RATIO % 1.0 < self.share)
-
-
-def shown_share(count: int, of: int) -> float:
-    """Return the share that a count shows: less two of its standard deviations, none of nothing.
-
-    Two of 150 do not show that it is more than 1 %.
-    """
-    return max(0.0, count - 2 * count**0.5) / max(of, 1)
-
-
-def next_sampling(
+def next_plan(
     settings: RefineSettings,
     geometry: Geometry,
     history: list[IterationRecord],
     *,
     before: IterationRecord | None = None,
     start_A: float = math.nan,
-) -> Sampling | None:
+) -> IterationPlan | None:
     """Return what to do next, or None if the run is complete.
 
     ``before`` is the last record of an earlier run that this one continues with other settings:
@@ -214,7 +65,7 @@ def next_sampling(
     shells = geometry.box_A / align
     reach = max(_REACH * shells, shells + 10)
     nyquist_shell = geometry.box_A / geometry.nyquist_A
-    return Sampling(
+    return IterationPlan(
         iteration=first + done,
         mode=mode,
         align_resolution_A=align,
@@ -275,7 +126,7 @@ def _in_turn(settings: RefineSettings, history: list[IterationRecord], few: floa
 def _effort(history: list[IterationRecord]) -> float:
     """Return how many times the usual operations the next search takes."""
     too_many = sum(record.missed_fraction > _MANY_MISSED for record in history)
-    return min(_MOST_EFFORT, _MORE_EFFORT**too_many)
+    return min(_MAX_EFFORT, _MORE_EFFORT**too_many)
 
 
 def _grows(history: list[IterationRecord]) -> bool:

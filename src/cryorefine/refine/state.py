@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cryorefine.engine.memory import MemoryPlan
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.model.observe import ImageStatistics, select_statistics
@@ -15,8 +16,7 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.memory import MemoryPlan
-from cryorefine.refine.schedule import Geometry, IterationRecord
+from cryorefine.refine.plan import Geometry, IterationRecord
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["Evaluation", "Inputs", "OtherPoses", "Poses", "State", "unknown_poses"]
@@ -292,7 +292,7 @@ class State:
         was known; NaN where it was not.
     own_share
         By half, what an image's own noise in the reference adds to its score, per shell; see
-        :func:`cryorefine.refine.own_share.own_share`. None where references hold no image.
+        :func:`cryorefine.refine.own_noise_share.own_share`. None where references hold no image.
     start_A
         Resolution of the half maps of the poses that a local run was given; NaN where it began
         otherwise.

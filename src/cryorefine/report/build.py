@@ -13,17 +13,17 @@ from cryorefine.report.directions import draw_directions
 from cryorefine.report.header import headline, messages, run_state
 from cryorefine.report.histograms import draw_accuracy, draw_correlation, draw_score, draw_shift
 from cryorefine.report.illustration import attempt
-from cryorefine.report.origin import input_files, provenance, setting_rows
-from cryorefine.report.pictures import show_projections, show_slices
-from cryorefine.report.progress import (
+from cryorefine.report.iterations import (
     COLUMNS,
     draw_jumps,
     draw_resolution,
     draw_turn,
     table_rows,
 )
+from cryorefine.report.number_formats import amount
+from cryorefine.report.origin import input_files, provenance, setting_rows
+from cryorefine.report.pictures import show_projections, show_slices
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount
 
 __all__ = ["write_report"]
 

@@ -10,8 +10,8 @@ from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import resolution
 from cryorefine.io.star import StarBlock
 from cryorefine.report.illustration import COLOURS, Illustration, Key, finish_axes, render_svg
+from cryorefine.report.number_formats import angstrom
 from cryorefine.report.run_folder import READ_ERRORS, RunFolder
-from cryorefine.report.words import angstrom
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

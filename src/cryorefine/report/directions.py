@@ -10,8 +10,8 @@ from cryorefine.evaluate.coverage import direction_histogram
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.report.illustration import COLOURS, Illustration, render_svg
+from cryorefine.report.number_formats import count
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_directions"]
 
-_MOST_VIEWS = 60_000
+_MAX_VIEWS = 60_000
 _VIEWS_PER_CELL = 25
 _STEP_DEG = (5.0, 15.0)
 _DISC_PX = 220
-_LEAST_RANGE = 4.0
+_MIN_RANGE = 4.0
 # From rare (blue) over even (pale) to frequent (brown).
 _SCALE = ("#143f63", "#5a90b8", "#b9d0df", "#f2f0eb", "#e6c18d", "#c07f2f", "#7a430d")
 _RING = "#4a535c"
@@ -38,7 +38,7 @@ def draw_directions(run: RunFolder) -> Illustration:
     if n == 0:
         raise ValueError("the particle table is empty")
     # Enough for the picture; the cost of more would be felt at every iteration.
-    most = max(1, _MOST_VIEWS // group.order)
+    most = max(1, _MAX_VIEWS // group.order)
     rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
     euler_rad = torch.deg2rad(torch.from_numpy(np.stack(angles, 1)[rows]))
     # Cells as small as the number of views allows.
@@ -46,7 +46,7 @@ def draw_directions(run: RunFolder) -> Illustration:
     step_rad = min(max(ideal, math.radians(_STEP_DEG[0])), math.radians(_STEP_DEG[1]))
     cells, density = direction_histogram(matrix_from_euler(euler_rad), group, step_rad=step_rad)
     discs = [_disc(cells.numpy(), density.numpy(), step_rad, side) for side in (1, -1)]
-    top = max(_LEAST_RANGE, float(np.nanpercentile(np.stack(discs), 99.8)))
+    top = max(_MIN_RANGE, float(np.nanpercentile(np.stack(discs), 99.8)))
 
     def draw(figure: "Figure") -> None:
         from matplotlib.colors import LinearSegmentedColormap, LogNorm

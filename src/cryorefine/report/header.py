@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount, angstrom, count, duration, memory
 
 __all__ = ["Fact", "State", "headline", "messages", "run_state"]
 
@@ -55,9 +55,9 @@ def run_state(run: RunFolder, now: float) -> State:
     kinds = [e["kind"] for e in run.events]
     resumed = max((i for i, kind in enumerate(kinds) if kind in ("start", "resume")), default=0)
     last = {kind: i for i, kind in enumerate(kinds)}
-    # The summary is still that of the leg before until the new one has made an iteration.
-    is_new_leg = last.get("leg", -1) > last.get("iteration", -1)
-    if (run.summary.get("finished") and not is_new_leg) or "end" in kinds[resumed:]:
+    # The summary is still that of the segment before until the new one has made an iteration.
+    is_new_segment = last.get("leg", -1) > last.get("iteration", -1)
+    if (run.summary.get("finished") and not is_new_segment) or "end" in kinds[resumed:]:
         if run.summary.get("converged"):
             return State("finished", f"Finished: converged after {times}.")
         settings = run.settings

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryorefine.report.illustration import COLOURS, Illustration, finish_axes, render_svg
+from cryorefine.report.number_formats import amount, count
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import amount, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ __all__ = ["draw_accuracy", "draw_correlation", "draw_score", "draw_shift"]
 
 _SIZE_IN = (2.65, 2.3)
 _END_PERCENTILES = (0.1, 99.9)
-_MOST_BINS = 30
+_MAX_BINS = 30
 
 
 def draw_score(run: RunFolder) -> Illustration:
@@ -92,7 +92,7 @@ def _draw(
         raise ValueError("the particle table is empty")
     low, high = (float(v) for v in np.percentile(values, _END_PERCENTILES))
     high = max(high, low + 1e-6 * max(abs(low), 1.0))
-    n_bins = int(np.clip(np.sqrt(len(values)), 5, _MOST_BINS))
+    n_bins = int(np.clip(np.sqrt(len(values)), 5, _MAX_BINS))
     counts, edges = np.histogram(np.clip(values, low, high), bins=n_bins, range=(low, high))
     median = float(np.median(values))
 

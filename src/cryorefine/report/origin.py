@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryorefine.refine.settings import RefineSettings
+from cryorefine.report.number_formats import memory
 from cryorefine.report.run_folder import RunFolder
-from cryorefine.report.words import memory
 
 __all__ = ["InputFile", "SettingRow", "input_files", "provenance", "setting_rows"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
+from cryorefine.events import read_events
 from cryorefine.io.star import StarBlock, read_star
-from cryorefine.refine.checkpoint import committed_iterations, iteration_folder
-from cryorefine.refine.events import read_events
 from cryorefine.refine.settings import load_settings
+from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 
 __all__ = ["READ_ERRORS", "Iteration", "RunFolder"]
 

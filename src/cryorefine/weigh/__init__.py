@@ -1,1 +1,1 @@
-"""How much each particle counts in a map: weights from single scores, and their product."""
+"""How much each particle counts: ranks among its like, weights by single scores, products."""

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.weigh.percentile import share_of_percentile
+from cryorefine.weigh.score_weight import share_of_percentile
 
 __all__ = ["cost_weight"]
 

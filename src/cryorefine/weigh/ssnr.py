@@ -7,13 +7,13 @@ from torch import Tensor
 from cryorefine.fourier.fft import image_to_half
 from cryorefine.fourier.shell import hermitian_weight, shell_index
 from cryorefine.masks.soft import disc_mask
-from cryorefine.weigh.percentile import share_of_percentile
+from cryorefine.weigh.score_weight import share_of_percentile
 
 __all__ = ["image_ssnr", "ssnr_weight"]
 
 _EDGE_PX = 6.0
 _COARSEST_A, _FINEST_A = 40.0, 3.0
-_LEAST_BACKGROUND = 0.01
+_MIN_BACKGROUND = 0.01
 _FLOOR = 1e-12  # of the mean square: about what rounding to float32 leaves of a constant
 _TOP = 0.95
 
@@ -49,7 +49,7 @@ def image_ssnr(
     inside = disc_mask(n, radius_px, _EDGE_PX, images.device).double()
     outside = 1 - inside
     shells = _shells(n, pixel_A)
-    if not len(shells) or float(outside.square().sum()) < _LEAST_BACKGROUND * n * n:
+    if not len(shells) or float(outside.square().sum()) < _MIN_BACKGROUND * n * n:
         return result
     images = images.double()
     level = (images * outside).sum((1, 2), keepdim=True) / outside.sum()

@@ -9,7 +9,7 @@ from cryorefine.geometry.symmetry import SymmetryGroup
 __all__ = ["pose_change", "stability_weight"]
 
 _MAD_TO_SIGMA = 1.4826  # of a Gaussian
-_LEAST_SIGMA_DEG = 1.0
+_MIN_SIGMA_DEG = 1.0
 
 
 def pose_change(
@@ -46,5 +46,5 @@ def stability_weight(angle_diff_deg: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     known = angle_diff_deg[~angle_diff_deg.isnan()]
     if not len(known):
         return torch.ones_like(angle_diff_deg)
-    sigma_deg = (_MAD_TO_SIGMA * known.quantile(0.5)).clamp_min(_LEAST_SIGMA_DEG)
+    sigma_deg = (_MAD_TO_SIGMA * known.quantile(0.5)).clamp_min(_MIN_SIGMA_DEG)
     return (-0.5 * (angle_diff_deg / sigma_deg).square()).exp().nan_to_num(nan=1.0)

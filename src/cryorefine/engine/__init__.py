@@ -1,0 +1,1 @@
+"""Where and with how much a run computes: devices, threads, memory. It knows no method."""

@@ -1,0 +1,1 @@
+"""One module a metadata format: from its labels and units to the canonical table, and back."""

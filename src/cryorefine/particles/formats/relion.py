@@ -1,0 +1,417 @@
+"""Particle metadata of RELION 3.1 to 5: ``data_optics`` and ``data_particles``."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cryorefine.errors import InputError
+from cryorefine.io.star import StarBlock, read_star, write_star
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.table import ParticleTable
+from cryorefine.units import DEG
+
+__all__ = ["read_relion", "write_relion"]
+
+_CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
+_MAX_DIGITS = 18  # of an image number, to fit into int64
+_ASSIGNED = "cryorefineIsAssigned"
+_MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+_PREMULTIPLIED, _FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
+_KNOWN_OPTICS = {
+    "rlnOpticsGroup",
+    "rlnOpticsGroupName",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    _PREMULTIPLIED,
+    _FLIPPED,
+    *_MAGNIFICATION,
+}
+_KNOWN_PARTICLES = {
+    "rlnImageName",
+    "rlnMicrographName",
+    "rlnOpticsGroup",
+    "rlnRandomSubset",
+    *_CTF_VALUES,
+    *_ANGLES,
+    *_ORIGIN,
+}
+
+
+def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
+    """Read a particle STAR file of RELION 3.1, 4 or 5.
+
+    Parameters
+    ----------
+    ctf
+        Whether the images have contrast transfer. If so, the CTF columns must be there.
+
+    Raises
+    ------
+    InputError
+        If anything that refinement needs is missing or malformed.
+    """
+    path = Path(path)
+    blocks = read_star(path)
+    if "particles" not in blocks or "optics" not in blocks:
+        raise InputError(
+            "no data_optics and data_particles blocks (written by RELION 3.0 or another program?)",
+            where=str(path),
+            do="convert it with relion_convert_star",
+        )
+    particles, optics_block = blocks["particles"], blocks["optics"]
+    n = len(particles)
+    if n == 0:
+        raise InputError("data_particles has no rows", where=str(path), do="select some particles")
+    if "rlnImageName" not in particles:
+        raise InputError(
+            "column _rlnImageName is missing", where=str(path), do="extract the particles first"
+        )
+    if ctf:
+        missing = [f"_{c}" for c in _CTF if c not in particles]
+        missing += [
+            f"_{c}"
+            for c in ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+            if c not in optics_block
+        ]
+        if missing:
+            raise InputError(
+                f"CTF columns are missing: {', '.join(missing)}",
+                where=str(path),
+                do="estimate the CTF, or say --no-ctf if the images have none",
+            )
+    optics, optics_index = _read_optics(optics_block, particles, ctf)
+    stacks, stack_index, image_index, names = _read_images(particles)
+    micrographs, micrograph_index = _read_micrographs(particles)
+    has_pose = all(c in particles for c in _ANGLES)
+    is_unassigned = np.zeros(0, bool)
+    if has_pose and _ASSIGNED in particles:
+        # Where another program has found a pose since, it left the mark as it was.
+        angles = np.stack([particles.floats(c) for c in _ANGLES])
+        is_unassigned = (particles.integers(_ASSIGNED) == 0) & ~angles.any(0)
+        has_pose = not is_unassigned.all()
+
+    def numbers(label: str, default: float) -> np.ndarray:
+        return particles.floats(label) if label in particles else np.full(n, default)
+
+    phase = "rlnPhaseShift" if "rlnPhaseShift" in particles else "rlnCtfPhaseShift"
+    use = numbers if ctf else (lambda _label, default: np.full(n, default))
+    return ParticleTable(
+        stacks=stacks,
+        stack_index=stack_index,
+        image_index=image_index,
+        optics=optics,
+        optics_index=optics_index,
+        micrographs=micrographs,
+        micrograph_index=micrograph_index,
+        euler_rad=np.stack([numbers(c, 0.0) for c in _ANGLES], -1) * DEG,
+        shift_A=np.stack([numbers(c, 0.0) for c in _ORIGIN], -1),
+        has_pose=has_pose,
+        defocus_u_A=use("rlnDefocusU", 0.0),
+        defocus_v_A=use("rlnDefocusV", 0.0),
+        defocus_angle_rad=use("rlnDefocusAngle", 0.0) * DEG,
+        phase_shift_rad=use(phase, 0.0) * DEG,
+        bfactor_A2=use("rlnCtfBfactor", 0.0),
+        ctf_scale=use("rlnCtfScalefactor", 1.0),
+        half_set=_read_half_sets(particles),
+        names=names,
+        extra={k: v for k, v in particles.columns.items() if _is_extra(k, _KNOWN_PARTICLES, ctf)},
+        extra_optics={
+            k: v for k, v in optics_block.columns.items() if _is_extra(k, _KNOWN_OPTICS, True)
+        },
+        source=path,
+        lines=particles.lines[:n],
+        is_unassigned=is_unassigned,
+    )
+
+
+def _is_extra(label: str, known: set[str], ctf: bool) -> bool:
+    """Tell whether a column travels as it is: unknown, or CTF values we were told to ignore."""
+    if label.startswith("cryorefine") or label in ("rlnOriginX", "rlnOriginY"):
+        # Quality columns of an earlier run, and shifts in pixels beside those in ångströms, would
+        # be stale in the output.
+        return False
+    return label not in known or (not ctf and label in _CTF_VALUES)
+
+
+def _coefficients(block: StarBlock, label: str, row: int) -> tuple[float, ...]:
+    if label not in block:
+        return ()
+    text = block.text(label)[row]
+    try:
+        values = tuple(float(v) for v in json.loads(text))
+        if not all(math.isfinite(v) for v in values):
+            raise ValueError
+        return values
+    except (ValueError, TypeError):
+        raise InputError(
+            f"'{text}' is not a list of numbers such as [0.1,0.2]",
+            where=block.where(row, label),
+            do="correct the value",
+        ) from None
+
+
+def _read_optics(
+    block: StarBlock, particles: StarBlock, ctf: bool
+) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
+    n = len(block)
+    if n == 0:
+        raise InputError("data_optics has no rows", where=str(block.path), do="restore the block")
+    numbers = block.integers("rlnOpticsGroup")
+    if "rlnImageDimensionality" in block and (block.integers("rlnImageDimensionality") != 2).any():
+        raise InputError(
+            "only 2D images can be refined", where=str(block.path), do="give single-particle images"
+        )
+
+    def value(label: str, row: int, default: float) -> float:
+        return float(block.floats(label)[row]) if label in block else default
+
+    groups = []
+    for row in range(n):
+        if (numbers[:row] == numbers[row]).any():
+            raise InputError(
+                f"optics group {numbers[row]} is defined twice",
+                where=block.where(row, "rlnOpticsGroup"),
+                do="keep one row; images of another pixel size or box need a group of their own",
+            )
+        pixel_A = value("rlnImagePixelSize", row, 0.0)
+        box_px = int(value("rlnImageSize", row, 0))
+        if pixel_A <= 0:
+            raise InputError(
+                "no positive pixel size",
+                where=f"{block.path}, optics group {numbers[row]}, column _rlnImagePixelSize",
+                do="add the column with the pixel size of the images in ångströms",
+            )
+        magnification = tuple(
+            value(label, row, d) for label, d in zip(_MAGNIFICATION, (1, 0, 0, 1), strict=True)
+        )
+        name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
+        voltage_kV = value("rlnVoltage", row, 300.0)
+        if voltage_kV <= 0:
+            raise InputError(
+                f"voltage {voltage_kV:g} kV is not positive",
+                where=block.where(row, "rlnVoltage"),
+                do="correct the value",
+            )
+        amplitude_contrast = value("rlnAmplitudeContrast", row, 0.1)
+        if not 0 <= amplitude_contrast <= 1:
+            raise InputError(
+                f"amplitude contrast {amplitude_contrast:g} is not between 0 and 1",
+                where=block.where(row, "rlnAmplitudeContrast"),
+                do="correct the value",
+            )
+        groups.append(
+            OpticsGroup(
+                name=name or f"opticsGroup{numbers[row]}",
+                pixel_A=pixel_A,
+                box_px=box_px,
+                voltage_kV=voltage_kV,
+                cs_mm=value("rlnSphericalAberration", row, 2.7),
+                amplitude_contrast=amplitude_contrast,
+                beam_tilt_mrad=(value("rlnBeamTiltX", row, 0.0), value("rlnBeamTiltY", row, 0.0)),
+                odd_zernike=_coefficients(block, "rlnOddZernike", row),
+                even_zernike=_coefficients(block, "rlnEvenZernike", row),
+                magnification=magnification,  # type: ignore[arg-type]
+                has_ctf=ctf,
+                correction=_correction(block, row) if ctf else "none",
+            )
+        )
+    of_particle = (
+        particles.integers("rlnOpticsGroup")
+        if "rlnOpticsGroup" in particles or n > 1
+        else np.full(len(particles), numbers[0])
+    )
+    order = np.argsort(numbers)
+    position = np.minimum(np.searchsorted(numbers[order], of_particle), n - 1)
+    index = order[position]
+    unknown = numbers[index] != of_particle
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        raise InputError(
+            f"optics group {of_particle[row]} is not in data_optics",
+            where=particles.where(row, "rlnOpticsGroup"),
+            do="add the group or correct the number",
+        )
+    return tuple(groups), index.astype(np.int32)
+
+
+def _correction(block: StarBlock, row: int) -> Literal["none", "phase_flipped", "premultiplied"]:
+    """Tell what the file says has been done to a group's images; multiplied ones win."""
+    if _PREMULTIPLIED in block and block.floats(_PREMULTIPLIED)[row] != 0:
+        return "premultiplied"
+    if _FLIPPED in block and block.floats(_FLIPPED)[row] != 0:
+        return "phase_flipped"
+    return "none"
+
+
+def _read_images(
+    particles: StarBlock,
+) -> tuple[tuple[Path, ...], np.ndarray, np.ndarray, np.ndarray]:
+    names = particles.text("rlnImageName")
+    at = np.char.partition(names, "@")
+    number = at[:, 0]
+    bad = (at[:, 1] != "@") | ~np.char.isdecimal(number) | (np.char.str_len(number) > _MAX_DIGITS)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"'{names[row]}' is not of the form 000001@stack.mrcs",
+            where=particles.where(row, "rlnImageName"),
+            do="correct the name",
+        )
+    image_index = number.astype(np.int64) - 1
+    if (image_index < 0).any():
+        row = int(np.argmax(image_index < 0))
+        raise InputError(
+            f"'{names[row]}': images are counted from 1",
+            where=particles.where(row, "rlnImageName"),
+            do="correct the number",
+        )
+    unique, name_index = np.unique(at[:, 2], return_inverse=True)
+    found = [_resolve(str(u), particles.path) for u in unique]
+    # One file under two names is one stack: its images must be known for the same.
+    real = [os.path.realpath(p) for p in found]
+    _, first, stack_of_name = np.unique(real, return_index=True, return_inverse=True)
+    stacks = tuple(found[i] for i in first)
+    return stacks, stack_of_name[name_index].astype(np.int32), image_index, names
+
+
+def _resolve(name: str, star: Path) -> Path:
+    """Find a stack: beside the STAR file, in a folder above it, or in the working folder.
+
+    RELION writes paths from the project folder, which is above the job's; others write them from
+    the STAR file. A name that is found nowhere is returned as it would be beside the file.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    folder = star.absolute().parent
+    for base in (folder, *folder.parents, Path.cwd()):
+        if os.path.exists(base / path):  # never raises, however odd the name
+            return base / path
+    return folder / path
+
+
+def _read_micrographs(particles: StarBlock) -> tuple[tuple[str, ...], np.ndarray]:
+    if "rlnMicrographName" not in particles:
+        return (), np.arange(len(particles), dtype=np.int64)
+    unique, index = np.unique(particles.text("rlnMicrographName"), return_inverse=True)
+    return tuple(str(u) for u in unique), index.astype(np.int64)
+
+
+def _read_half_sets(particles: StarBlock) -> np.ndarray:
+    if "rlnRandomSubset" not in particles:
+        return np.zeros(len(particles), np.int8)
+    halves = particles.integers("rlnRandomSubset")
+    bad = (halves < 0) | (halves > 2)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"half set {halves[row]} is not 1 or 2",
+            where=particles.where(row, "rlnRandomSubset"),
+            do="correct the value, or remove the column to have halves drawn anew",
+        )
+    return halves.astype(np.int8)
+
+
+def write_relion(
+    path: Path,
+    table: ParticleTable,
+    *,
+    quality: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a RELION 3.1 particle STAR file, atomically.
+
+    Image names stay as they were read where they lead to the stack from the working folder or
+    from ``path``'s folder; others become absolute. Unknown columns come back unchanged.
+
+    Parameters
+    ----------
+    quality
+        Further columns, label without underscore to values, written last.
+    """
+    path = Path(path)
+    groups = table.optics
+    n_groups = len(groups)
+    optics: dict[str, np.ndarray] = {
+        "rlnOpticsGroupName": np.array([g.name for g in groups]),
+        "rlnOpticsGroup": np.arange(1, n_groups + 1),
+        "rlnVoltage": np.array([g.voltage_kV for g in groups]),
+        "rlnSphericalAberration": np.array([g.cs_mm for g in groups]),
+        "rlnAmplitudeContrast": np.array([g.amplitude_contrast for g in groups]),
+        "rlnImagePixelSize": np.array([g.pixel_A for g in groups]),
+        "rlnImageSize": np.array([g.box_px for g in groups]),
+        "rlnImageDimensionality": np.full(n_groups, 2),
+    }
+    if any(any(g.beam_tilt_mrad) for g in groups):
+        optics["rlnBeamTiltX"] = np.array([g.beam_tilt_mrad[0] for g in groups])
+        optics["rlnBeamTiltY"] = np.array([g.beam_tilt_mrad[1] for g in groups])
+    for label, attribute in (("rlnOddZernike", "odd_zernike"), ("rlnEvenZernike", "even_zernike")):
+        if any(getattr(g, attribute) for g in groups):
+            optics[label] = np.array(
+                ["[" + ",".join(f"{c:.9g}" for c in getattr(g, attribute)) + "]" for g in groups]
+            )
+    if any(not g.is_magnification_isotropic for g in groups):
+        for i, label in enumerate(_MAGNIFICATION):
+            optics[label] = np.array([g.magnification[i] for g in groups])
+    for label, state in ((_PREMULTIPLIED, "premultiplied"), (_FLIPPED, "phase_flipped")):
+        if any(g.correction == state for g in groups):
+            optics[label] = np.array([int(g.correction == state) for g in groups])
+    optics.update(table.extra_optics)
+
+    particles: dict[str, np.ndarray] = {"rlnImageName": _image_names(path, table)}
+    if table.micrographs:
+        particles["rlnMicrographName"] = np.array(table.micrographs)[table.micrograph_index]
+    particles["rlnOpticsGroup"] = table.optics_index.astype(np.int64) + 1
+    if groups[0].has_ctf:
+        particles["rlnDefocusU"] = table.defocus_u_A
+        particles["rlnDefocusV"] = table.defocus_v_A
+        particles["rlnDefocusAngle"] = table.defocus_angle_rad / DEG
+        particles["rlnPhaseShift"] = table.phase_shift_rad / DEG
+        particles["rlnCtfBfactor"] = table.bfactor_A2
+        particles["rlnCtfScalefactor"] = table.ctf_scale
+    if table.has_pose:
+        for i, label in enumerate(_ANGLES):
+            particles[label] = table.euler_rad[:, i] / DEG
+        for i, label in enumerate(_ORIGIN):
+            particles[label] = table.shift_A[:, i]
+        if len(table.is_unassigned):
+            particles[_ASSIGNED] = (~table.is_unassigned).astype(np.int64)
+    if (table.half_set > 0).any():
+        particles["rlnRandomSubset"] = table.half_set.astype(np.int64)
+    particles.update(table.extra)
+    particles.update(quality or {})
+    write_star(path, {"optics": optics, "particles": particles})
+
+
+def _image_names(path: Path, table: ParticleTable) -> np.ndarray:
+    """Return image names that lead to the stacks from the output file or the working folder."""
+    written = np.char.partition(table.names, "@")
+    stack_names = {}
+    for index in np.unique(table.stack_index):
+        name = str(written[int(np.argmax(table.stack_index == index)), 2])
+        target = table.stacks[index]
+        found = _resolve(name, path)
+        leads = found in [base / name for base in (Path.cwd(), path.absolute().parent)]
+        same = leads and os.path.exists(found) and found.samefile(target)
+        stack_names[int(index)] = name if same else str(target.absolute())
+    return np.array(
+        [
+            f"{n}@{stack_names[int(s)]}"
+            for n, s in zip(written[:, 0], table.stack_index, strict=True)
+        ]
+    )

@@ -1,1 +1,0 @@
-"""How particles compare with their like: groups, percentiles within them, angular restlessness."""

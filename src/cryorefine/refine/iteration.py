@@ -1,0 +1,180 @@
+"""One iteration, as the steps of the method follow each other."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+
+from cryorefine.engine.threads import release_memory
+from cryorefine.events import EventLog
+from cryorefine.reconstruct.solve import solve
+from cryorefine.refine.backprojection import reconstruct_halves
+from cryorefine.refine.evaluation import evaluate_halves, measure_directions
+from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
+from cryorefine.refine.grey_scale import scale_references
+from cryorefine.refine.image_similarity import measure_image_similarity
+from cryorefine.refine.own_noise_share import own_share
+from cryorefine.refine.particle_batches import is_assigned
+from cryorefine.refine.particle_weights import qualify_and_weigh
+from cryorefine.refine.plan import IterationPlan, IterationRecord, shown_share
+from cryorefine.refine.pose_uncertainty import calibrate_covariance
+from cryorefine.refine.reference import (
+    next_reference,
+    reference_grid,
+    reference_ssnr,
+    shaped_reference,
+)
+from cryorefine.refine.state import Evaluation, Inputs, Poses, State
+from cryorefine.refine.subset import (
+    mixed_sums,
+    plain_poses,
+    rows_in_use,
+    select_state,
+    with_the_others,
+)
+
+__all__ = ["iterate"]
+
+IsOver = Callable[[list[IterationRecord]], bool]
+
+
+def iterate(
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, *, is_over: IsOver
+) -> State:
+    """Make one iteration with the particles that it asks for; the others keep what they have.
+
+    ``is_over`` tells from the history whether the run ends: what is only written for people to
+    look at is measured then.
+    """
+    rows = rows_in_use(inputs, plan)
+    if rows is None:
+        before = None if state.poses is None else plain_poses(state.poses)
+        after = _iterate(inputs, state, plan, events, is_over)
+        return dataclasses.replace(after, previous=before)
+    part = select_state(state, rows)
+    after = _iterate(inputs.select(rows), part, plan, events, is_over)
+    return with_the_others(after, state, rows, len(inputs.table))
+
+
+def _iterate(
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, is_over: IsOver
+) -> State:
+    """Assign poses, rebuild both half maps, measure them, and make the next references."""
+    first, second = (
+        reference_grid(inputs, shaped_reference(inputs, state, half), plan.align_resolution_A)
+        for half in (1, 2)
+    )
+    grids = first, second
+    if not state.is_scaled:
+        state, grids = scale_references(inputs, state, grids, plan, events)
+    poses, group_scale, missed_fraction = assign_poses(inputs, state, grids, plan, events)
+    poses = qualify_and_weigh(inputs, state, poses, plan)
+    state = dataclasses.replace(state, group_scale=group_scale)
+    release_memory()
+    sums, noise = reconstruct_halves(
+        inputs,
+        state,
+        poses,
+        grids,
+        model_resolution_A=plan.align_resolution_A,
+        resolution_A=plan.reconstruct_resolution_A,
+        weights=poses.quality["weight"].float(),
+        events=events,
+    )
+    if plan.subset is not None:
+        sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
+    release_memory()
+    halves = (solve(sums[0]), solve(sums[1]))
+    mask, evaluation = evaluate_halves(
+        inputs, halves, poses, limit_A=plan.reconstruct_resolution_A, seed=plan.iteration
+    )
+    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
+    made = [
+        next_reference(inputs, half, solve(total, ssnr=ssnr), ssnr, evaluation)
+        for half, total in zip(halves, sums, strict=True)
+    ]
+    references = tuple(volume for volume, _ in made)
+    first_share, second_share = (
+        own_share(inputs, state, poses, half, kept, plan.reconstruct_resolution_A)
+        for half, (_, kept) in enumerate(made, 1)
+    )
+    release_memory()
+    record = _record(inputs, state, poses, plan, evaluation, missed_fraction)
+    if is_over([*state.history, record]):
+        # For people to look at: nothing that a further iteration needs.
+        evaluation = measure_directions(inputs, halves, mask, evaluation, events)
+        if plan.mode != "none":
+            poses = calibrate_covariance(inputs, state, poses, grids, plan, events)
+        found = measure_image_similarity(
+            inputs, state, poses, grids, plan.align_resolution_A, events
+        )
+        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
+        sigma_deg = _median_sigma_deg(poses)
+        record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
+    return State(
+        iteration=plan.iteration,
+        poses=poses,
+        references=(references[0].cpu(), references[1].cpu()),
+        is_scaled=True,
+        noise=noise,
+        group_scale=group_scale,
+        halves=(halves[0].cpu(), halves[1].cpu()),
+        mask=mask.cpu(),
+        evaluation=evaluation,
+        history=[*state.history, record],
+        previous=state.previous,
+        sums=None if plan.subset is None else sums,
+        # A stochastic run's references hold mixtures of subsets.
+        own_share=(first_share, second_share) if plan.subset is None else None,
+        start_A=state.start_A,
+    )
+
+
+def _record(
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    plan: IterationPlan,
+    evaluation: Evaluation,
+    missed_fraction: float,
+) -> IterationRecord:
+    """Return what the iteration showed, as the schedule needs it."""
+    turn = jumped = jumped_at_least = math.nan
+    fits = poses.quality["fit_z"] > WORSE_THAN_RIGHT
+    undecided = (poses.quality["n_effective"] >= DECIDED)[fits]
+    if state.poses is not None:
+        angle = inputs.group.distance(poses.rotations, state.poses.rotations)
+        # The first iteration is compared with the file's poses.
+        known = is_assigned(state, len(angle)) if state.history else ~inputs.table.lacks_pose
+        if known.any():
+            turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
+        searched = plan.is_searched(len(angle)) & known
+        # Those that were not searched could not jump; where nobody was, all are counted. Images
+        # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
+        counted = torch.from_numpy(searched if searched.any() else known)
+        counted &= fits & (poses.quality["n_effective"] < DECIDED)
+        far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
+        far = far.clamp_min(plan.align_resolution_A / inputs.geometry.radius_A)
+        n_counted, n_jumped = int(counted.sum()), int((angle > far)[counted].sum())
+        jumped, jumped_at_least = n_jumped / max(n_counted, 1), shown_share(n_jumped, n_counted)
+    return IterationRecord(
+        iteration=plan.iteration,
+        mode=plan.mode,
+        resolution_A=evaluation.resolution_A,
+        align_resolution_A=plan.align_resolution_A,
+        reconstruct_resolution_A=plan.reconstruct_resolution_A,
+        median_turn_deg=turn,
+        jumped_fraction=jumped,
+        jumped_at_least=jumped_at_least,
+        mean_fsc=float(evaluation.curves.corrected.mean()),
+        median_sigma_rotation_deg=_median_sigma_deg(poses),
+        share=plan.share,
+        missed_fraction=missed_fraction,
+        undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,
+        unsearched_fraction=float(is_unsearched(poses, plan.align_resolution_A).mean()),
+    )
+
+
+def _median_sigma_deg(poses: Poses) -> float:
+    return float(poses.quality["sigma_rotation_deg"].median())

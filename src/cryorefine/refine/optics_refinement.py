@@ -1,0 +1,111 @@
+"""The values that single particles have of their own, as the passes over all particles use them."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.assign.align import AlignmentOptions, BatchPoses, is_tilt_allowed, pull_back, spread
+from cryorefine.assign.particle_optics import (
+    OpticsPrior,
+    refine_particle_optics,
+    without_offset,
+)
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.model.observe import GroupBand
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs
+
+__all__ = ["optics_prior", "refine_batch", "without_common_part"]
+
+
+def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
+    """Return what is refined beside poses and within which bounds; None if nothing is."""
+    if not settings.refines_optics:
+        return None
+    return OpticsPrior(
+        grey=settings.refine_grey,
+        scale=settings.refine_scale,
+        magnification=settings.refine_magnification,
+        defocus=settings.refine_defocus,
+        max_grey_scale_change=settings.max_grey_scale_change_percent / 100,
+        max_grey_offset=settings.max_grey_offset,
+        max_magnification_change=settings.max_magnification_change_percent / 100,
+        max_defocus_change_A=settings.max_defocus_change_angstrom,
+    )
+
+
+def refine_batch(
+    inputs: Inputs,
+    grid: SliceGrid,
+    group_band: GroupBand,
+    rows: np.ndarray,
+    x: Complex[Tensor, "b p"],
+    white: Float[Tensor, "p"],
+    found: BatchPoses,
+    values: Float[Tensor, "b v"],
+    prior: OpticsPrior,
+    options: AlignmentOptions,
+    *,
+    start: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 2"]],
+) -> tuple[BatchPoses, Float[Tensor, "b v"]]:
+    """Refine a batch's poses together with the particles' own values.
+
+    Parameters
+    ----------
+    rows
+        The particles.
+    x
+        Their coefficients, not whitened, from which the offsets in ``values`` have been taken.
+    values
+        As they were in the last iteration.
+    start
+        Poses of the last iteration: the limits of local refinement are about them.
+
+    Returns
+    -------
+    poses, values
+        Score, gap and the like stay those of the alignment before.
+    """
+    refined = refine_particle_optics(
+        grid,
+        group_band,
+        without_offset(group_band, x, -values[:, 1]) * white,
+        white,
+        inputs.table.defocus(rows),
+        found.rotations,
+        found.shifts_px,
+        values,
+        prior,
+        max_shift_px=options.max_shift_px,
+        shift_precision=options.shift_sigma_px**-2,
+        turns=options.local.turns,
+        moves=options.local.moves,
+    )
+    within = pull_back(refined.rotations, refined.shifts_px, *start, options.local)
+    if within is not None:
+        refined = replace(refined, rotations=within[0], shifts_px=within[1])
+    keeps = is_tilt_allowed(refined.rotations, options.tilt_range_rad)[:, None]
+    shifts = torch.where(keeps, refined.shifts_px, found.shifts_px)
+    sigma_rotation, sigma_shift = spread(refined.covariance, options)
+    poses = replace(
+        found,
+        rotations=torch.where(keeps[..., None], refined.rotations, found.rotations),
+        shifts_px=shifts,
+        covariance=refined.covariance,
+        sigma_rotation_rad=sigma_rotation,
+        sigma_shift_px=sigma_shift,
+        at_edge=shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6),
+    )
+    return poses, refined.values
+
+
+def without_common_part(values: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
+    """Take out what belongs to the map of these particles: mean grey scale 1, mean scale 1."""
+    out = values.clone()
+    grey = 1 + values[:, 0]
+    out[:, 0] = grey / grey.mean() - 1
+    out[:, 2] = values[:, 2] - values[:, 2].mean()
+    return out

@@ -1,0 +1,173 @@
+"""Rank particles and weigh them: what an iteration says of each beside its pose."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cryorefine.assign.align import can_be_tilted
+from cryorefine.errors import InputError
+from cryorefine.refine.plan import IterationPlan
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.weigh.combine import combine
+from cryorefine.weigh.cost import cost_weight
+from cryorefine.weigh.defocus_groups import defocus_groups
+from cryorefine.weigh.ranks import percentiles
+from cryorefine.weigh.score_weight import cc_weight
+from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
+from cryorefine.weigh.stability import pose_change, stability_weight
+from cryorefine.weigh.temperature import angular_temperature
+
+__all__ = ["qualify_and_weigh"]
+
+_SSNR_BATCH = 64
+
+
+def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
+    """Return poses with changes, percentiles, temperature, partial weights and their product.
+
+    Everything is computed within each half by itself; ``weight`` has mean 1 over a half's
+    particles, and is 0 for particles outside the tilts that are reconstructed, and for poses that
+    were given outside the tilt limits and kept.
+
+    Raises
+    ------
+    InputError
+        If no particle of a half has any weight.
+    """
+    n = len(inputs.table)
+    quality = dict(poses.quality)
+    earlier = {} if state.poses is None else state.poses.quality
+    unknown = torch.full((n,), torch.nan, dtype=torch.float64)
+
+    # "cost" is the original protocol's name for the correlation of local iterations.
+    name = "cost" if plan.mode == "local" else "max_cc"
+    for column in ("cost", "max_cc"):
+        quality[column] = quality["correlation"] if column == name else earlier.get(column, unknown)
+
+    changes = _changes(inputs, state, poses)
+    quality.update(changes)
+    differences = torch.stack([changes["angle_diff_deg"], changes["angle_diff2_deg"]], 1)
+    quality["angular_temperature_deg"] = angular_temperature(
+        earlier.get("angular_temperature_deg"), differences
+    )
+
+    group = torch.zeros(n, dtype=torch.int64)
+    defocus_A = torch.from_numpy((inputs.table.defocus_u_A + inputs.table.defocus_v_A) / 2)
+    for half in (1, 2):
+        mine = torch.from_numpy(inputs.half == half)
+        # Percentiles of one half must not depend on the other: no group holds both.
+        group[mine] = 2 * defocus_groups(defocus_A[mine]) + half - 1
+    quality["defocus_group"] = (group // 2 + 1).double()
+    for column in ("cost", "max_cc"):
+        quality[f"{column}_percentile"] = percentiles(quality[column], group)
+    quality["percentile"] = quality[f"{name}_percentile"]
+
+    ssnr = _ssnr(inputs, earlier)
+    if ssnr is not None:
+        quality["ssnr_dB"] = ssnr
+    is_in_range = can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
+    _check_tilts(inputs, is_in_range, "min_tilt_deg", "max_tilt_deg")
+    is_in_range &= can_be_tilted(poses.rotations, inputs.group, _reconstructed_rad(inputs.settings))
+    _check_tilts(inputs, is_in_range, "reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
+    for half in (1, 2):
+        _weigh_half(inputs, quality, torch.from_numpy(inputs.half == half), is_in_range, half)
+    return replace(poses, quality=quality)
+
+
+def _weigh_half(
+    inputs: Inputs,
+    quality: dict[str, Tensor],
+    mine: Bool[Tensor, "n"],
+    is_in_range: Bool[Tensor, "n"],
+    half: int,
+) -> None:
+    settings = inputs.settings
+    column = {name: values[mine] for name, values in quality.items()}
+    partial = {
+        "weight_cost": cost_weight(column["cost"]),
+        "weight_stability": stability_weight(column["angle_diff_deg"])
+        * stability_weight(column["angle_diff2_deg"]),
+        "weight_cc": cc_weight(column["percentile"], minimum=settings.min_cc_weight),
+    }
+    if "ssnr_dB" in column:
+        partial["weight_ssnr"] = ssnr_weight(column["ssnr_dB"])
+    requested = {
+        "weight_cost": settings.weight_cost,
+        "weight_stability": settings.weight_stability,
+        "weight_cc": settings.weight_cc,
+        "weight_ssnr": settings.weight_ssnr,
+    }
+    active = [partial[name] for name, is_requested in requested.items() if is_requested]
+    try:
+        partial["weight"] = combine(is_in_range[mine].double(), *active)
+    except ValueError as error:
+        do = "leave out one of the weights"
+        raise InputError(str(error), where=f"half {half}", do=do) from None
+    for name, values in partial.items():
+        if name not in quality:
+            quality[name] = torch.zeros(len(mine), dtype=torch.float64)
+        quality[name] = quality[name].masked_scatter(mine, values)
+
+
+def _changes(inputs: Inputs, state: State, poses: Poses) -> dict[str, Float[Tensor, "n"]]:
+    """Return how far poses moved since the iteration before, and the one before that."""
+    out = {}
+    for suffix, other in (("", state.poses), ("2", state.previous)):
+        angle = torch.full((len(poses.rotations),), torch.nan, dtype=torch.float64)
+        shift_A = angle.clone()
+        if other is not None:
+            # Poses of the particle file are compared with in the first iteration only.
+            given = torch.from_numpy(~inputs.table.lacks_pose)
+            known = other.is_assigned if state.history else given
+            angle[known], shift_A[known] = pose_change(
+                poses.rotations[known],
+                poses.shift_A[known],
+                other.rotations[known],
+                other.shift_A[known],
+                inputs.group,
+            )
+        out[f"angle_diff{suffix}_deg"] = angle
+        out[f"shift_diff{suffix}_A"] = shift_A
+    return out
+
+
+def _reconstructed_rad(settings: RefineSettings) -> tuple[float, float]:
+    return (
+        math.radians(settings.reconstruct_min_tilt_deg),
+        math.radians(settings.reconstruct_max_tilt_deg),
+    )
+
+
+def _check_tilts(inputs: Inputs, is_in_range: Bool[Tensor, "n"], low: str, high: str) -> None:
+    """Refuse limits that leave a half without particles."""
+    for half in (1, 2):
+        if not is_in_range[torch.from_numpy(inputs.half == half)].any():
+            least, most = getattr(inputs.settings, low), getattr(inputs.settings, high)
+            raise InputError(
+                f"no particle of half {half} has a tilt from {least:g}° to {most:g}°",
+                where=", ".join(f"--{name.replace('_', '-')}" for name in (low, high)),
+                do="give a wider range",
+            )
+
+
+def _ssnr(inputs: Inputs, earlier: dict[str, Tensor]) -> Float[Tensor, "n"] | None:
+    """Return the images' signal-to-noise ratio where weights ask for it; it never changes."""
+    if not inputs.settings.weight_ssnr:
+        return earlier.get("ssnr_dB")
+    found = earlier.get("ssnr_dB", torch.full((len(inputs.table),), torch.nan, dtype=torch.float64))
+    missing = found.isnan().numpy()
+    if not missing.any():
+        return found
+    found = found.clone()
+    for g, optics in enumerate(inputs.optics):
+        rows = np.flatnonzero(missing & (inputs.table.optics_index == g))
+        radius_px = inputs.radius_px * inputs.voxel_A / optics.pixel_A
+        for part, images in inputs.images.batches(rows, _SSNR_BATCH, inputs.device):
+            values = image_ssnr(images, radius_px=radius_px, pixel_A=optics.pixel_A)
+            found[torch.from_numpy(part)] = values.double().cpu()
+    return found

@@ -1,0 +1,139 @@
+"""What particles are compared with: half maps regularised by their FSC, shaped as asked for."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.evaluate.fsc import FscCurves
+from cryorefine.kernels.grid import SliceGrid, make_slice_grid
+from cryorefine.reconstruct.solvent import quieten_solvent
+from cryorefine.refine.evaluation import found_mask
+from cryorefine.refine.own_noise_share import kept_noise
+from cryorefine.refine.state import Evaluation, Inputs, State
+from cryorefine.restore.command import transform_volume
+from cryorefine.restore.shape import Shape, shape_reference
+
+__all__ = [
+    "next_reference",
+    "reference_grid",
+    "reference_ssnr",
+    "run_user_command",
+    "shaped_reference",
+]
+
+_SHAPES: dict[str, Shape] = {
+    "found": "sphere", "sphere": "sphere", "cylinder": "cylinder", "none": "none"
+}  # fmt: skip
+_SHELLS_BEYOND = 3
+
+
+def reference_grid(
+    inputs: Inputs, volume: Float[Tensor, "z y x"], resolution_A: float
+) -> SliceGrid:
+    """Transform a reference for reading slices down to a resolution."""
+    return make_slice_grid(
+        volume.to(inputs.device),
+        inputs.geometry.box_A / resolution_A + 1.0,
+        oversampling=inputs.settings.fourier_padding,
+    )
+
+
+def shaped_reference(inputs: Inputs, state: State, half: int) -> Float[Tensor, "z y x"]:
+    """Return a half's reference with the user's filter, masks, positivity, dropout and command.
+
+    A mask replaces the sphere, but not a shape that was asked for by name. Voxels are dropped
+    anew in each iteration, differently in both halves.
+    """
+    settings = inputs.settings
+    mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
+    shape = _SHAPES[settings.reference_shape]
+    if mask is not None and settings.reference_shape == "found":
+        shape = "none"
+    lowpass_A = None
+    if settings.resolution_offset_angstrom is not None and state.evaluation is not None:
+        lowpass_A = state.evaluation.resolution_A + settings.resolution_offset_angstrom
+        lowpass_A = max(lowpass_A, inputs.geometry.nyquist_A)
+    iteration = state.iteration + 1
+    volume = shape_reference(
+        state.references[half - 1].to(inputs.device),
+        voxel_A=inputs.voxel_A,
+        mask=mask,
+        shape=shape,
+        radius_px=inputs.radius_px,
+        lowpass_A=lowpass_A,
+        positivity=settings.positivity,
+        dropout=settings.dropout,
+        seed=(settings.seed * 10_000 + iteration) * 2 + half - 1,
+    )
+    if settings.reference_command is not None:
+        volume = run_user_command(inputs, volume, settings.reference_command, half, iteration)
+    return volume
+
+
+def run_user_command(
+    inputs: Inputs, volume: Float[Tensor, "z y x"], template: str, half: int, iteration: int
+) -> Float[Tensor, "z y x"]:
+    """Return what a user's command makes of a map.
+
+    Raises
+    ------
+    InputError
+        If it fails, with what it said.
+    """
+    folder = Path(tempfile.gettempdir()) / f"cryorefine-{os.getpid()}-{half}"
+    return transform_volume(
+        volume.to(torch.float32),
+        voxel_A=inputs.voxel_A,
+        template=template,
+        shell=inputs.settings.command_shell,
+        folder=folder,
+        variables={"half": half, "iteration": iteration},
+    )
+
+
+def next_reference(
+    inputs: Inputs,
+    half: Float[Tensor, "z y x"],
+    regularised: Float[Tensor, "z y x"],
+    ssnr: Float[Tensor, "s"],
+    evaluation: Evaluation,
+) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "s"]]:
+    """Return a half's next reference, and the share of the half map's noise that it keeps.
+
+    The mask is found in the half itself.
+    """
+    settings = inputs.settings
+    user_mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
+    if user_mask is not None or settings.reference_shape != "found":
+        fraction = _sphere_fraction(inputs) if user_mask is None else float(user_mask.mean())
+        return regularised, kept_noise(fraction, ssnr, None)
+    curves = evaluation.curves
+    end_A = curves.resolution_A(settings.fsc_criterion, curve="outside")
+    outside_ssnr = reference_ssnr(curves, end_A, curve="outside")
+    mask = found_mask(inputs, half, evaluation.resolution_A)
+    quiet = quieten_solvent(regularised, mask, inside_ssnr=ssnr, outside_ssnr=outside_ssnr)
+    return quiet, kept_noise(float(mask.mean()), ssnr, outside_ssnr)
+
+
+def _sphere_fraction(inputs: Inputs) -> float:
+    """Return the share of the box within the particle's radius."""
+    return 4 / 3 * np.pi * (min(inputs.radius_px, inputs.size_px / 2) / inputs.size_px) ** 3
+
+
+def reference_ssnr(
+    curves: FscCurves, resolution_A: float, *, curve: str = "corrected"
+) -> Float[Tensor, "s"]:
+    """Return the signal-to-noise ratio of one half map per shell, ``FSC / (1 - FSC)``.
+
+    Zero from three shells beyond the resolution on: there the curve is noise about zero, and its
+    accidental peaks would let noise into the reference.
+    """
+    value = getattr(curves, curve).clamp(0, 0.999)
+    end = 1 / resolution_A + _SHELLS_BEYOND * float(curves.frequency_per_A[1])
+    value = torch.where(curves.frequency_per_A <= end, value, torch.zeros_like(value))
+    return value / (1 - value)

@@ -1,0 +1,159 @@
+"""Figures and table of how the run went on."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cryorefine.report.illustration import COLOURS, Illustration, Key, finish_axes, render_svg
+from cryorefine.report.number_formats import amount, angstrom, duration
+from cryorefine.report.run_folder import Iteration, RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLUMNS", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
+
+_SIZE_IN = (3.45, 2.6)
+_MIN_TURN = 1e-3
+_MODES = "Filled points are global searches, open ones local."
+COLUMNS = (
+    "Iteration",
+    "Search",
+    "Resolution",
+    "Unmasked",
+    "Poses compared at",
+    "Median turn",
+    "Pose accuracy",
+    "CPU time",
+)
+"""Heads of the table of iterations."""
+
+
+def table_rows(run: RunFolder) -> list[tuple[str, ...]]:
+    """Return one row of texts per iteration, as :data:`COLUMNS` says."""
+    return [
+        (
+            str(it.number),
+            it.mode or "–",
+            angstrom(it.resolution_A),
+            angstrom(it.resolution_unmasked_A),
+            "–" if it.align_resolution_A is None else angstrom(it.align_resolution_A),
+            _degrees(it.median_turn_deg),
+            _degrees(it.median_sigma_rotation_deg),
+            duration(it.spent_cpu_s),
+        )
+        for it in run.iterations
+    ]
+
+
+def draw_resolution(run: RunFolder) -> Illustration:
+    """Draw the resolution of every iteration."""
+
+    def fill(axes: "Axes") -> None:
+        _plot(axes, run.iterations, "resolution_unmasked_A", "amber")
+        _plot(axes, run.iterations, "resolution_A", "blue")
+        axes.set_ylabel("resolution (Å)")
+
+    caption = f"Lower is better; a run has settled when the line is flat. {_MODES}"
+    keys = (Key("corrected", "blue"), Key("unmasked", "amber"))
+    return _draw("Resolution", "progress-resolution", caption, fill, run, keys)
+
+
+def draw_turn(run: RunFolder) -> Illustration:
+    """Draw how far poses turn, beside how well they are known."""
+
+    def fill(axes: "Axes") -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        names = ("median_sigma_rotation_deg", "median_turn_deg")
+        values = [getattr(it, name) for it in run.iterations for name in names]
+        known = [value for value in values if value is not None]
+        # Poses that stay where they are turn by rounding: no reason for ten decades.
+        least = _MIN_TURN * max(known, default=0.0)
+        for name, colour in zip(names, ("amber", "blue"), strict=True):
+            _plot(axes, run.iterations, name, colour, least=least)
+        axes.set_ylabel("angle (°)")
+        if axes.lines:
+            axes.set_yscale("log")
+            subs = (1.0, 2.0, 5.0) if min(known) > 10 * least else (1.0,)
+            axes.yaxis.set_major_locator(LogLocator(subs=subs))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+
+    caption = (
+        "Median change of orientation since the iteration before: well below the accuracy, "
+        "turning has become noise."
+    )
+    keys = (Key("median turn", "blue"), Key("estimated accuracy", "amber"))
+    return _draw("Turn of the poses", "progress-turn", caption, fill, run, keys)
+
+
+def draw_jumps(run: RunFolder) -> Illustration:
+    """Draw the share of particles that took quite another orientation."""
+
+    def fill(axes: "Axes") -> None:
+        _plot(axes, run.iterations, "jumped_fraction", "blue", scale=100)
+        axes.set_ylabel("particles (%)")
+        axes.set_ylim(bottom=0)
+
+    caption = (
+        "Share of particles that turned by more than a step of the coarse search; an automatic "
+        "run goes over to local searches when it is small."
+    )
+    return _draw("Particles that jumped", "progress-jumps", caption, fill, run)
+
+
+def _draw(
+    title: str,
+    name: str,
+    caption: str,
+    fill: Callable[["Axes"], None],
+    run: RunFolder,
+    keys: tuple[Key, ...] = (),
+) -> Illustration:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = figure.subplots()
+        finish_axes(axes)
+        fill(axes)
+        axes.set_xlabel("iteration")
+        last = max((it.number for it in run.iterations), default=1)
+        axes.set_xlim(0.5, last + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+    svg = render_svg(name, _SIZE_IN, f"{title} by iteration", draw)
+    return Illustration(title, caption, svg, keys=keys)
+
+
+def _plot(
+    axes: "Axes",
+    iterations: list[Iteration],
+    name: str,
+    colour: str,
+    *,
+    scale: float = 1.0,
+    least: float = 0.0,
+) -> None:
+    """Plot one number against the iteration, the kind of search as the kind of marker.
+
+    Values below ``least`` are drawn there.
+    """
+    known: list[tuple[Iteration, Any]] = [
+        (it, getattr(it, name)) for it in iterations if getattr(it, name) is not None
+    ]
+    if not known:
+        return
+    x, y = [it.number for it, _ in known], [max(scale * value, least) for _, value in known]
+    colour = COLOURS[colour]
+    axes.plot(x, y, color=colour, linewidth=1.4)
+    for is_local in (False, True):
+        points = [i for i, (it, _) in enumerate(known) if (it.mode == "local") == is_local]
+        axes.plot(
+            [x[i] for i in points], [y[i] for i in points], "o", markersize=4.5, color=colour,
+            fillstyle="none" if is_local else "full", markeredgewidth=1.3, clip_on=False,
+        )  # fmt: skip
+
+
+def _degrees(value: float | None) -> str:
+    return "–" if value is None else f"{amount(value)}°"

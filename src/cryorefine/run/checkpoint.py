@@ -1,0 +1,305 @@
+"""Commit an iteration in one step, and read it back; the same for where a segment begins.
+
+A folder is written under a temporary name and renamed when it is whole: a run that is killed at
+any moment leaves only whole iterations behind.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryorefine.errors import InputError
+from cryorefine.evaluate.fsc import FscCurves
+from cryorefine.io.atomic import sync_directory
+from cryorefine.io.mrc import read_volume, write_volume
+from cryorefine.reconstruct.solve import FoldedSums
+from cryorefine.refine.plan import IterationRecord
+from cryorefine.refine.state import Evaluation, Poses, State
+from cryorefine.run.particle_tables import as_arrays, from_arrays
+
+__all__ = [
+    "committed_iterations",
+    "iteration_folder",
+    "load_start",
+    "load_state",
+    "prune_references",
+    "save_start",
+    "save_state",
+    "segment_folder",
+]
+
+_CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected", "outside")
+
+
+def iteration_folder(run: Path, iteration: int) -> Path:
+    """Return the folder of a committed iteration."""
+    return run / f"iteration_{iteration:03d}"
+
+
+def segment_folder(run: Path, number: int) -> Path:
+    """Return the folder that holds what a later segment of a run began with, and its settings."""
+    return run / f"leg_{number:03d}"
+
+
+def committed_iterations(run: Path) -> list[int]:
+    """Return the numbers of all whole iterations of a run, ascending."""
+    if not run.is_dir():
+        return []
+    matches = (re.fullmatch(r"iteration_(\d{3,})", p.name) for p in run.iterdir() if p.is_dir())
+    return sorted(int(m.group(1)) for m in matches if m)
+
+
+def save_state(run: Path, state: State, extra: dict[str, np.ndarray], fill: Any) -> Path:
+    """Write a state's folder and commit it.
+
+    Parameters
+    ----------
+    extra
+        Further arrays to keep with the state.
+    fill
+        Called with the folder before it is committed, to add files to it.
+
+    Returns
+    -------
+    The committed folder.
+    """
+    final = iteration_folder(run, state.iteration)
+    part = _new_part(final)
+    voxel_A = float(extra["voxel_A"])
+    for number, volume in enumerate(state.references, 1):
+        write_volume(part / f"reference{number}.mrc", volume, voxel_A)
+    if state.halves is not None and state.mask is not None:
+        for number, volume in enumerate(state.halves, 1):
+            write_volume(part / f"half{number}.mrc", volume, voxel_A)
+        write_volume(part / "mask.mrc", state.mask, voxel_A)
+    if state.sums is not None:
+        _write_arrays(part / "sums.npz", _sums_arrays(state.sums))
+    _write_arrays(part / "state.npz", {**extra, **_arrays(state)})
+    fill(part)
+    return _committed(part, final)
+
+
+def save_start(
+    run: Path, number: int, state: State, extra: dict[str, np.ndarray], fill: Any
+) -> Path:
+    """Write what a segment begins with: all but the volumes, which are those of the last iteration.
+
+    It counts for nothing until the list of segments names it.
+
+    Parameters
+    ----------
+    number
+        Of the segment, from 2.
+    extra, fill
+        As for :func:`save_state`.
+    """
+    final = segment_folder(run, number)
+    part = _new_part(final)
+    _write_arrays(part / "state.npz", {**extra, **_arrays(state)})
+    fill(part)
+    return _committed(part, final)
+
+
+def _new_part(final: Path) -> Path:
+    part = final.with_name(f".{final.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    return part
+
+
+def _committed(part: Path, final: Path) -> Path:
+    sync_directory(part)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(part, final)
+    sync_directory(final.parent)
+    return final
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _arrays(state: State) -> dict[str, Any]:
+    """Return all of a state but its volumes."""
+    arrays: dict[str, Any] = {
+        "iteration": np.array(state.iteration),
+        "is_scaled": np.array(state.is_scaled),
+        "has_sums": np.array(state.sums is not None),
+        "start_A": np.array(state.start_A),
+        "group_scale": np.array(state.group_scale),
+        "history": np.array(json.dumps([dataclasses.asdict(r) for r in state.history])),
+    }
+    for half, spectra in enumerate(state.noise, 1):
+        for g, spectrum in enumerate(spectra):
+            arrays[f"noise_{half}_{g}"] = spectrum.numpy()
+    for half, share in enumerate(state.own_share or (), 1):
+        arrays[f"own_share_{half}"] = share.numpy()
+    for name in ("poses", "previous"):
+        poses = getattr(state, name)
+        if poses is not None:
+            arrays.update({f"{name}_{k}": v for k, v in as_arrays(poses).items()})
+    if state.evaluation is not None:
+        e = state.evaluation
+        arrays.update({f"curve_{name}": getattr(e.curves, name).numpy() for name in _CURVES})
+        arrays["evaluation"] = np.array(
+            [
+                e.curves.randomised_from_A,
+                e.resolution_A,
+                e.resolution_unmasked_A,
+                e.coverage,
+                e.resolution_worst_A,
+            ]
+        )
+        if e.comparison_fsc is not None:
+            arrays["comparison_fsc"] = e.comparison_fsc.numpy()
+    return arrays
+
+
+def _sums_arrays(sums: tuple[FoldedSums, FoldedSums]) -> dict[str, Any]:
+    out = {}
+    for half, total in enumerate(sums, 1):
+        for field in dataclasses.fields(total):
+            value = getattr(total, field.name)
+            is_tensor = isinstance(value, torch.Tensor)
+            out[f"{field.name}_{half}"] = value.cpu().numpy() if is_tensor else np.array(value)
+    return out
+
+
+def _read_sums(path: Path) -> tuple[FoldedSums, FoldedSums]:
+    arrays = _read_arrays(path)
+
+    def of_half(half: int) -> FoldedSums:
+        values = {}
+        for field in dataclasses.fields(FoldedSums):
+            value = arrays[f"{field.name}_{half}"]
+            values[field.name] = torch.from_numpy(value) if value.ndim else value.item()
+        return FoldedSums(**values)
+
+    return of_half(1), of_half(2)
+
+
+def prune_references(run: Path, iteration: int) -> None:
+    """Remove references and sums of iterations before the last two: only resuming needs them."""
+    for old in committed_iterations(run):
+        if old < iteration - 1:
+            for name in ("reference1.mrc", "reference2.mrc", "sums.npz"):
+                (iteration_folder(run, old) / name).unlink(missing_ok=True)
+
+
+def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]:
+    """Read a committed state and the arrays kept with it.
+
+    Raises
+    ------
+    InputError
+        If the folder is damaged.
+    """
+    folder = iteration_folder(run, iteration)
+    return _load(folder, None, "remove this iteration's folder to resume from the one before")
+
+
+def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
+    """Read what a segment began with, and the arrays kept with it.
+
+    Raises
+    ------
+    InputError
+        If its folder, or the iteration before it, is damaged.
+    """
+    return _load(segment_folder(run, number), run, "restore the folder")
+
+
+def _load(folder: Path, run: Path | None, do: str) -> tuple[State, dict[str, np.ndarray]]:
+    """Read a folder's arrays, and the volumes beside them or of the run's iteration."""
+    try:
+        arrays = _read_arrays(folder / "state.npz")
+        volumes = folder
+        if run is not None:
+            volumes = iteration_folder(run, int(arrays["iteration"]))
+        return _state(volumes, arrays), arrays
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"the checkpoint cannot be read ({reason})", where=str(folder / "state.npz"), do=do
+        ) from None
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _poses(arrays: dict[str, np.ndarray], prefix: str) -> Poses | None:
+    """Return the poses that were saved under a name."""
+    start = f"{prefix}_"
+    found = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+    return from_arrays(found) if found else None
+
+
+def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
+    history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
+    references = tuple(read_volume(folder / f"reference{n}.mrc").data for n in (1, 2))
+    halves = mask = evaluation = None
+    if "evaluation" in arrays:
+        halves = tuple(read_volume(folder / f"half{n}.mrc").data for n in (1, 2))
+        mask = read_volume(folder / "mask.mrc").data
+        randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = arrays[
+            "evaluation"
+        ].tolist()
+        curves = FscCurves(
+            **{name: torch.from_numpy(arrays[f"curve_{name}"]) for name in _CURVES},
+            randomised_from_A=randomised_from_A,
+        )
+        comparison = arrays.get("comparison_fsc")
+        evaluation = Evaluation(
+            curves=curves,
+            resolution_A=resolution_A,
+            resolution_unmasked_A=unmasked_A,
+            comparison_fsc=None if comparison is None else torch.from_numpy(comparison),
+            coverage=coverage,
+            resolution_worst_A=worst_A,
+        )
+    n_groups = sum(k.startswith("noise_1_") for k in arrays)
+    noise = tuple(
+        tuple(torch.from_numpy(arrays[f"noise_{half}_{g}"]) for g in range(n_groups))
+        for half in (1, 2)
+    )
+    return State(
+        iteration=int(arrays["iteration"]),
+        poses=_poses(arrays, "poses"),
+        references=references,  # type: ignore[arg-type]
+        is_scaled=bool(arrays["is_scaled"]),
+        group_scale=(
+            tuple(arrays["group_scale"][0].tolist()),
+            tuple(arrays["group_scale"][1].tolist()),
+        ),
+        noise=noise,  # type: ignore[arg-type]
+        halves=halves,  # type: ignore[arg-type]
+        mask=mask,
+        evaluation=evaluation,
+        history=history,
+        previous=_poses(arrays, "previous"),
+        sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
+        own_share=_own_share(arrays),
+        start_A=float(arrays.get("start_A", math.nan)),
+    )
+
+
+def _own_share(arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor] | None:
+    if "own_share_1" not in arrays:
+        return None
+    return torch.from_numpy(arrays["own_share_1"]), torch.from_numpy(arrays["own_share_2"])

@@ -1,0 +1,476 @@
+"""Begin another segment of a run: other settings, other particles, the state that they start from.
+
+Nothing here writes a file.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from cryorefine.engine.threads import use_threads
+from cryorefine.errors import InputError
+from cryorefine.events import EventLog
+from cryorefine.model.observe import make_group_band
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.refine.image_statistics import Screening
+from cryorefine.refine.settings import RefineSettings, make_settings
+from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
+from cryorefine.run.particle_registry import (
+    ParticleRegistry,
+    extend_halves,
+    known_poses,
+    next_registry,
+)
+from cryorefine.run.segments import Segment, settings_within_run
+
+__all__ = [
+    "FIXED",
+    "Changes",
+    "NextSegment",
+    "begin_segment",
+    "check_same_particles",
+    "merge_settings",
+    "optics_arrays",
+]
+
+FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
+"""Settings that the state of a run depends on: they cannot change in it."""
+
+_SCHEDULE = {"iterations", "alignment", "automatic_schedule"}
+_SAME_LENGTH = 1e-4  # relative
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to change in a run that is continued.
+
+    Attributes
+    ----------
+    settings
+        New values by name.
+    keep_above_percentile
+        Only particles whose quality is above this percentile are used; None: as before.
+    """
+
+    settings: dict[str, Any]
+    keep_above_percentile: float | None = None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is to change."""
+        return bool(self.settings) or self.keep_above_percentile is not None
+
+
+@dataclass(frozen=True, eq=False)
+class NextSegment:
+    """All that a segment begins with.
+
+    Attributes
+    ----------
+    settings
+        Its own; those of ``inputs`` are what the whole run sees of them.
+    """
+
+    segment: Segment
+    settings: RefineSettings
+    opened: Opened
+    screening: Screening
+    inputs: Inputs
+    state: State
+    registry: ParticleRegistry
+
+
+def merge_settings(
+    values: dict[str, Any], last: Segment, changes: Changes, *, where: str
+) -> tuple[RefineSettings, dict[str, Any]]:
+    """Return a new segment's settings: all that held before, but for what is given now.
+
+    Alignment 'none' has no use for some of them. They are suspended rather than refused: what was
+    given in an earlier segment cannot be taken back on the command line.
+
+    Parameters
+    ----------
+    values
+        Of ``settings.toml``.
+
+    Returns
+    -------
+    settings, suspended
+
+    Raises
+    ------
+    InputError
+        Listing every problem at once.
+    """
+    before = {**values, **last.suspended}
+    after = {**before, **changes.settings}
+    suspended = {}
+    if after.get("alignment") == "none":
+        carried = [name for name in before if name not in changes.settings]
+        suspended = {n: before[n] for n in carried if _needs_alignment(n, before[n])}
+        after = {name: value for name, value in after.items() if name not in suspended}
+    problems = list(_fixed_that_change(before, changes.settings))
+    do = "start a new run with 'cryorefine refine' to change it" if problems else ""
+    percentile = changes.keep_above_percentile
+    if percentile is not None and not 0 <= percentile <= 100:
+        problems.append(f"--keep-above-percentile {percentile:g} is not between 0 and 100")
+    settings = None
+    try:
+        settings = make_settings(after, where=where)
+    except InputError as error:
+        problems.append(error.what)
+    if problems or settings is None:
+        raise InputError("; ".join(problems), where=where, do=do or "correct the options")
+    return settings, suspended
+
+
+def _value(name: str, raw: Any, **others: Any) -> Any:
+    """Return the value that a setting would have; raises ValidationError if it cannot."""
+    others = {"particles": "-", **others}
+    return getattr(RefineSettings(**{**others, name: raw}), name)
+
+
+def _needs_alignment(name: str, raw: Any) -> bool:
+    """Tell whether a setting is refused with alignment 'none', and would not be with another."""
+    try:
+        _value(name, raw, alignment="automatic")
+    except ValidationError:
+        return False
+    try:
+        _value(name, raw, alignment="none")
+    except ValidationError:
+        return True
+    return False
+
+
+def _fixed_that_change(before: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(FIXED & given.keys()):
+        default = RefineSettings.model_fields[name].default
+        try:
+            old, new = (_value(name, v) for v in (before.get(name, default), given[name]))
+        except ValidationError:
+            continue  # said with the other problems
+        if _identity(old) != _identity(new):
+            shown = " ".join(map(str, old)) if isinstance(old, tuple) else old
+            yield (
+                f"--{name.replace('_', '-')} cannot change in a run (it began with "
+                f"{'none' if shown in (None, '') else shown})"
+            )
+
+
+def _identity(value: Any) -> Any:
+    """Return what two equal values share: of files, where they really are."""
+    if isinstance(value, tuple):
+        return tuple(_identity(v) for v in value)
+    return os.path.realpath(value) if isinstance(value, Path) else value
+
+
+def begin_segment(
+    run: Path,
+    segments: list[Segment],
+    values: dict[str, Any],
+    state: State,
+    arrays: dict[str, np.ndarray],
+    changes: Changes,
+    events: EventLog,
+    *,
+    started: str,
+) -> NextSegment:
+    """Make ready what another segment of a run begins with.
+
+    Parameters
+    ----------
+    values
+        Of ``settings.toml``.
+    state, arrays
+        The run's last state and what was kept with it.
+
+    Raises
+    ------
+    InputError
+        If the settings or the particles do not go with the run.
+    """
+    before = {**values, **segments[-1].suspended}
+    settings, suspended = merge_settings(values, segments[-1], changes, where=str(run))
+    use_threads(settings.threads)
+    registry = _registry(run, arrays)
+    is_new_file = "particles" in changes.settings
+    opened = open_inputs(settings, is_continued=True)
+    check_same_particles(opened, arrays, is_new_file=is_new_file)
+    _check_sampling(opened, state, arrays)
+
+    match = registry.match(opened.table) if is_new_file else np.arange(len(opened.table))
+    if not (match >= 0).any():
+        raise InputError(
+            "none of its images is in the run",
+            where=str(settings.particles),
+            do="start a new run with 'cryorefine refine', with this one's map as --reference",
+        )
+    was_used = np.flatnonzero(arrays["reasons"] == "")
+    known = known_poses(registry, was_used, state.poses)
+    poses = known.of_table(registry, opened.table, match, is_new_file=is_new_file)
+    previous = known_poses(registry, was_used, state.previous).of_table(
+        registry, opened.table, match, is_new_file=False
+    )
+    dropped = _dropped(registry, match, poses, changes.keep_above_percentile, run)
+    radius_px = float(arrays["radius_px"])
+    if settings.particle_radius_px is not None:
+        radius_px = opened.radius_px(None, events)
+    aside = _without_pose_before(settings, opened, poses, arrays, match)
+    screening, used = _screened(
+        opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
+    )
+    table = opened.table.select(used)
+    half = extend_halves(table, registry, seed=(settings.seed, len(segments)), events=events)
+    lacks_pose = _lack_pose(opened, poses, used)
+    _check_poses(settings, lacks_pose)
+    _emit_particles(events, registry, was_used, match[used])
+
+    # Those that the schedule so far did not know of are searched for before it turns local.
+    are_new = state.poses is not None and bool(np.any(lacks_pose & ~np.isin(match[used], was_used)))
+    search = _search(before, settings, are_new)
+    goes_on = not (
+        arrays["finished"] or changes.settings.keys() & _SCHEDULE or are_new or search != "nobody"
+    )
+    first_iteration = state.iteration + 1
+    segment = Segment(
+        first_iteration=first_iteration,
+        counts_from=segments[-1].counts_from if goes_on else first_iteration,
+        settings=settings.model_dump(mode="json", include=set(changes.settings)),
+        suspended=suspended,
+        search=search,
+        keep_above_percentile=changes.keep_above_percentile,
+        started=started,
+        n_particles=len(opened.table),
+        n_used=len(used),
+    )
+    opened.settings = settings_within_run(settings, segment)
+    inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
+    noise, group_scale = _regrouped(state, arrays, inputs)
+    return NextSegment(
+        segment=segment,
+        settings=settings,
+        opened=opened,
+        screening=screening,
+        inputs=inputs,
+        state=replace(
+            state,
+            poses=None if poses is None else poses.select(used),
+            previous=None if state.previous is None or previous is None else previous.select(used),
+            noise=noise,
+            group_scale=group_scale,
+            sums=state.sums if _keeps_sums(before, settings) else None,
+        ),
+        registry=next_registry(
+            registry, known, opened.table, match, used=used, half=half, dropped=dropped
+        ),
+    )
+
+
+def _registry(run: Path, arrays: dict[str, np.ndarray]) -> ParticleRegistry:
+    if "roster_half" not in arrays:
+        raise InputError(
+            "the run was made by an earlier version and can go on with its own settings only",
+            where=str(run),
+            do="resume it without options, or start a new run",
+        )
+    return ParticleRegistry.from_arrays(arrays)
+
+
+def check_same_particles(
+    opened: Opened, arrays: dict[str, np.ndarray], *, is_new_file: bool = False
+) -> None:
+    """Refuse a particle file that was changed behind the run's back.
+
+    Raises
+    ------
+    InputError
+        If it has other particles than the run, and is not given as a new one.
+    """
+    if is_new_file:
+        return
+    n, where = len(arrays["reasons"]), str(opened.settings.particles)
+    do = "restore the file the run was started with, or give the changed one with --particles"
+    if len(opened.table) != n:
+        raise InputError(
+            f"the particle file has {len(opened.table)} particles, the run started with {n}",
+            where=where,
+            do=do,
+        )
+    images = arrays.get("roster_image_index")
+    if images is not None and not np.array_equal(images[:n], opened.table.image_index):
+        raise InputError("the particle file has other images than the run", where=where, do=do)
+
+
+def _check_sampling(opened: Opened, state: State, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse particles whose maps would have another box or voxel."""
+    voxel_A, size_px = float(arrays["voxel_A"]), state.references[0].shape[-1]
+    is_same = opened.size_px == size_px
+    if not is_same or abs(opened.voxel_A - voxel_A) > _SAME_LENGTH * voxel_A:
+        raise InputError(
+            f"its particles have a box of {opened.size_px} pixels of {opened.voxel_A:.4g} Å, the "
+            f"run's have {size_px} of {voxel_A:.4g} Å",
+            where=str(opened.settings.particles),
+            do="extract the particles in the run's box and pixel size, or start a new run",
+        )
+
+
+def _dropped(
+    registry: ParticleRegistry,
+    match: np.ndarray,
+    poses: Poses | None,
+    limit: float | None,
+    run: Path,
+) -> np.ndarray:
+    """Return why particles are left out for their quality; a limit replaces all before it."""
+    if limit is None:
+        return np.where(match >= 0, registry.dropped[match], "")
+    if limit == 0:
+        return np.zeros(len(match), "<U1")
+    percentile = None if poses is None else poses.quality.get("percentile")
+    if percentile is None:
+        raise InputError(
+            "--keep-above-percentile: the run has no percentiles of its particles yet",
+            where=str(run),
+            do="let it make an iteration first",
+        )
+    percent = 100 * percentile.numpy()
+    return np.array(
+        [f"percentile {p:.1f} below limit {limit:g}" if p < limit else "" for p in percent], np.str_
+    )
+
+
+def _screened(
+    opened: Opened, radius_px: float, dropped: np.ndarray, events: EventLog
+) -> tuple[Screening, np.ndarray]:
+    """Look at all images, and return which rows are used as well."""
+    screening = screen(opened, radius_px, events)
+    reasons = tuple(a or str(b) for a, b in zip(screening.reasons, dropped, strict=True))
+    screening = replace(screening, reasons=reasons)
+    used = np.flatnonzero(screening.is_usable)
+    if len(used) == 0:
+        raise InputError(
+            f"none of the {len(reasons)} particles is left ({reasons[0]})",
+            where=str(opened.settings.particles),
+            do="keep more particles",
+        )
+    return screening, used
+
+
+def _lack_pose(opened: Opened, poses: Poses | None, used: np.ndarray) -> np.ndarray:
+    """Tell of which particles in use neither the run nor the file has a pose."""
+    lacks = opened.table.lacks_pose[used]
+    return lacks if poses is None else lacks & ~poses.is_assigned.numpy()[used]
+
+
+def _without_pose_before(
+    settings: RefineSettings,
+    opened: Opened,
+    poses: Poses | None,
+    arrays: dict[str, np.ndarray],
+    match: np.ndarray,
+) -> np.ndarray:
+    """Tell which particles stay aside, because they had no pose to be kept and have none now."""
+    if settings.alignment not in ("local", "none"):
+        return np.zeros(len(match), bool)
+    known = (match >= 0) & (match < len(arrays["reasons"]))
+    before = known & (arrays["reasons"][np.where(known, match, 0)] == NO_POSE)
+    return before & _lack_pose(opened, poses, np.arange(len(match)))
+
+
+def _check_poses(settings: RefineSettings, lacks_pose: np.ndarray) -> None:
+    if lacks_pose.any() and settings.alignment in ("local", "none"):
+        raise InputError(
+            f"{int(lacks_pose.sum())} of {len(lacks_pose)} particles have no pose yet, which "
+            f"alignment '{settings.alignment}' needs",
+            where=str(settings.particles),
+            do="make an iteration with --alignment global first, or give poses in the file",
+        )
+
+
+def _search(
+    before: dict[str, Any], settings: RefineSettings, lacks_poses: bool
+) -> Literal["nobody", "new", "all"]:
+    """Return for whom an automatic alignment has to look everywhere when the segment begins."""
+    if not settings.is_data_driven:
+        return "nobody"
+    turned_automatic = before.get("alignment", "automatic") != "automatic"
+    other_symmetry = str(before.get("symmetry", "c1")).lower() != settings.symmetry.lower()
+    if turned_automatic or other_symmetry:
+        return "all"
+    return "new" if lacks_poses else "nobody"
+
+
+def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
+    """Tell whether a stochastic reconstruction can go on from the sums so far."""
+    for name in ("alignment", "symmetry", "fourier_padding"):
+        default = RefineSettings.model_fields[name].default
+        if before.get(name, default) != getattr(settings, name):
+            return False
+    return settings.alignment == "stochastic"
+
+
+def _emit_particles(
+    events: EventLog, registry: ParticleRegistry, was_used: np.ndarray, old_rows: np.ndarray
+) -> None:
+    """Report what became of the particles, whoever is affected."""
+    known = old_rows[old_rows >= 0]
+    kept = np.intersect1d(known, was_used)
+    returned = known[registry.half[known] > 0]
+    events.emit(
+        "particles",
+        n_kept=len(kept),
+        n_returned=len(np.setdiff1d(returned, was_used)),
+        n_new=len(old_rows) - len(np.union1d(kept, returned)),
+        n_dropped=len(was_used) - len(kept),
+    )
+
+
+def optics_arrays(groups: tuple[OpticsGroup, ...]) -> dict[str, np.ndarray]:
+    """Return what tells optics groups from each other, to keep with a state."""
+    return {
+        "optics_names": np.array([g.name for g in groups], np.str_),
+        "optics_pixel_A": np.array([g.pixel_A for g in groups]),
+        "optics_box_px": np.array([g.box_px for g in groups]),
+    }
+
+
+def _regrouped(
+    state: State, arrays: dict[str, np.ndarray], inputs: Inputs
+) -> tuple[tuple[tuple[torch.Tensor, ...], ...], tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return noise spectra and amplitudes for the optics groups of the segment's particles.
+
+    A group goes on by its name; a new one starts with the noise of one of the same sampling.
+    """
+    names = [str(n) for n in arrays["optics_names"]]
+    pixels, boxes = arrays["optics_pixel_A"], arrays["optics_box_px"]
+    spectra: tuple[list[torch.Tensor], ...] = ([], [])
+    scales: tuple[list[float], ...] = ([], [])
+    for group in inputs.optics:
+        alike = np.isclose(pixels, group.pixel_A, rtol=_SAME_LENGTH) & (boxes == group.box_px)
+        named = [i for i in np.flatnonzero(alike) if names[i] == group.name]
+        source = int([*named, *np.flatnonzero(alike), 0][0])
+        group_band = make_group_band(
+            group,
+            volume_size_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
+        )
+        for half in (0, 1):
+            spectra[half].append(_of_length(state.noise[half][source], group_band.band.n_shells))
+            scales[half].append(state.group_scale[half][source] if named else 1.0)
+    return (tuple(spectra[0]), tuple(spectra[1])), (tuple(scales[0]), tuple(scales[1]))
+
+
+def _of_length(spectrum: torch.Tensor, n: int) -> torch.Tensor:
+    """Cut a spectrum, or let it go on with its last value: magnifications change its length."""
+    if len(spectrum) >= n:
+        return spectrum[:n].clone() if len(spectrum) > n else spectrum
+    return torch.cat([spectrum, spectrum[-1:].expand(n - len(spectrum))])

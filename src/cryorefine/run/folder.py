@@ -1,0 +1,341 @@
+"""The run folder: what an iteration leaves behind, and what the run shows at its top."""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.assign.align import can_be_tilted
+from cryorefine.engine.device import device_name
+from cryorefine.engine.device_memory import device_peak_bytes
+from cryorefine.engine.memory import peak_bytes
+from cryorefine.errors import InputError
+from cryorefine.io.atomic import atomic_path, write_text
+from cryorefine.io.mrc import write_volume
+from cryorefine.refine.expectation import DECIDED
+from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
+from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
+from cryorefine.run.checkpoint import committed_iterations, iteration_folder
+from cryorefine.run.methods_text import methods_text, summary_text
+from cryorefine.run.particle_tables import (
+    without_pose,
+    write_fsc_table,
+    write_particle_table,
+    write_rejected_table,
+    write_undecided_table,
+)
+
+__all__ = [
+    "Clock",
+    "check_output_folder",
+    "clear_run",
+    "particle_statistics",
+    "publish",
+    "summarise",
+    "write_iteration_files",
+    "write_manifest",
+]
+
+_TOP = (
+    "map.mrc",
+    "map_sharpened.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "mask.mrc",
+    "fsc.star",
+    "particles.star",
+    "statistics.json",
+    "summary.json",
+    "summary.txt",
+    "methods.txt",
+    "map_processed.mrc",
+    "undecided_poses.star",
+)
+_RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
+              "rejected_particles.star")  # fmt: skip
+_PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
+
+
+@dataclass
+class Clock:
+    """Time spent, earlier parts of a resumed run included."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __post_init__(self):
+        self._wall_start, self._cpu_start = time.monotonic(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Return wall and CPU seconds so far."""
+        return (
+            self.wall_s + time.monotonic() - self._wall_start,
+            self.cpu_s + time.process_time() - self._cpu_start,
+        )
+
+
+def check_output_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds something.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run and ``overwrite`` is not set, or holds anything else, or is a
+        file, or cannot be written to.
+    """
+    if not folder.exists():
+        nearest = next(p for p in folder.absolute().parents if p.exists())
+    else:
+        nearest = folder
+    if not nearest.is_dir():
+        raise InputError("is a file", where=str(nearest), do="give a folder with --output")
+    if not os.access(nearest, os.W_OK):
+        raise InputError("may not be written to", where=str(nearest), do="choose another folder")
+    if nearest != folder:
+        return
+    if not any(folder.iterdir()):
+        return
+    if not ((folder / "manifest.json").exists() or committed_iterations(folder)):
+        raise InputError(
+            "the folder is not empty and holds no cryorefine run",
+            where=str(folder),
+            do="give a new folder with --output",
+        )
+    if not overwrite:
+        raise InputError(
+            "the folder holds a run already",
+            where=str(folder),
+            do="give another --output, continue it with 'cryorefine resume', or say --overwrite",
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Remove an earlier run's files; anything else in the folder stays."""
+    for name in _RUN_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+    whole = [iteration_folder(folder, number) for number in committed_iterations(folder)]
+    for child in [*whole, *folder.glob(".iteration_*.part")]:
+        shutil.rmtree(child, ignore_errors=True)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    """Return a file's size and SHA-256; of large files the first and last MiB are hashed."""
+    size = path.stat().st_size
+    digest = sha256()
+    with open(path, "rb") as file:
+        if size <= 64 << 20:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                digest.update(chunk)
+            covered = "all"
+        else:
+            digest.update(file.read(1 << 20))
+            file.seek(-(1 << 20), os.SEEK_END)
+            digest.update(file.read())
+            covered = "first and last MiB"
+    return {"size_bytes": size, "sha256": digest.hexdigest(), "sha256_of": covered}
+
+
+def write_manifest(
+    folder: Path, settings: RefineSettings, stacks: tuple[Path, ...], device: torch.device
+) -> None:
+    """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
+    paths = [settings.particles, *settings.reference, *stacks]
+    paths += [
+        p
+        for p in (
+            settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to
+        )
+        if p is not None
+    ]  # fmt: skip
+    manifest = {
+        "cryorefine": version("cryorefine"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+            "device": device_name(device),
+        },
+        "command": sys.argv,
+        "seed": settings.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "inputs": {str(p): _digest(p) for p in paths},
+    }
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> dict[str, Any]:
+    """Return the numbers of ``summary.json``; values that do not exist are null."""
+    wall_s, cpu_s = clock.read()
+    e = state.evaluation
+    last = state.history[-1] if state.history else None
+    counts = {**_pose_counts(inputs, state.poses), **_fit_counts(state.poses)}
+    return {
+        "resolution_A": _number(e.resolution_A) if e else None,
+        "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
+        "resolution_worst_A": _number(e.resolution_worst_A) if e else None,
+        "n_particles": len(inputs.table) + len(inputs.rejected),
+        "n_used": len(inputs.table),
+        "n_rejected": len(inputs.rejected),
+        "n_half1": int((inputs.half == 1).sum()),
+        "n_half2": int((inputs.half == 2).sum()),
+        **counts,
+        "iterations": state.iteration,
+        "converged": finished and inputs.settings.is_data_driven
+        and state.iteration < inputs.settings.max_iterations,
+        "finished": finished,
+        "median_turn_deg": _number(last.median_turn_deg) if last else None,
+        "jumped_fraction": _number(last.jumped_fraction) if last else None,
+        "median_sigma_rotation_deg": _number(last.median_sigma_rotation_deg) if last else None,
+        "coverage": _number(e.coverage) if e else None,
+        "symmetry": inputs.group.name,
+        "voxel_A": inputs.voxel_A,
+        "box_px": inputs.size_px,
+        "particle_radius_px": inputs.radius_px,
+        "device": device_name(inputs.device),
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "predicted_peak_bytes": inputs.memory.peak_bytes,
+        "peak_rss_bytes": peak_bytes(),
+        "device_predicted_peak_bytes": inputs.device_memory and inputs.device_memory.peak_bytes,
+        "device_peak_bytes": device_peak_bytes(inputs.device),
+    }  # fmt: skip
+
+
+def _pose_counts(inputs: Inputs, poses: Poses | None) -> dict[str, int]:
+    """Return of how many particles there is no pose, only the file's, one at or outside a limit."""
+    n = len(inputs.table)
+    poses = unknown_poses(n) if poses is None else poses
+    lacks, assigned = without_pose(inputs, poses), poses.is_assigned
+    at_limit = poses.quality.get("at_tilt_limit", torch.zeros(n)) == 1
+    outside = assigned & ~can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
+    return {
+        "n_without_pose": int(lacks.sum()),
+        "n_pose_of_file": int((~assigned.numpy() & ~lacks).sum()),
+        "n_at_tilt_limit": int((at_limit & ~outside).sum()),
+        "n_outside_tilts": int(outside.sum()),
+    }
+
+
+def write_iteration_files(
+    folder: Path, inputs: Inputs, state: State, summary: dict[str, Any]
+) -> None:
+    """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves."""
+    if state.evaluation is None or state.mask is None or state.poses is None:
+        return
+    average, curves = state.average().to(inputs.device), state.evaluation.curves
+    fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
+    weighted = weight_map(average, curves)
+    write_volume(folder / "map.mrc", weighted.cpu(), inputs.voxel_A)
+    sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
+    write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
+    write_fsc_table(folder / "fsc.star", state.evaluation)
+    write_particle_table(folder / "particles.star", inputs, state.poses)
+    if state.poses.others is not None:
+        write_undecided_table(folder / "undecided_poses.star", inputs, state.poses)
+    full = {**summary, "bfactor_A2": fit.bfactor_A2}
+    write_text(folder / "summary.json", json.dumps(full, indent=2) + "\n")
+    statistics = particle_statistics(inputs, state.poses)
+    write_text(folder / "statistics.json", json.dumps(statistics, indent=2) + "\n")
+    write_text(folder / "summary.txt", summary_text(inputs, state, full, statistics))
+    write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics))
+    processed = _processed(inputs, state, weighted)
+    if processed is not None:
+        write_volume(folder / "map_processed.mrc", processed.cpu(), inputs.voxel_A)
+
+
+def _processed(
+    inputs: Inputs, state: State, volume: Float[Tensor, "z y x"]
+) -> Float[Tensor, "z y x"] | None:
+    """Return the map after the user's mask and command; None where neither was asked for."""
+    settings = inputs.settings
+    if inputs.post_mask is None and settings.post_command is None:
+        return None
+    if inputs.post_mask is not None:
+        volume = volume * inputs.post_mask
+    if settings.post_command is not None:
+        volume = run_user_command(inputs, volume, settings.post_command, 0, state.iteration)
+    return volume
+
+
+def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
+    """Return how many particles came in, were used and were not, and what they are like.
+
+    ``n_used`` are those with a weight in the last reconstruction; ``n_without_pose`` those that
+    no iteration has come to yet and that the file has no pose of, ``n_pose_of_file`` those that it
+    has.
+    """
+    quality = poses.quality
+    assigned = poses.is_assigned
+    weight = quality["weight"].nan_to_num(0.0)
+    n_used = int((weight > 0).sum())
+    # Alike but for their number: "power 41 times the background's".
+    reasons = Counter(re.sub(r"\d+(\.\d+)?", "…", why, count=1) for why in inputs.rejected_reasons)
+    means = {
+        name: _number(float(values[assigned].nanmean()))
+        for name, values in quality.items()
+        if name not in ("gap", "defocus_group")
+    }
+    return {
+        "n_input": len(inputs.table) + len(inputs.rejected),
+        "n_used": n_used,
+        "n_rejected": len(inputs.rejected),
+        **_pose_counts(inputs, poses),
+        "n_without_weight": int((assigned & (weight <= 0)).sum()),
+        **_fit_counts(poses),
+        "rejected_because": dict(reasons),
+        "half_sets": [int((inputs.half == half).sum()) for half in (1, 2)],
+        "mean_effective_poses": means.get("n_effective"),
+        "effective_particles": _number(float(weight.sum() ** 2 / weight.square().sum()))
+        if n_used
+        else 0.0,
+        "means": means,
+    }
+
+
+def _fit_counts(poses: Poses | None) -> dict[str, int]:
+    """Return how many particles fit nothing, and how many fit several poses alike."""
+    quality = {} if poses is None else poses.quality
+    if "fits_nothing" not in quality:
+        return {"n_fit_nothing": 0, "n_undecided": 0}
+    fits_nothing = quality["fits_nothing"] == 1
+    undecided = (quality["n_effective"] >= DECIDED) & ~fits_nothing
+    return {"n_fit_nothing": int(fits_nothing.sum()), "n_undecided": int(undecided.sum())}
+
+
+def publish(run: Path, iteration: Path, inputs: Inputs) -> None:
+    """Show an iteration's files at the top of the run folder."""
+    for name in _TOP:
+        source = iteration / name
+        if not source.exists():
+            # That of an earlier iteration: not every one has particles that are not decided.
+            if name == "undecided_poses.star":
+                (run / name).unlink(missing_ok=True)
+            continue
+        with atomic_path(run / name) as temporary:
+            shutil.copyfile(source, temporary)
+    if len(inputs.rejected):
+        write_rejected_table(run / "rejected_particles.star", inputs)

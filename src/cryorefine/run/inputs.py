@@ -1,0 +1,476 @@
+"""From settings to what a run works on: everything is checked here, before anything is written."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.engine.device import device_of_run
+from cryorefine.engine.device_memory import device_free_bytes, plan_device_memory
+from cryorefine.engine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
+from cryorefine.errors import InputError, Problems
+from cryorefine.events import EventLog
+from cryorefine.fourier.crop import resample_volume
+from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
+from cryorefine.io.mrc import Volume, read_volume
+from cryorefine.masks.soft import solvent_mask
+from cryorefine.model.observe import make_group_band, select_statistics
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.half_sets import assign_halves
+from cryorefine.particles.images import ImageSource, open_images
+from cryorefine.particles.read import read_particles
+from cryorefine.particles.table import ParticleTable
+from cryorefine.reconstruct.symmetrise import symmetrise_volume
+from cryorefine.refine.image_statistics import Screening, initial_noise, screen_images
+from cryorefine.refine.plan import Geometry
+from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.restore.command import check_command
+
+__all__ = [
+    "COMMAND_VARIABLES",
+    "NO_POSE",
+    "Opened",
+    "first_state",
+    "open_inputs",
+    "screen",
+    "screened_inputs",
+    "without_unassigned",
+]
+
+COMMAND_VARIABLES = ("volume", "sampling", "dim", "half", "iteration")
+"""What the commands of a user may name; the post-processed map has half 0."""
+
+NO_POSE = "no pose, find one with --alignment global"
+"""Why a particle takes no part where given poses are kept."""
+
+_SMALLEST_BOX_PX = 16
+_MIN_SYMMETRIC = 0.8
+_RADIUS_MARGIN = 1.05
+
+
+class Opened:
+    """Inputs that were found to exist and to fit together, before any image has been read."""
+
+    def __init__(self, settings: RefineSettings, *, is_continued: bool = False):
+        self.settings = settings
+        problems = Problems()
+        with problems.collected():
+            self.device = device_of_run(settings.device, refines_optics=settings.refines_optics)
+        with problems.collected():
+            self.group = parse_symmetry(settings.symmetry)
+        with problems.collected():
+            self._read_particles(is_continued)
+        references = []
+        for path in settings.reference:
+            with problems.collected():
+                references.append(_read_reference(path, settings))
+        masks = []
+        for path in (settings.mask, settings.reference_mask, settings.post_mask):
+            with problems.collected():
+                masks.append(None if path is None else _read_mask(path))
+        for command in (settings.reference_command, settings.post_command):
+            with problems.collected():
+                if command is not None:
+                    check_command(command, COMMAND_VARIABLES, shell=settings.command_shell)
+        comparison = None
+        with problems.collected():
+            if settings.compare_to is not None:
+                comparison = read_volume(settings.compare_to)
+        problems.raise_all()
+        self.references = tuple(references)
+        self.mask, self.reference_mask, self.post_mask = (
+            None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
+        )
+        self.comparison = None if comparison is None else self._fitted(comparison)
+
+    def _read_particles(self, is_continued: bool) -> None:
+        settings = self.settings
+        table = read_particles(settings.particles, ctf=settings.ctf)
+        table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
+        if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
+            raise InputError(
+                "the images were multiplied by their CTF and hold no other defocus",
+                where=str(settings.particles),
+                do="leave out --refine-defocus, or extract the particles without that correction",
+            )
+        self.table, self.images = open_images(table)
+        if not table.has_pose and not is_continued:
+            self._require_no_poses()
+        self.voxel_A, self.size_px = _volume_sampling(self.table)
+        if self.size_px < _SMALLEST_BOX_PX:
+            raise InputError(
+                f"images of {self.size_px} pixels are too small to refine",
+                where=str(settings.particles),
+                do=f"extract the particles in a box of {_SMALLEST_BOX_PX} pixels or more",
+            )
+
+    def _require_no_poses(self) -> None:
+        """Refuse what needs poses in the file, which has none."""
+        settings = self.settings
+        needs = {
+            "local": "local alignment starts from known poses",
+            "none": "a reconstruction needs poses",
+        }.get(settings.alignment, "" if settings.reference else "there is no initial map")
+        if needs:
+            raise InputError(
+                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)",
+                where=str(settings.particles),
+                do="give particles with poses, or an initial map with --reference and global "
+                "alignment",
+            )
+
+    def _fitted(self, volume: Volume) -> Float[Tensor, "z y x"]:
+        return resample_volume(
+            volume.data,
+            voxel_A=volume.voxel_A,
+            new_voxel_A=self.voxel_A,
+            new_size_px=self.size_px,
+        )
+
+    def start_volumes(self, events: EventLog) -> tuple[Tensor, Tensor]:
+        """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
+        out = []
+        for path, volume in zip(self.settings.reference, self.references, strict=True):
+            fitted = self._fitted(volume)
+            symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
+            out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
+        return (out[0], out[-1])
+
+    def _smooth(self, volume: Tensor) -> Tensor:
+        return low_pass(
+            volume,
+            voxel_A=self.voxel_A,
+            resolution_A=self.settings.initial_lowpass_angstrom,
+        )
+
+    def _symmetrised(self, volume: Tensor, name: str, events: EventLog) -> Tensor:
+        symmetric = symmetrise_low_resolution(
+            volume,
+            self.group,
+            voxel_A=self.voxel_A,
+            resolution_A=self.settings.initial_lowpass_angstrom,
+        )
+        centred, symmetric_centred = volume - volume.mean(), symmetric - symmetric.mean()
+        agreement = float(
+            (centred * symmetric_centred).sum()
+            / (centred.norm() * symmetric_centred.norm()).clamp_min(1e-30)
+        )
+        if agreement < _MIN_SYMMETRIC:
+            events.warn(
+                f"{name} does not show symmetry {self.group.name} about the conventional axes "
+                f"(correlation with its symmetrised copy {agreement:.2f}): check the symmetry and "
+                "the map's orientation"
+            )
+        return symmetric
+
+    def radius_px(self, start: Tensor | None, events: EventLog) -> float:
+        """Return the particle's radius in voxels: the user's, or measured on the reference.
+
+        Without either it is nine tenths of half the box.
+        """
+        largest = self.size_px / 2 - 1.0
+        if self.settings.particle_radius_px is not None:
+            radius = self.settings.particle_radius_px * self.table.optics[0].pixel_A / self.voxel_A
+            if radius > self.size_px / 2:
+                raise InputError(
+                    f"particle radius {self.settings.particle_radius_px:g} px is more than half "
+                    f"the box of {self.table.optics[0].box_px} px",
+                    where="--particle-radius-px",
+                    do="give a smaller radius",
+                )
+            return min(radius, largest)
+        if start is None:
+            return 0.9 * largest
+        measured = measure_radius(
+            start, voxel_A=self.voxel_A, resolution_A=self.settings.initial_lowpass_angstrom
+        )
+        events.emit("radius", radius_A=measured * self.voxel_A)
+        return min(measured, largest)
+
+
+def symmetrise_low_resolution(
+    volume: Tensor, group: SymmetryGroup, *, voxel_A: float, resolution_A: float
+) -> Tensor:
+    """Symmetrise a low-passed map on a grid no finer than it needs: five points a period."""
+    n = volume.shape[-1]
+    if group.order == 1:
+        return volume
+    size = min(n, max(24, 2 * math.ceil(n * voxel_A / (resolution_A / 5) / 2)))
+    coarse_A = n * voxel_A / size
+    small = resample_volume(volume, voxel_A=voxel_A, new_voxel_A=coarse_A, new_size_px=size)
+    return resample_volume(
+        symmetrise_volume(small, group), voxel_A=coarse_A, new_voxel_A=voxel_A, new_size_px=n
+    )
+
+
+def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> float:
+    """Return the radius in voxels of the sphere about the origin that holds a map's density."""
+    n = volume.shape[-1]
+    mask = solvent_mask(
+        volume,
+        voxel_A=voxel_A,
+        radius_px=n / 2,
+        resolution_A=resolution_A,
+        grow_px=2.0,
+        edge_px=1.0,
+    )
+    inside = torch.nonzero(mask > 0.5).double() - n // 2
+    if len(inside) == 0:
+        return n / 2
+    return float(inside.norm(dim=1).max()) * _RADIUS_MARGIN
+
+
+def _declared(group: OpticsGroup, settings: RefineSettings) -> OpticsGroup:
+    """Return an optics group with what the user says of its images."""
+    correction = group.correction
+    for declared, state in (
+        (settings.phase_flipped, "phase_flipped"),
+        (settings.ctf_premultiplied, "premultiplied"),
+    ):
+        if declared:
+            correction = state
+        elif declared is False and correction == state:
+            correction = "none"
+    return replace(group, correction=correction, has_envelope=settings.ctf_envelope)
+
+
+def _volume_sampling(table: ParticleTable) -> tuple[float, int]:
+    """Return voxel and box of the maps: finest sampling and largest extent of all groups."""
+    used = [table.optics[g] for g in np.unique(table.optics_index)]
+    voxel_A = min(g.pixel_A for g in used)
+    extent_A = max(g.box_A for g in used)
+    return voxel_A, round(extent_A / voxel_A)
+
+
+def _read_reference(path: Path, settings: RefineSettings) -> Volume:
+    volume = read_volume(
+        path,
+        voxel_A=settings.reference_voxel_angstrom,
+        voxel_option="--reference-voxel-angstrom",
+    )
+    if float(volume.data.std()) == 0:
+        raise InputError("the map is constant", where=str(path), do="give another map")
+    return volume
+
+
+def _read_mask(path: Path) -> Volume:
+    volume = read_volume(path)
+    low, high = float(volume.data.min()), float(volume.data.max())
+    if low < -0.01 or high > 1.01:
+        raise InputError(
+            f"mask values run from {low:.3g} to {high:.3g}",
+            where=str(path),
+            do="give a mask with values from 0 to 1",
+        )
+    if high <= 0:
+        raise InputError("the mask is empty", where=str(path), do="give another mask")
+    return volume
+
+
+def open_inputs(settings: RefineSettings, *, is_continued: bool = False) -> Opened:
+    """Check all inputs without reading any image or writing any file.
+
+    A continued run has poses of its own where the file has none.
+
+    Raises
+    ------
+    InputError
+        If anything is missing, damaged or does not fit.
+    """
+    return Opened(settings, is_continued=is_continued)
+
+
+def screened_inputs(
+    opened: Opened,
+    screening: Screening,
+    half: np.ndarray | None,
+    radius_px: float,
+    events: EventLog,
+) -> Inputs:
+    """Leave out unusable images, draw or take halves, and put everything together.
+
+    Parameters
+    ----------
+    half
+        Halves of the usable particles from an earlier part of the run; None draws them.
+
+    Raises
+    ------
+    InputError
+        If no usable image is left, or halves cannot be made.
+    """
+    settings, table = opened.settings, opened.table
+    usable = screening.is_usable
+    if not usable.any():
+        raise InputError(
+            f"none of the {len(table)} images can be used ({screening.reasons[0]})",
+            where=str(settings.particles),
+            do="check the image stacks",
+        )
+    rejected = np.flatnonzero(~usable)
+    if len(rejected):
+        shown = ", ".join(f"{table.names[r]} ({screening.reasons[r]})" for r in rejected[:5])
+        more = f" and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+        events.warn(
+            f"{len(rejected)} of {len(table)} particles cannot be used and are left out: "
+            f"{shown}{more}"
+        )
+    kept = np.flatnonzero(usable)
+    good = table.select(kept)
+    images = ImageSource(good, opened.images.headers)
+    if half is None:
+        half = assign_halves(good, seed=settings.seed, events=events)
+    low, high = math.radians(settings.min_tilt_deg), math.radians(settings.max_tilt_deg)
+    geometry = Geometry(
+        box_A=opened.size_px * opened.voxel_A,
+        nyquist_A=2 * opened.voxel_A,
+        radius_A=radius_px * opened.voxel_A,
+        max_shift_A=settings.max_shift_percent / 100 * opened.size_px * opened.voxel_A,
+        group_order=opened.group.order,
+        tilt_fraction=(math.cos(low) - math.cos(high)) / 2,
+        n_particles=len(good),
+    )
+    return Inputs(
+        settings=settings,
+        table=good,
+        images=images,
+        rejected=table.select(rejected),
+        rejected_reasons=tuple(screening.reasons[r] for r in rejected),
+        statistics=select_statistics(screening.statistics, kept),
+        half=half,
+        group=opened.group,
+        voxel_A=opened.voxel_A,
+        size_px=opened.size_px,
+        radius_px=radius_px,
+        geometry=geometry,
+        mask=_on_device(opened, opened.mask),
+        reference_mask=_on_device(opened, opened.reference_mask),
+        post_mask=_on_device(opened, opened.post_mask),
+        comparison=_on_device(opened, opened.comparison),
+        device=opened.device,
+        memory=plan_memory(
+            size_px=opened.size_px,
+            oversampling=settings.fourier_padding,
+            is_symmetric=opened.group.order > 1,
+            searches=_searches(settings),
+            n_particles=len(table),
+            stored_bytes=opened.images.stored_bytes,
+            threads=torch.get_num_threads(),
+            used_bytes=held_bytes(),
+            free_bytes=free_bytes(),
+        ),
+        device_memory=_device_memory(opened, len(table)),
+    )
+
+
+def _device_memory(opened: Opened, n_particles: int) -> MemoryPlan | None:
+    if opened.device.type == "cpu":
+        return None
+    return plan_device_memory(
+        size_px=opened.size_px,
+        oversampling=opened.settings.fourier_padding,
+        searches=_searches(opened.settings),
+        n_particles=n_particles,
+        free_bytes=device_free_bytes(opened.device),
+    )
+
+
+def _searches(settings: RefineSettings) -> bool:
+    return settings.alignment in ("automatic", "global", "stochastic")
+
+
+def _on_device(opened: Opened, volume: Tensor | None) -> Tensor | None:
+    return None if volume is None else volume.to(opened.device)
+
+
+def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
+    """Return the state before the first iteration; without ``start`` its references are empty."""
+    if start is None:
+        empty = torch.zeros((inputs.size_px,) * 3)
+        start = (empty, empty)
+    group_bands = tuple(
+        make_group_band(
+            group,
+            volume_size_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
+            device=inputs.device,
+        )
+        for group in inputs.optics
+    )
+    noise = []
+    for half in (1, 2):
+        mine = np.flatnonzero(inputs.half == half)
+        table = inputs.table.select(mine)
+        noise.append(
+            initial_noise(
+                table,
+                ImageSource(table, inputs.images.headers),
+                select_statistics(inputs.statistics, mine),
+                group_bands,
+                events,
+            )
+        )
+    poses = None
+    if inputs.table.has_pose:
+        poses = Poses(
+            matrix_from_euler(torch.from_numpy(inputs.table.euler_rad)),
+            torch.from_numpy(inputs.table.shift_A),
+        )
+        _warn_of_far_shifts(inputs, events)
+    return State(
+        iteration=0,
+        poses=poses,
+        references=start,
+        is_scaled=False,
+        group_scale=((1.0,) * len(inputs.optics), (1.0,) * len(inputs.optics)),
+        noise=(noise[0], noise[1]),
+        halves=None,
+        mask=None,
+        evaluation=None,
+        history=[],
+    )
+
+
+def _warn_of_far_shifts(inputs: Inputs, events: EventLog) -> None:
+    """Warn of given shifts that local alignment would not leave as they are."""
+    limit_A, percent = inputs.geometry.max_shift_A, inputs.settings.max_shift_percent
+    n_beyond = int((np.linalg.norm(inputs.table.shift_A, axis=1) > limit_A * (1 + 1e-6)).sum())
+    if n_beyond and inputs.settings.alignment == "local":
+        events.warn(
+            f"{inputs.settings.particles}: {n_beyond} of {len(inputs.table)} particles have shifts "
+            f"beyond {percent:g} % of the box ({limit_A:.1f} Å), and are moved to that limit: "
+            "raise --max-shift-percent, or extract the particles anew at their centres"
+        )
+
+
+def without_unassigned(opened: Opened, screening: Screening) -> Screening:
+    """Set aside the particles that a run which keeps given poses has none of."""
+    if opened.settings.alignment not in ("local", "none"):
+        return screening
+    lacks = opened.table.lacks_pose
+    reasons = tuple(
+        r or (NO_POSE if x else "") for r, x in zip(screening.reasons, lacks, strict=True)
+    )
+    return replace(screening, reasons=reasons)
+
+
+def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
+    """Look at every image once."""
+    radius_A = radius_px * opened.voxel_A
+    radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
+    return screen_images(
+        opened.table,
+        opened.images,
+        radii,
+        events,
+        max_energy=opened.settings.max_energy,
+        device=opened.device,
+    )

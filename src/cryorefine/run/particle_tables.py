@@ -1,0 +1,246 @@
+"""What a run's particle and FSC tables hold, and writing them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.assign.particle_optics import magnification_matrix, with_defocus_change
+from cryorefine.evaluate.fsc import FscCurves
+from cryorefine.geometry.rotation import euler_from_matrix
+from cryorefine.io.star import write_star
+from cryorefine.particles.formats.relion import write_relion
+from cryorefine.refine.state import Evaluation, Inputs, OtherPoses, Poses
+
+__all__ = [
+    "QUALITY_COLUMNS",
+    "as_arrays",
+    "from_arrays",
+    "without_pose",
+    "write_curves",
+    "write_fsc_table",
+    "write_particle_table",
+    "write_rejected_table",
+    "write_undecided_table",
+]
+
+QUALITY_COLUMNS = {
+    "score": "cryorefineScore",
+    "gap": "cryorefineScoreGap",
+    "n_effective": "cryorefineEffectivePoses",
+    "probability": "cryorefinePoseProbability",
+    "fit_z": "cryorefineFitZ",
+    "fits_nothing": "cryorefineFitsNothing",
+    "searched_A": "cryorefineSearchedAngstrom",
+    "correlation": "cryorefineCorrelation",
+    "scale": "cryorefineScale",
+    "sigma_rotation_deg": "cryorefineSigmaRotationDeg",
+    "sigma_shift_A": "cryorefineSigmaShiftA",
+    "at_shift_limit": "cryorefineShiftAtLimit",
+    "at_tilt_limit": "cryorefineTiltAtLimit",
+    "max_cc": "cryorefineMaxCC",
+    "max_cc_percentile": "cryorefineMaxCCPercentile",
+    "cost": "cryorefineCost",
+    "cost_percentile": "cryorefineCostPercentile",
+    "percentile": "cryorefinePercentile",
+    "defocus_group": "cryorefineDefocusGroup",
+    "correlation_index": "cryorefineCorrelationIndex",
+    "correlation_mask": "cryorefineCorrelationMask",
+    "correlation_weight": "cryorefineCorrelationWeight",
+    "imed": "cryorefineImed",
+    "angle_diff_deg": "cryorefineAngleDiffDeg",
+    "shift_diff_A": "cryorefineShiftDiffA",
+    "angle_diff2_deg": "cryorefineAngleDiff2Deg",
+    "shift_diff2_A": "cryorefineShiftDiff2A",
+    "angular_temperature_deg": "cryorefineAngularTemperatureDeg",
+    "ssnr_dB": "cryorefineSsnrDecibel",
+    "weight_ssnr": "cryorefineWeightSsnr",
+    "weight_cost": "cryorefineWeightCost",
+    "weight_stability": "cryorefineWeightStability",
+    "weight_cc": "cryorefineWeightCC",
+    "weight": "cryorefineWeight",
+}
+"""Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
+
+_WHOLE_NUMBERS = ("at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing")
+_AXES = ("RX", "RY", "RZ", "X", "Y")
+_NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
+
+
+def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
+    """Write all usable particles with their poses, halves and quality measures.
+
+    ``cryorefineIsAssigned`` is 0 where the angles are no pose: neither this run has found one nor
+    the input file had one. Measures are 0 for particles that an unfinished run has not come to yet,
+    and where there is nothing to measure: changes of a pose that had no other before.
+    """
+    table = inputs.table
+    if poses.optics is not None:
+        own = with_defocus_change(table.defocus(np.arange(len(table)), torch.float64), poses.optics)
+        table = replace(
+            table,
+            defocus_u_A=own.u_A.numpy(),
+            defocus_v_A=own.v_A.numpy(),
+            defocus_angle_rad=own.angle_rad.numpy(),
+        )
+    table = replace(
+        table,
+        euler_rad=euler_from_matrix(poses.rotations).numpy(),
+        shift_A=poses.shift_A.numpy(),
+        has_pose=True,
+        half_set=inputs.half,
+        is_unassigned=without_pose(inputs, poses),
+    )
+    is_found = poses.is_assigned.numpy()
+    quality = {
+        "cryorefinePoseIsFromFile": (~is_found & ~table.is_unassigned).astype(np.int64),
+    }
+    for name, label in QUALITY_COLUMNS.items():
+        if name in poses.quality:
+            values = (
+                poses.quality[name]
+                .nan_to_num(0.0, _NO_COMPETITOR)
+                .clamp(-_NO_COMPETITOR, _NO_COMPETITOR)
+                .numpy()
+            )
+            quality[label] = values.astype(np.int64) if name in _WHOLE_NUMBERS else values
+    if poses.covariance is not None:
+        quality.update(_covariance_columns(poses.covariance))
+    if poses.optics is not None:
+        quality.update(_optics_columns(poses.optics))
+    write_relion(path, table, quality=quality)
+
+
+def without_pose(inputs: Inputs, poses: Poses) -> np.ndarray:
+    """Tell which particles have neither a pose of this run nor one of its file: (n,) bool."""
+    return ~poses.is_assigned.numpy() & inputs.table.lacks_pose
+
+
+def _covariance_columns(covariance: Float[Tensor, "n 5 5"]) -> dict[str, np.ndarray]:
+    """Return the upper triangle by label: rotation about the image's axes in °, shift in Å."""
+    unit = torch.tensor([np.rad2deg(1.0)] * 3 + [1.0] * 2, dtype=covariance.dtype)
+    scaled = (covariance * unit * unit[:, None]).nan_to_num(0.0).numpy()
+    return {
+        f"cryorefineCovariance{_AXES[a]}{_AXES[b]}": scaled[:, a, b]
+        for a in range(5)
+        for b in range(a, 5)
+    }
+
+
+def _optics_columns(optics: Float[Tensor, "n v"]) -> dict[str, np.ndarray]:
+    """Return the particles' own values by label; the defocus is in RELION's columns as well."""
+    matrix = magnification_matrix(optics)
+    columns = {
+        "cryorefineGreyScale": 1 + optics[:, 0],
+        "cryorefineGreyOffset": optics[:, 1],
+        "cryorefineMagnificationXX": matrix[:, 0, 0],
+        "cryorefineMagnificationXY": matrix[:, 0, 1],
+        "cryorefineMagnificationYY": matrix[:, 1, 1],
+        "cryorefineDefocusChange": optics[:, 5],
+    }
+    return {label: values.numpy() for label, values in columns.items()}
+
+
+def write_undecided_table(path: Path, inputs: Inputs, poses: Poses) -> None:
+    """Write all poses, and their probabilities, of the particles that have several."""
+    others = poses.others
+    if others is None:
+        raise ValueError("every particle has one pose")
+    best = others.row.unique()
+    row = torch.cat([best, others.row])
+    probability = torch.cat([poses.quality["probability"][best], others.probability])
+    order = torch.from_numpy(np.lexsort((-probability.numpy(), row.numpy())))
+    rotations = torch.cat([poses.rotations[best], others.rotations])[order]
+    shift_A = torch.cat([poses.shift_A[best], others.shift_A])[order]
+    chosen = row[order].numpy()
+    table = replace(
+        inputs.table.select(chosen),
+        euler_rad=euler_from_matrix(rotations).numpy(),
+        shift_A=shift_A.numpy(),
+        has_pose=True,
+        half_set=inputs.half[chosen],
+    )
+    quality = {QUALITY_COLUMNS["probability"]: probability[order].numpy()}
+    write_relion(path, table, quality=quality)
+
+
+def write_rejected_table(path: Path, inputs: Inputs) -> None:
+    """Write the particles whose images could not be used, with the reason."""
+    reasons = np.array(inputs.rejected_reasons)
+    write_relion(path, inputs.rejected, quality={"cryorefineRejectedBecause": reasons})
+
+
+def write_fsc_table(path: Path, evaluation: Evaluation) -> None:
+    """Write an iteration's FSC curves, with those against a known map if there is one."""
+    write_curves(
+        path, evaluation.curves, evaluation.resolution_A, comparison=evaluation.comparison_fsc
+    )
+
+
+def write_curves(
+    path: Path,
+    curves: FscCurves,
+    resolution_A: float,
+    *,
+    comparison: Float[Tensor, "s"] | None = None,
+) -> None:
+    """Write FSC curves as RELION's post-processing does."""
+    frequency = curves.frequency_per_A.numpy()
+    with np.errstate(divide="ignore"):
+        angstrom = np.where(frequency > 0, 1 / frequency, 999.0)
+    columns = {
+        "rlnSpectralIndex": np.arange(len(frequency)),
+        "rlnResolution": frequency,
+        "rlnAngstromResolution": angstrom,
+        "rlnFourierShellCorrelationCorrected": curves.corrected.numpy(),
+        "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
+        "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
+        "cryorefineFourierShellCorrelationOutsideMask": curves.outside.numpy(),
+    }
+    if comparison is not None:
+        columns["cryorefineComparisonFSC"] = comparison.numpy()
+    general = {
+        "rlnFinalResolution": np.array([min(resolution_A, 1e6)]),
+        "rlnRandomiseFrom": np.array([min(curves.randomised_from_A, 1e6)]),
+    }
+    write_star(path, {"general": general, "fsc": columns})
+
+
+def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
+    """Return poses as named arrays for a checkpoint."""
+    out = {"rotations": poses.rotations.numpy(), "shift_A": poses.shift_A.numpy()}
+    out.update({f"quality_{k}": v.numpy() for k, v in poses.quality.items()})
+    if poses.covariance is not None:
+        out["covariance"] = poses.covariance.numpy()
+    if poses.optics is not None:
+        out["optics"] = poses.optics.numpy()
+    if poses.others is not None:
+        out.update({f"others_{k}": v.numpy() for k, v in vars(poses.others).items()})
+    return out
+
+
+def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
+    """Return poses from a checkpoint's arrays."""
+    quality = {
+        k.removeprefix("quality_"): torch.from_numpy(v)
+        for k, v in arrays.items()
+        if k.startswith("quality_")
+    }
+    covariance, optics = arrays.get("covariance"), arrays.get("optics")
+    others = {
+        k.removeprefix("others_"): torch.from_numpy(v)
+        for k, v in arrays.items()
+        if k.startswith("others_")
+    }
+    return Poses(
+        torch.from_numpy(arrays["rotations"]),
+        torch.from_numpy(arrays["shift_A"]),
+        quality,
+        None if covariance is None else torch.from_numpy(covariance),
+        None if optics is None else torch.from_numpy(optics),
+        OtherPoses(**others) if others else None,
+    )

@@ -1,0 +1,221 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cryorefine.reconstruct.solve import FoldedSums
+from cryorefine.refine.state import Poses
+from cryorefine.run.checkpoint import (
+    committed_iterations,
+    iteration_folder,
+    load_start,
+    load_state,
+    prune_references,
+    save_start,
+    save_state,
+)
+from tests.builders import make_state, refused
+
+
+def assert_bit_equal(a, b, where="state"):
+    """Compare values of any depth bit by bit; NaN equals NaN."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert a.shape == b.shape, where
+        assert a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), where
+    elif dataclasses.is_dataclass(a):
+        for f in dataclasses.fields(a):
+            assert_bit_equal(getattr(a, f.name), getattr(b, f.name), f"{where}.{f.name}")
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_bit_equal(a[key], b[key], f"{where}[{key}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_bit_equal(x, y, f"{where}[{i}]")
+    elif isinstance(a, float) and math.isnan(a):
+        assert math.isnan(b), where
+    else:
+        assert a == b, where
+
+
+def save(run, state, **extra):
+    return save_state(run, state, {"voxel_A": np.array(1.3), **extra}, lambda folder: None)
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 11])
+@pytest.mark.parametrize("size_px", [7, 8])
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_state_comes_back_bit_by_bit(tmp_path, n_groups, size_px, compared):
+    state = make_state(2, n_groups=n_groups, size_px=size_px, compared=compared)
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 2)[0], state)
+
+
+def test_the_state_before_the_first_iteration_comes_back_bit_by_bit(tmp_path):
+    state = make_state(0)
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 0)[0], state)
+
+
+def test_poses_known_before_the_first_iteration_come_back(tmp_path):
+    poses = dataclasses.replace(make_state(1).poses, quality={})
+    state = dataclasses.replace(make_state(0), poses=poses)
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 0)[0], state)
+
+
+def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
+    def sums(seed):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(9, 9, 5, dtype=torch.complex64, generator=generator)
+        weights = torch.rand(9, 9, 5, generator=generator)
+        return FoldedSums(values, weights, 4, 1.5, 8, 4.0, 2, 0.1 * seed)
+
+    before = Poses(make_state(2).poses.rotations, make_state(2).poses.shift_A)
+    state = dataclasses.replace(make_state(1), previous=before, sums=(sums(1), sums(2)))
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+
+
+def test_where_a_segment_begins_comes_back_with_the_volumes_of_the_iteration_before(tmp_path):
+    save(tmp_path, make_state(2))
+    poses = make_state(2).poses.select(np.array([0, 3]))
+    state = dataclasses.replace(make_state(2), poses=poses)
+    extra = {"voxel_A": np.array(1.3), "half": np.array([1, 2])}
+    folder = save_start(tmp_path, 2, state, extra, lambda part: (part / "x").write_text("y"))
+    assert (folder / "x").read_text() == "y"
+    assert not list(folder.glob("*.mrc"))
+    back, arrays = load_start(tmp_path, 2)
+    assert_bit_equal(back, state)
+    np.testing.assert_array_equal(arrays["half"], [1, 2])
+    assert committed_iterations(tmp_path) == [2]
+
+
+def test_a_state_of_one_particle_comes_back(tmp_path):
+    state = make_state(1, n=1)
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+
+
+def test_arrays_kept_with_a_state_come_back(tmp_path):
+    extra = {
+        "half": np.array([1, 2, 2], np.int8),
+        "reasons": np.array(["", "constant", "NaN"]),
+        "spent_s": np.array([0.1 + 0.2, 1e9]),
+    }
+    save(tmp_path, make_state(1), **extra)
+    arrays = load_state(tmp_path, 1)[1]
+    for name, values in extra.items():
+        assert arrays[name].dtype == values.dtype
+        np.testing.assert_array_equal(arrays[name], values)
+
+
+def test_files_that_are_added_are_committed_with_the_state(tmp_path):
+    def fill(folder):
+        assert committed_iterations(tmp_path) == []
+        (folder / "map.mrc").write_text("x")
+
+    folder = save_state(tmp_path, make_state(1), {"voxel_A": np.array(1.3)}, fill)
+    assert folder == iteration_folder(tmp_path, 1)
+    assert (folder / "map.mrc").read_text() == "x"
+
+
+@pytest.mark.parametrize("crash", [OSError, KeyboardInterrupt])
+def test_an_iteration_that_crashes_while_it_is_written_does_not_exist(tmp_path, crash):
+    def fill(folder):
+        raise crash
+
+    save(tmp_path, make_state(0))
+    with pytest.raises(crash):
+        save_state(tmp_path, make_state(1), {"voxel_A": np.array(1.3)}, fill)
+    assert committed_iterations(tmp_path) == [0]
+    save(tmp_path, make_state(1))
+    assert committed_iterations(tmp_path) == [0, 1]
+    assert_bit_equal(load_state(tmp_path, 1)[0], make_state(1))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["iteration_000", "iteration_001"]
+
+
+def test_an_iteration_that_is_run_again_replaces_the_old_one(tmp_path):
+    folder = save(tmp_path, make_state(1, size_px=8))
+    (folder / "old.txt").write_text("x")
+    state = make_state(1, size_px=7)
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+    assert not (folder / "old.txt").exists()
+
+
+def test_committed_iterations_are_listed_in_order_and_nothing_else_is(tmp_path):
+    for name in ("iteration_010", "iteration_002", "iteration_1000", "iteration_000"):
+        (tmp_path / name).mkdir()
+    for name in (".iteration_011.part", "iteration_7", "iteration_003.part", "iteration_old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "iteration_004").write_text("a file")
+    assert committed_iterations(tmp_path) == [0, 2, 10, 1000]
+
+
+def test_a_folder_that_does_not_exist_has_no_iterations(tmp_path):
+    assert committed_iterations(tmp_path / "gone") == []
+
+
+def test_only_the_last_two_iterations_keep_their_references(tmp_path):
+    for iteration in range(4):
+        save(tmp_path, make_state(iteration, size_px=4))
+    prune_references(tmp_path, 3)
+    kept = {
+        i: (iteration_folder(tmp_path, i) / f"reference{n}.mrc").exists()
+        for i in range(4)
+        for n in (1, 2)
+    }
+    assert kept == {0: False, 1: False, 2: True, 3: True}
+    assert (iteration_folder(tmp_path, 1) / "half1.mrc").exists()
+    assert_bit_equal(load_state(tmp_path, 2)[0], make_state(2, size_px=4))
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "garbage":
+        path.write_bytes(b"garbage" * 100)
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        middle = len(content) // 3
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    elif how == "foreign":
+        with open(path, "wb") as file:
+            np.savez(file, something=np.zeros(3))
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "garbage", "cut", "flipped", "foreign"])
+def test_a_damaged_checkpoint_is_refused_with_advice(tmp_path, how):
+    path = save(tmp_path, make_state(1, n=50)) / "state.npz"
+    damage(path, how)
+    with refused(f"{path}: the checkpoint cannot be read", "the one before"):
+        load_state(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["reference1.mrc", "half2.mrc", "mask.mrc"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_damaged_map_of_a_checkpoint_is_refused_by_name(tmp_path, name, how):
+    path = save(tmp_path, make_state(1)) / name
+    damage(path, how)
+    with refused(str(path)):
+        load_state(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["history", "group_scale", "noise_2_0", "curve_masked"])
+def test_a_checkpoint_of_another_version_is_refused_with_what_it_lacks(tmp_path, name):
+    path = save(tmp_path, make_state(1)) / "state.npz"
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files if key != name}
+    np.savez(path, **arrays)
+    with refused(f"lacks '{name}'", "the one before"):
+        load_state(tmp_path, 1)
