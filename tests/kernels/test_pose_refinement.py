@@ -87,10 +87,10 @@ def test_the_cpu_kernel_refines_as_the_reference_does(size_px):
 @pytest.mark.parametrize("run", [dispatch.refine_poses, reference.refine_poses])
 def test_starts_without_a_prospect_of_their_floor_are_given_up_and_the_others_end_as_ever(run):
     grid, problem, _, _ = make_problem(32, 8, noise=1.0, turn_deg=6, move_px=0.8)
-    free, start = run(grid, problem, CLIMB), run(grid, problem, replace(CLIMB, max_evaluations=0))
+    free, start = run(grid, problem, REFINEMENT), run(grid, problem, replace(REFINEMENT, max_evaluations=0))
     is_hopeless = torch.arange(8) % 2 == 1
     floor = torch.where(is_hopeless, free.score + 1e6, free.score - 1)
-    found = run(grid, replace(problem, floor=floor), CLIMB)
+    found = run(grid, replace(problem, floor=floor), REFINEMENT)
     assert bool((free.score > start.score + 1)[is_hopeless].all())
     torch.testing.assert_close(found.score[is_hopeless], start.score[is_hopeless])
     torch.testing.assert_close(found.rotations[is_hopeless], problem.rotations[is_hopeless])
@@ -100,8 +100,8 @@ def test_starts_without_a_prospect_of_their_floor_are_given_up_and_the_others_en
 
 def test_no_start_that_reaches_its_floor_is_given_up():
     grid, problem, rotations, _ = make_problem(40, 40, noise=2.0, turn_deg=4, move_px=0.7)
-    free = dispatch.refine_poses(grid, problem, CLIMB)
-    raced = dispatch.refine_poses(grid, replace(problem, floor=free.score - 5), CLIMB)
+    free = dispatch.refine_poses(grid, problem, REFINEMENT)
+    raced = dispatch.refine_poses(grid, replace(problem, floor=free.score - 5), REFINEMENT)
     kept = raced.score > free.score - 1
     # The prospect is six times what the next step promises: an estimate, not a bound.
     assert int(kept.sum()) >= 38

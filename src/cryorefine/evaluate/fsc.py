@@ -137,11 +137,13 @@ def fsc_within(
     """Return the FSC within a mask of a map and one that is known, such as an atomic model's.
 
     Both get the gain that whitens the first: the known map's own would make loud what it has next
-    to nothing of, and half maps' FSC would no longer predict what this one is.
+    to nothing of, and half maps' FSC would no longer predict what this one is. Their
+    means, which are arbitrary, are left out.
     """
     n = found.shape[-1]
     halves = volume_to_half(found), volume_to_half(truth)
     gain = whitening_gain(shell_power(halves[0], n), n)
+    gain[0] = 0
     a, b = (volume_from_half(multiply_radially(h, wrapped_axis(n), gain), n) for h in halves)
     return fsc(a * mask, b * mask)
 
