@@ -461,3 +461,18 @@ def test_shift_grids_fill_their_disc_from_the_centre(reach, step):
         for j in range(-9, 10)
     )
     assert len(grid) == expected
+
+
+@pytest.mark.parametrize(("noise", "same"), [(2.0, 1.0), (6.0, 0.95)])
+def test_candidates_that_are_given_up_would_not_have_become_the_pose(noise, same, monkeypatch):
+    case = Case("c1", 60, noise=noise)
+    arguments = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
+    raced = align_globally(*arguments)
+    monkeypatch.setattr(align, "_NO_RIVAL", math.inf)
+    whole = align_globally(*arguments)
+    is_same = case.group.distance(raced.rotations, whole.rotations) < math.radians(2)
+    assert float(is_same.double().mean()) >= same
+    # A pose that is missed was hardly better, or one of several that are as likely.
+    worse = (whole.score - raced.score)[~is_same]
+    assert bool((worse < 3).all())
+    assert bool((raced.n_effective <= whole.n_effective + 0.5).double().mean() > 0.9)
