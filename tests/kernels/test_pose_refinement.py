@@ -87,7 +87,10 @@ def test_the_cpu_kernel_refines_as_the_reference_does(size_px):
 @pytest.mark.parametrize("run", [dispatch.refine_poses, reference.refine_poses])
 def test_starts_without_a_prospect_of_their_floor_are_given_up_and_the_others_end_as_ever(run):
     grid, problem, _, _ = make_problem(32, 8, noise=1.0, turn_deg=6, move_px=0.8)
-    free, start = run(grid, problem, REFINEMENT), run(grid, problem, replace(REFINEMENT, max_evaluations=0))
+    free, start = (
+        run(grid, problem, REFINEMENT),
+        run(grid, problem, replace(REFINEMENT, max_evaluations=0)),
+    )
     is_hopeless = torch.arange(8) % 2 == 1
     floor = torch.where(is_hopeless, free.score + 1e6, free.score - 1)
     found = run(grid, replace(problem, floor=floor), REFINEMENT)
