@@ -331,31 +331,31 @@ def _refine_to_the_end(
     options: AlignmentOptions,
     own: OwnNoise | None,
 ) -> PoseResult:
-    """Climb candidates to their maxima: first those that lead, then all that may be their rivals.
+    """Refine candidates to their maxima: first those that lead, then all that may be rivals.
 
     Candidates with no prospect of a likelihood that counts beside their image's leaders are given
     up on the way. Each image has at least one candidate that leads.
     """
     first, rest = torch.nonzero(leads)[:, 0], torch.nonzero(~leads)[:, 0]
-    parts, floor = [], None
-    for index in (first, rest):
-        part = _refine(
+
+    def refined(index: Int[Tensor, "k"], floor: Float[Tensor, "k"] | None = None) -> PoseResult:
+        return _refine(
             grid, view, x, c, image_of[index], rotations[index], shifts_px[index], options,
-            max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE,
-            floor=None if floor is None else floor[image_of[index]],
+            max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE, floor=floor,
         )  # fmt: skip
-        parts.append(part)
-        if floor is None:
-            score = part.score
-            if own is not None:
-                score = score - own.at(part.rotations, image_of[index], group)
-            inside = can_be_tilted(part.rotations, group, options.tilt_range_rad)
-            score = torch.where(inside, score, -torch.inf)
-            floor = score.new_full((len(x),), -torch.inf)
-            floor = floor.scatter_reduce(0, image_of[index], score, "amax") - _NO_RIVAL
+
+    leaders = refined(first)
+    score = leaders.score
+    if own is not None:
+        score = score - own.at(leaders.rotations, image_of[first], group)
+    is_inside = can_be_tilted(leaders.rotations, group, options.tilt_range_rad)
+    score = torch.where(is_inside, score, -torch.inf)
+    best = score.new_full((len(x),), -torch.inf).scatter_reduce(0, image_of[first], score, "amax")
+    rivals = refined(rest, best[image_of[rest]] - _NO_RIVAL)
     order = torch.argsort(torch.cat([first, rest]))
-    names = vars(parts[0])
-    return PoseResult(**{n: torch.cat([getattr(p, n) for p in parts])[order] for n in names})
+    return PoseResult(
+        **{n: torch.cat([value, getattr(rivals, n)])[order] for n, value in vars(leaders).items()}
+    )
 
 
 def align_locally(
@@ -649,8 +649,16 @@ def can_be_tilted(
     rotations: Float[Tensor, "b 3 3"], group: SymmetryGroup, tilt_range_rad: tuple[float, float]
 ) -> Bool[Tensor, "b"]:
     """Tell which poses, or a symmetric copy of them, lie within the band of tilts."""
+    if _holds_all_tilts(tilt_range_rad):
+        return torch.ones_like(rotations[:, 0, 0], dtype=torch.bool)
     excess = _tilt_excess_rad(rotations, group, tilt_range_rad)
     return excess.amin(1) < _TILT_ROUNDING_RAD
+
+
+def _holds_all_tilts(tilt_range_rad: tuple[float, float]) -> bool:
+    """Tell whether a band of tilts is no limit."""
+    low, high = tilt_range_rad
+    return low <= 0 and high >= math.pi
 
 
 def _tilt_excess_rad(
@@ -704,7 +712,7 @@ def _into_band(
         ``is_inside`` is False for poses that had to be tipped.
     """
     low, high = tilt_range_rad
-    if low <= 0 and high >= math.pi:
+    if _holds_all_tilts(tilt_range_rad):
         return rotations, torch.ones_like(rotations[:, 0, 0], dtype=torch.bool)
     # The pose itself if it is inside: it comes first.
     excess, nearest = _tilt_excess_rad(rotations, group, tilt_range_rad).min(1)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
@@ -25,7 +25,6 @@ __all__ = [
     "half_map_fsc",
     "resolution",
     "whiten",
-    "whitening_gain",
 ]
 
 _RANDOMISE_BELOW = 0.8
@@ -109,7 +108,7 @@ def corrected_fsc(
     return out
 
 
-def whitening_gain(power: Float[Tensor, "s"], size_px: int) -> Float[Tensor, "m"]:
+def _whitening_gain(power: Float[Tensor, "s"], size_px: int) -> Float[Tensor, "m"]:
     """Return the radial gain, per |k|² of the half grid, that gives all shells the same power.
 
     A mask spreads some of each shell over its neighbours: of the loud ones at low resolution, and
@@ -122,11 +121,17 @@ def whitening_gain(power: Float[Tensor, "s"], size_px: int) -> Float[Tensor, "m"
 
 
 def whiten(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
-    """Return a map whose shells all have the same power; see :func:`whitening_gain`."""
+    """Return a map whose shells all have the same power: a mask drowns none in the others."""
     n = volume.shape[-1]
     half = volume_to_half(volume)
-    gain = whitening_gain(shell_power(half, n), n)
-    return volume_from_half(multiply_radially(half, wrapped_axis(n), gain), n)
+    gain = _whitening_gain(shell_power(half, n), n)
+    return volume_from_half(_with_gain(half, gain, n), n)
+
+
+def _with_gain(
+    half: Complex[Tensor, "z y xh"], gain: Float[Tensor, "m"], size_px: int
+) -> Complex[Tensor, "z y xh"]:
+    return multiply_radially(half, wrapped_axis(size_px), gain)
 
 
 def fsc_within(
@@ -142,9 +147,9 @@ def fsc_within(
     """
     n = found.shape[-1]
     halves = volume_to_half(found), volume_to_half(truth)
-    gain = whitening_gain(shell_power(halves[0], n), n)
+    gain = _whitening_gain(shell_power(halves[0], n), n)
     gain[0] = 0
-    a, b = (volume_from_half(multiply_radially(h, wrapped_axis(n), gain), n) for h in halves)
+    a, b = (volume_from_half(_with_gain(half, gain, n), n) for half in halves)
     return fsc(a * mask, b * mask)
 
 
@@ -171,8 +176,8 @@ def half_map_fsc(
     if mask is None:
         zero = torch.zeros_like(unmasked)
         return FscCurves(frequency, unmasked, unmasked, zero, unmasked, zero, math.inf)
-    gain = whitening_gain(shell_power(first, n) + shell_power(second, n), n)
-    first, second = (multiply_radially(half, wrapped_axis(n), gain) for half in (first, second))
+    gain = _whitening_gain(shell_power(first, n) + shell_power(second, n), n)
+    first, second = (_with_gain(half, gain, n) for half in (first, second))
     half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
     inside1, inside2 = volume_to_half(half1 * mask), volume_to_half(half2 * mask)
     masked = shell_correlation(inside1, inside2, n)

@@ -106,7 +106,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         shifts,
         array_of(problem.prior_shift_px, torch.float64),
         float(problem.prior_precision),
-        np.full(m, -np.inf) if problem.floor is None else array_of(problem.floor, torch.float64),
+        array_of(problem.floors, torch.float64),
         options.max_evaluations,
         float(options.max_shift_px),
         float(options.max_turn_rad),

@@ -64,6 +64,13 @@ class PoseProblem:
     prior_precision: float = 0.0
     floor: Float[Tensor, "m"] | None = None
 
+    @property
+    def floors(self) -> Float[Tensor, "m"]:
+        """The floor of each start in double precision: minus infinity where there is none."""
+        if self.floor is None:
+            return self.shifts_px.new_full((len(self.shifts_px),), -torch.inf, dtype=torch.float64)
+        return self.floor.double()
+
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:

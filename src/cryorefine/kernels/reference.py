@@ -245,7 +245,7 @@ def refine(
     score, power, g, h = _with_prior(normal_equations, problem, options)
     damping = torch.full_like(score, options.initial_damping)
     rows = torch.arange(len(score), device=score.device)  # the starts that are still refined
-    floor = torch.full_like(score, -torch.inf) if problem.floor is None else problem.floor.double()
+    floor = problem.floors
     for _ in range(options.max_evaluations):
         slope, matrix = g[rows], h[rows]
         diagonal = torch.diagonal(matrix, dim1=1, dim2=2)

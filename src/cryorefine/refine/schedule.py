@@ -18,7 +18,7 @@ _SMALL_GAIN = 0.01
 
 _UNDECIDED_GAIN = 0.005
 """The same where many particles are undecided: each search lets some of them find their poses. With
-0.01 C1 at SNR 0.005 ends at 67.5 instead of 68.4 % within 5°, 7.96 instead of 7.78 Å."""
+0.01 C1 at SNR 0.005 ends at 67.5 instead of 68.2 % within 5°, 7.96 instead of 7.80 Å."""
 
 _STALLED, _STILL_SEARCH, _STILL = 3, 0.35, 0.75
 _FEW_JUMP, _TURNS = 0.2, 3
@@ -46,13 +46,13 @@ def next_plan(
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
     fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
     until fewer than 1 % of the particles are seen to jump, and nearly all are decided or the last
-    iteration gained nothing; or three in a row have gained nothing and moved most
-    particles by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of
-    the particles is searched at each iteration, in turn, while the others follow the references as
-    they get better. Search: where it would have missed more than 1 % of the poses that are known
-    and were the best still, the next one looks at everything with three times the operations, twice
-    at most. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
-    many, for coarse references need no more. End: when neither resolution nor poses gain any more
+    iteration gained next to nothing; or three in a row have gained nothing and moved most particles
+    by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the
+    particles is searched at each iteration, in turn, while the others follow the references as they
+    get better. Search: where it would have missed more than 1 % of the poses that are known and
+    were the best still, the next one looks at everything with three times the operations, twice at
+    most. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
+    many, for coarse references need no more. End: when neither half maps nor poses gain any more
     and the half maps are filled up to Nyquist, if need be by one more iteration. A fixed schedule
     keeps the first rule only: the last two fifths of its iterations are local.
     """
