@@ -8,6 +8,10 @@ types is compiled anew.
 
 Code on disk is used again only where neither the function's own module has changed nor any that it
 imports, directly or not: numba itself looks at the function's own alone.
+
+A kernel's machine code, and so the bits of its results, follows from its source and the types of
+its arguments alone: not from what was compiled, or loaded from disk, before it. It shares with no
+other what it calls.
 """
 
 import ast
@@ -26,6 +30,7 @@ import numpy as np
 import torch
 from numba import njit
 from numba.core import event
+from numba.core.compiler import Compiler
 from torch import Tensor
 
 __all__ = ["array_of", "compiled", "in_threads"]
@@ -58,6 +63,16 @@ class _WithoutCollector(event.Listener):
 event.register("numba:compile", _WithoutCollector())
 
 
+class _OwnInternals(Compiler):
+    """Compiles numba's own small functions, such as complex products, for each function anew.
+
+    numba keeps them for a whole process, with the ``fastmath`` of whoever needed one first.
+    """
+
+    def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
+        super().__init__(typingctx, targetctx.subtarget(cached_internal_func={}), *rest)
+
+
 def compiled(
     function: Callable[..., Any] | None = None, *, fastmath: bool = False, inner: bool = False
 ) -> Any:
@@ -65,13 +80,17 @@ def compiled(
 
     Where neither the package's folder nor the user's cache can be written to, every process
     compiles for itself. ``inner`` functions can only be called by compiled ones: numba then does
-    not write, for each, what takes apart the arguments of a call from Python.
+    not write, for each, what takes apart the arguments of a call from Python. They are on disk only
+    as parts of what calls them, and always inlined: of the copies of a function that several
+    kernels hold a process would use the first that it loads, and each was optimised differently.
     """
     if function is None:
         return lambda f: compiled(f, fastmath=fastmath, inner=inner)
-    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    options["pipeline_class"] = _OwnInternals
     if inner:
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+        return njit(**options)(function)
     try:
         dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba says at once that it has no place for a cache
