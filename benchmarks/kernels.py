@@ -95,7 +95,7 @@ class KernelCase:
         return len(self.rotations) * len(self.points)
 
     def problem(self, values: torch.Tensor) -> PoseProblem:
-        """Return a climb of every image from its own pose."""
+        """Refine every image from its own pose."""
         n_images = len(self.rotations)
         return PoseProblem(
             x=values,

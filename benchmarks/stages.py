@@ -9,8 +9,9 @@ operations or bytes that the stage was given over the rate of this machine, meas
     reading, symmetry, files       bytes in and out over the bandwidth of a copy
     images                         one FFT an image
     coarse search                  its matrix product's operations over the rate of one
-    climbs, slices, insertion      samples times the kernel's own time a sample (climbs: one
-                                   evaluation a start, so that the ratio is their mean number)
+    pose refinement                one evaluation a start (so that the ratio is their mean number),
+                                   its samples times the kernel's own time a sample
+    slices, insertion              samples times the kernel's own time a sample
     references, solving            one FFT of the padded box a volume
     masks and FSC                  eight FFTs of the box an evaluation
     start-up                       importing torch and numba
@@ -139,7 +140,7 @@ def instrument(stages: Stages) -> None:
         lambda out, search, x, *_, **__: 2.0 * len(x) * len(search.shifts_px)
         * search.slices.numel(),
     )  # fmt: skip
-    add(dispatch, "refine_poses", "climbs",
+    add(dispatch, "refine_poses", "pose refinement",
         lambda out, _, problem, *__: len(problem.image_of) * len(problem.points))  # fmt: skip
     add(dispatch, "extract_slices", "slices",
         lambda out, _, rotations, points: len(rotations) * len(points))  # fmt: skip
@@ -173,7 +174,7 @@ def rates(n: int, threads: int) -> dict[str, float]:
     images, block = torch.randn(128, n, n), torch.randn(16 << 20)
     copy_s = best_cpu_s(block.clone, 5) / (2 * bytes_of(block))
     sample = {
-        "climbs": lambda: dispatch.refine_poses(slices, problem, SCORE_ONCE),
+        "pose refinement": lambda: dispatch.refine_poses(slices, problem, SCORE_ONCE),
         "slices": lambda: dispatch.extract_slices(slices, case.rotations, case.points),
         "insertion": lambda: dispatch.insert_slices(
             acc, case.rotations, case.points, values, weights
@@ -239,7 +240,7 @@ def main() -> None:
           f"{summary['iterations']} iterations, {options.threads} thread(s): "
           f"{whole_s:.1f} s CPU\n")  # fmt: skip
     print(markdown(rows))
-    kernels = ("climbs", "slices", "insertion")
+    kernels = ("pose refinement", "slices", "insertion")
     print("\n" + ", ".join(f"{name} {unit_s[name] * 1e9:.0f} ns a sample" for name in kernels)
           + f", matrix product {1e-9 / unit_s['coarse search']:.0f} GFLOP/s, copy "
           f"{1e-9 / unit_s['files']:.1f} GB/s, all of CPU time")  # fmt: skip

@@ -56,7 +56,7 @@ class RefineSettings(BaseModel):
     automatic_schedule: Literal["data", "fixed"] = Field(
         "data",
         description="Schedule of automatic alignment. data: the FSC and the changes of poses tell "
-        "when it turns local and when it ends; fixed: 3 global and 2 local iterations, or of "
+        "when it becomes local and when it ends; fixed: 3 global and 2 local iterations, or of "
         "--iterations the last two fifths local.",
     )
     iterations: int | None = Field(
@@ -221,7 +221,7 @@ class RefineSettings(BaseModel):
         None,
         gt=0,
         le=180,
-        description="Largest turn in a local iteration (default: no limit).",
+        description="Largest rotation in a local iteration (default: no limit).",
     )
     refine_grey: bool = Field(
         False, description="Refine grey scale and offset of every particle (local iterations)."
