@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from numba.core.event import trigger_event
 
 import cryorefine
-from cryorefine.compiled import in_threads
+from cryorefine.compiled import in_threads, kernel_threads, use_kernel_threads
 
 # Images' rotations are single precision where slices are read, double where poses are refined.
 TWICE = {"scaled_rows"}
@@ -156,14 +155,14 @@ def test_threads_take_every_index_once():
     def take(begin: int, end: int) -> None:
         taken[begin:end] += 1
 
-    before = torch.get_num_threads()
+    before = kernel_threads()
     try:
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            use_kernel_threads(threads)
             in_threads(take, len(taken))
             in_threads(take, 2)
             in_threads(take, 0)
     finally:
-        torch.set_num_threads(before)
+        use_kernel_threads(before)
     assert taken[2:].tolist() == [3] * 101
     assert taken[:2].tolist() == [6, 6]

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,12 @@ from numba.core import event
 from numba.core.compiler import Compiler
 from torch import Tensor
 
-__all__ = ["array_of", "compiled", "in_threads"]
+__all__ = ["array_of", "compiled", "in_threads", "kernel_threads", "use_kernel_threads"]
 
 _PARTS_A_THREAD = 4
+"""Parts of a range for each thread, so that one that is held up leaves work to the others."""
+
+_of_thread = local()
 
 
 class _WithoutCollector(event.Listener):
@@ -148,12 +152,22 @@ def array_of(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     return tensor.detach().to(dtype).contiguous().numpy()
 
 
+def use_kernel_threads(count: int) -> None:
+    """Let kernels that the calling thread calls use so many threads."""
+    _of_thread.count = count
+
+
+def kernel_threads() -> int:
+    """Return how many threads kernels may use here; as many as torch's where nobody said."""
+    return getattr(_of_thread, "count", None) or torch.get_num_threads()
+
+
 def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> None:
     """Call ``kernel(begin, end, *arguments)`` for parts of ``range(count)``, several at once.
 
-    As many threads as torch uses; what the kernel does at one index may not depend on another.
+    What the kernel does at one index may not depend on another.
     """
-    threads = min(torch.get_num_threads(), count)
+    threads = min(kernel_threads(), count)
     if threads <= 1:
         kernel(0, count, *arguments)
         return
@@ -168,7 +182,7 @@ def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> No
         job.result()
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Return the threads of a process: those of its parent do not live on in a forked one."""
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")

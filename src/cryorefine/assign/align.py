@@ -130,6 +130,10 @@ class Alternatives:
     shifts_px: Float[Tensor, "m 2"]
     probability: Float[Tensor, "m"]
 
+    def at(self, chosen: Tensor) -> "Alternatives":
+        """Return those that a mask or an index chooses."""
+        return Alternatives(**{name: value[chosen] for name, value in vars(self).items()})
+
     def cpu(self) -> "Alternatives":
         """Return the poses on the CPU."""
         return Alternatives(**{name: value.cpu() for name, value in vars(self).items()})
@@ -195,6 +199,20 @@ class BatchPoses:
     def cpu(self) -> "BatchPoses":
         """Return the poses on the CPU."""
         return BatchPoses(**{name: value.cpu() for name, value in vars(self).items()})
+
+    def select(self, index: Int[Tensor, "m"]) -> "BatchPoses":
+        """Return those of some images, in that order, without their alternatives."""
+        columns = {k: v[index] for k, v in vars(self).items() if k != "alternatives"}
+        none = self.alternatives.image_of[:0]
+        return BatchPoses(**columns, alternatives=self.alternatives.at(none))
+
+    @staticmethod
+    def join(parts: "list[BatchPoses]") -> "BatchPoses":
+        """Return the poses of several batches, one after the other, without alternatives."""
+        names = [name for name in vars(parts[0]) if name != "alternatives"]
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        none = parts[0].alternatives.image_of[:0]
+        return BatchPoses(**columns, alternatives=parts[0].alternatives.at(none))
 
 
 def _refine(

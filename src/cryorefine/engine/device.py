@@ -44,16 +44,20 @@ def choose_device(setting: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def device_of_run(setting: str, *, refines_optics: bool) -> torch.device:
-    """Return the run's device; particles' own optics are worked out on the CPU only."""
-    if not refines_optics:
+def device_of_run(setting: str, *, refines_optics: bool, has_workers: bool = False) -> torch.device:
+    """Return the run's device; particles' own optics and worker processes have the CPU only."""
+    if not (refines_optics or has_workers):
         return choose_device(setting)
     if setting not in ("auto", "cpu"):
         raise InputError(
             "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus work on "
-            "the CPU only",
+            "the CPU only"
+            if refines_optics
+            else "--workers are processes on the CPU",
             where=f"--device {setting}",
-            do="say --device cpu, or leave these options out",
+            do="say --device cpu, or leave these options out"
+            if refines_optics
+            else "say --device cpu, or leave --workers out",
         )
     return choose_device("cpu")
 

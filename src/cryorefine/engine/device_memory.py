@@ -47,7 +47,7 @@ def plan_device_memory(
         if searches:
             peak = max(peak, _BATCHES_SEARCHING * batch + _SEARCH_BYTES)
         peak = round(_GRIDS * grid_bytes(size_px, oversampling) + peak)
-        return MemoryPlan(1, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
+        return MemoryPlan(1, False, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
     chosen = plan(_BATCH_BYTES)
     while chosen.peak_bytes > _SPARE * free_bytes and chosen.batch_bytes > _MIN_BATCH_BYTES:

@@ -23,17 +23,35 @@ __all__ = [
     "plan_memory",
 ]
 
-_MAX_COPIES = 4
+_PARTIAL_SUMS = 4
+"""Blocks of a half that are inserted at once, each into sums of its own: with both halves, work
+for eight threads."""
+
+_PARTIAL_SUMS_LARGE, _LARGE_GRID_BYTES = 2, 64 << 20
+"""Of grids above this size (boxes above 200 pixels) fewer sums are held: they would take as much
+memory as all the rest."""
+
 _BATCH_BYTES = 32 << 20
+"""A batch that stays in the cache of a core would be smaller, and its products slower."""
+
 _MIN_BATCH_BYTES = 2 << 20
+"""Smaller batches save no memory that counts beside the libraries' own."""
+
 _LARGEST_BATCH, _POINT_BYTES = 128, 32
+"""Images of a batch; a coefficient's share of it: image, transfer, model and residual."""
+
 # Measured: the peak above what is in use when the images have been screened, in half grids of
-# complex numbers up to Nyquist; what is kept of a batch, in its own size; what a search keeps.
-_GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
+# complex numbers up to Nyquist, with one half at a time and with both; what is kept of a batch, in
+# its own size, by each thread; what a search keeps.
+_GRIDS, _GRIDS_SYMMETRIC = 8.0, 12.0
+_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 20.0
+_GRIDS_PER_SUM = 1.5
 _BATCHES = 4.0
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
 _TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
+_PROCESS_BYTES = 350 << 20  # what the libraries take in each worker process
 _SPARE = 0.9
+"""Share of the free memory that a run may use as it likes: predictions are 10 % exact."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +60,11 @@ class MemoryPlan:
 
     Attributes
     ----------
-    copies
-        Private grids that threads insert slices into.
+    partial_sums
+        Of each half: so many blocks of particles are inserted at once.
+    both_halves
+        Whether there is room for the sums of both halves, and for what is made of them, at once.
+        It decides about time alone.
     batch_bytes, largest_batch
         Size of a batch of images, and the most images in one.
     peak_bytes
@@ -52,7 +73,8 @@ class MemoryPlan:
         What the process may use at most: what it holds already and what is free.
     """
 
-    copies: int
+    partial_sums: int
+    both_halves: bool
     batch_bytes: int
     largest_batch: int
     peak_bytes: int
@@ -68,14 +90,16 @@ def plan_memory(
     n_particles: int,
     stored_bytes: int,
     threads: int,
+    processes: int = 0,
     used_bytes: int,
     free_bytes: int,
 ) -> MemoryPlan:
-    """Predict the peak of a run; take fewer copies, then smaller batches where it would not fit.
+    """Predict the peak of a run; take half after half, then fewer sums, then smaller batches.
 
-    The peak is reached when the second half's sums are folded, symmetrised and solved in the last
-    iteration, which fills them up to Nyquist. Below nine tenths of what is free nothing is cut, so
-    that a run gives the same result whatever else the machine does.
+    The peak is reached when sums are folded, symmetrised and solved in the last iteration, which
+    fills them up to Nyquist. Below nine tenths of what is free nothing is cut. Whether both halves
+    are worked on at once changes no result; the number of sums and the size of batches do, in the
+    last bits, and depend on the run alone unless memory is scarce.
 
     Parameters
     ----------
@@ -87,27 +111,41 @@ def plan_memory(
         Whether orientations are searched everywhere.
     stored_bytes
         Size of the image stacks: pages of them count while they are mapped.
+    threads
+        That work on batches at once.
+    processes
+        Worker processes; 0 where threads of this one do the work.
     used_bytes
         What the process holds before the first iteration: libraries, inputs.
     """
+    grid = grid_bytes(size_px, oversampling)
 
-    def plan(copies: int, batch_bytes: int) -> MemoryPlan:
-        grids = (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS) + _GRIDS_PER_COPY * copies
+    def plan(partial_sums: int, both_halves: bool, batch_bytes: int) -> MemoryPlan:
+        sums = _GRIDS_PER_SUM * partial_sums
+        if both_halves:
+            grids = 2 * sums + (_GRIDS_BOTH_SYMMETRIC if is_symmetric else _GRIDS_BOTH)
+        else:
+            grids = sums + (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS)
         images = image_bytes(size_px) * min(_LARGEST_BATCH, n_particles // 2)
-        batches = _BATCHES * min(batch_bytes, images)
-        volumes = max(grids * grid_bytes(size_px, oversampling), _TABLE_BYTES if searches else 0)
+        batches = _BATCHES * min(batch_bytes, images) * threads
+        # The tables of both halves are kept while poses are searched.
+        volumes = max(grids * grid, 2 * _TABLE_BYTES if searches else 0)
         peak = fixed_bytes + round(volumes + batches)
-        return MemoryPlan(copies, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
+        return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
     fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
     fixed_bytes += _PARTICLE_BYTES * n_particles + (_SEARCH_BYTES if searches else 0)
+    fixed_bytes += _PROCESS_BYTES * processes
 
-    chosen = plan(min(_MAX_COPIES, threads), _BATCH_BYTES)
+    most = _PARTIAL_SUMS if grid <= _LARGE_GRID_BYTES else _PARTIAL_SUMS_LARGE
+    chosen = plan(most, True, _BATCH_BYTES)
     while chosen.peak_bytes > _SPARE * free_bytes:
-        if chosen.copies > 1:
-            chosen = plan(chosen.copies - 1, chosen.batch_bytes)
+        if chosen.both_halves:
+            chosen = plan(chosen.partial_sums, False, chosen.batch_bytes)
+        elif chosen.partial_sums > 1:
+            chosen = plan(chosen.partial_sums // 2, False, chosen.batch_bytes)
         elif chosen.batch_bytes > _MIN_BATCH_BYTES:
-            chosen = plan(1, chosen.batch_bytes // 2)
+            chosen = plan(1, False, chosen.batch_bytes // 2)
         else:
             break
     return chosen
@@ -135,7 +173,8 @@ def emit_memory(events: EventLog, plan: MemoryPlan, *, on_gpu: bool = False) -> 
         "device_memory" if on_gpu else "memory",
         predicted_peak_bytes=plan.peak_bytes,
         free_bytes=plan.free_bytes,
-        copies=plan.copies,
+        partial_sums=plan.partial_sums,
+        both_halves=plan.both_halves,
         batch_bytes=plan.batch_bytes,
     )
     if plan.peak_bytes > plan.free_bytes:

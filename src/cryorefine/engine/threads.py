@@ -1,13 +1,34 @@
-"""One owner for all thread pools, and for the memory that they leave behind."""
+"""One owner for all threads, and for the memory that they leave behind.
+
+torch works in one thread everywhere: its sums, products and transforms give other bits for
+other numbers of threads, and a run must not depend on that. What is done at once are blocks of
+particles (:mod:`cryorefine.engine.threaded`), the two halves (:func:`side_by_side`), and parts of
+the range of a kernel, whose results do not depend on how it is cut
+(:func:`cryorefine.compiled.in_threads`).
+"""
 
 import ctypes
 import os
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from threading import Thread
+from typing import Any, TypeVar
 
 import torch
-from numba import config, set_num_threads
 
-__all__ = ["available_cpus", "release_memory", "use_threads"]
+from cryorefine.compiled import kernel_threads, use_kernel_threads
+
+__all__ = [
+    "available_cpus",
+    "begin_worker",
+    "release_memory",
+    "side_by_side",
+    "threads_of",
+    "use_threads",
+]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
@@ -17,12 +38,58 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def threads_of(count: int | None) -> int:
+    """Return how many threads a run uses: what the user says, or one for each CPU."""
+    return count or available_cpus()
+
+
 def use_threads(count: int | None) -> int:
-    """Give torch and numba the same number of threads; None for all CPUs. Returns the number."""
-    number = min(count or available_cpus(), config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    torch.set_num_threads(number)
-    set_num_threads(number)
+    """Give the kernels so many threads, None for all CPUs, and torch one. Returns the number."""
+    number = threads_of(count)
+    begin_worker(number)
     return number
+
+
+def begin_worker(threads: int) -> None:
+    """Prepare the thread that calls: kernels may use so many threads in it, torch only this one.
+
+    torch keeps the number for each thread by itself.
+    """
+    torch.set_num_threads(1)
+    use_kernel_threads(threads)
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Sequence[Item], *, at_once: bool = True
+) -> list[Result]:
+    """Return what a function makes of each of a few things, all at once if there are threads.
+
+    Parameters
+    ----------
+    at_once
+        False where the memory does not allow it: one after the other then.
+    """
+    share = kernel_threads() // max(1, len(items))
+    if share < 1 or not at_once or len(items) < 2:
+        return [function(item) for item in items]
+    out: list[Any] = [None] * len(items)
+    errors: list[BaseException] = []
+
+    def work(i: int) -> None:
+        begin_worker(share)
+        try:
+            out[i] = function(items[i])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [Thread(target=work, args=(i,), daemon=True) for i in range(len(items))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return out
 
 
 def release_memory() -> None:

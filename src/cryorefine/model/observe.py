@@ -1,6 +1,6 @@
 """Images as the likelihood sees them: coefficients of a band, contrast transfer, noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from cryorefine.optics.group import OpticsGroup
 __all__ = [
     "GroupBand",
     "ImageStatistics",
+    "as_seen_by",
+    "image_coefficients",
     "image_statistics",
     "make_group_band",
     "observe",
+    "sampling_geometry",
     "select_statistics",
 ]
 
@@ -62,6 +65,11 @@ class GroupBand:
         return torch.stack([self.band.kx, self.band.ky], -1)
 
 
+def sampling_geometry(group: OpticsGroup) -> tuple[object, ...]:
+    """Return what decides at which points a group's images sample a volume."""
+    return group.pixel_A, group.box_px, group.magnification
+
+
 def make_group_band(
     group: OpticsGroup,
     *,
@@ -69,12 +77,24 @@ def make_group_band(
     voxel_A: float,
     resolution_A: float,
     device: torch.device | str = "cpu",
+    alike: GroupBand | None = None,
 ) -> GroupBand:
     """Prepare an optics group's band of coefficients down to a resolution.
 
     The band ends at the resolution, at the images' Nyquist frequency, or where slices would leave
     the volume's transform, whichever comes first.
+
+    Parameters
+    ----------
+    alike
+        Another group of the same sampling geometry, for the same volume and resolution: the two
+        then share all that does not depend on the group.
     """
+    if alike is not None:
+        k = alike.k_px().cpu().double()
+        return replace(
+            alike, group=group, odd_factor=_odd_factor(group, image_frequencies(group, k), device)
+        )
     box_A = volume_size_px * voxel_A
     limit_per_A = min(1 / resolution_A, (volume_size_px - 1) / 2 / box_A)
     m = torch.tensor(group.magnification, dtype=torch.float64).view(2, 2)
@@ -82,17 +102,23 @@ def make_group_band(
     band = make_band(group.box_px, limit_per_A * group.box_A / stretch)
     k = torch.stack([band.kx, band.ky], -1).double()
     s = image_frequencies(group, k)
-    odd = None
-    if group.has_odd_aberration:
-        odd = torch.exp(-1j * odd_phase(group, s)).to(torch.complex64)
     return GroupBand(
         group=group,
         band=band.to(device),
         s_per_A=s.float().to(device),
         points=(s * box_A).float().to(device),
-        odd_factor=None if odd is None else odd.to(device),
+        odd_factor=_odd_factor(group, s, device),
         amplitude=(voxel_A / group.pixel_A) ** 2,
     )
+
+
+def _odd_factor(
+    group: OpticsGroup, s_per_A: Float[Tensor, "p 2"], device: torch.device | str
+) -> Complex[Tensor, "p"] | None:
+    """Return what removes a group's antisymmetric aberrations; None if it has none."""
+    if not group.has_odd_aberration:
+        return None
+    return torch.exp(-1j * odd_phase(group, s_per_A)).to(torch.complex64).to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,27 +152,41 @@ def image_statistics(images: Float[Tensor, "b y x"], radius_px: float) -> ImageS
     return ImageStatistics(mean.float(), std.float())
 
 
+def image_coefficients(
+    images: Float[Tensor, "b y x"], statistics: ImageStatistics, band: Band
+) -> Complex[Tensor, "b p"]:
+    """Return the coefficients of normalised images in a band."""
+    mean, std = (t.to(images.device)[:, None, None] for t in (statistics.mean, statistics.std))
+    return band.take(image_to_half((images - mean) / std))
+
+
+def as_seen_by(
+    coefficients: Complex[Tensor, "b p"], view: GroupBand, defocus: Defocus
+) -> tuple[Complex[Tensor, "b p"], Float[Tensor, "b p"]]:
+    """Return what an optics group's coefficients say of the volume, and their contrast transfer.
+
+    Antisymmetric aberrations are taken out of the coefficients; the contrast transfer includes
+    the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
+    after centring. Multiplication by the CTF is undone as far as noise allows.
+    """
+    if view.odd_factor is not None:
+        coefficients = coefficients * view.odd_factor
+    if view.group.correction == "premultiplied":
+        coefficients = coefficients * division_by_transfer(view.group, defocus, view.s_per_A)
+    return coefficients, contrast_transfer(view.group, defocus, view.s_per_A) * view.amplitude
+
+
 def observe(
     images: Float[Tensor, "b y x"],
     statistics: ImageStatistics,
     view: GroupBand,
     defocus: Defocus,
 ) -> tuple[Complex[Tensor, "b p"], Float[Tensor, "b p"]]:
-    """Return normalised images' coefficients and their contrast transfer.
+    """Return coefficients and contrast transfer of images of one optics group.
 
-    Antisymmetric aberrations are taken out of the coefficients; the contrast transfer includes
-    the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
-    after centring. Multiplication by the CTF is undone as far as noise allows.
+    See :func:`image_coefficients` and :func:`as_seen_by`.
     """
-    mean, std = (t.to(images.device)[:, None, None] for t in (statistics.mean, statistics.std))
-    scaled = (images - mean) / std
-    coefficients = view.band.take(image_to_half(scaled))
-    if view.odd_factor is not None:
-        coefficients = coefficients * view.odd_factor
-    if view.group.correction == "premultiplied":
-        coefficients = coefficients * division_by_transfer(view.group, defocus, view.s_per_A)
-    transfer = contrast_transfer(view.group, defocus, view.s_per_A)
-    return coefficients, transfer * view.amplitude
+    return as_seen_by(image_coefficients(images, statistics, view.band), view, defocus)
 
 
 def select_statistics(statistics: ImageStatistics, rows: np.ndarray) -> ImageStatistics:

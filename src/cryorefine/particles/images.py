@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ MAPPED_BYTES = 256 << 20
 class ImageSource:
     """The images of a table's particles.
 
+    Several threads may read at once. Pickled, it takes the files' paths and headers along, and
+    opens the files again where it is needed.
+
     Parameters
     ----------
     table
@@ -37,8 +42,23 @@ class ImageSource:
         self._stack_index = table.stack_index
         self._image_index = table.image_index
         self.headers = tuple(headers)
+        self._is_large = self.stored_bytes > MAPPED_BYTES
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._read_bytes, self._is_large = 0, self.stored_bytes > MAPPED_BYTES
+        self._read_bytes = 0
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = dict(vars(self))
+        for name in ("_maps", "_read_bytes", "_lock"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self._open_nothing()
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
         """Return images as float32, as they are in the file. Rows must share one box size."""
@@ -50,12 +70,18 @@ class ImageSource:
             where = np.flatnonzero(stacks == stack)
             images = self._map(int(stack))
             out[where] = images[self._image_index[rows[where]]]
-        self._read_bytes += out.size * first.dtype.itemsize
-        if self._is_large and self._read_bytes > MAPPED_BYTES:
-            for images in self._maps.values():
-                _forget(images)
-            self._read_bytes = 0
+        self._forget_now_and_then(out.size * first.dtype.itemsize)
         return torch.from_numpy(out)
+
+    def _forget_now_and_then(self, read_bytes: int) -> None:
+        """Count what has been read; take pages out of this process when it is much."""
+        with self._lock:
+            self._read_bytes += read_bytes
+            if not self._is_large or self._read_bytes <= MAPPED_BYTES:
+                return
+            self._read_bytes, maps = 0, list(self._maps.values())
+        for images in maps:
+            _forget(images)
 
     @property
     def stored_bytes(self) -> int:
@@ -87,13 +113,14 @@ class ImageSource:
         return self.read(rows).pin_memory()
 
     def _map(self, stack: int) -> np.ndarray:
-        if stack in self._maps:
-            self._maps.move_to_end(stack)
+        with self._lock:
+            if stack in self._maps:
+                self._maps.move_to_end(stack)
+                return self._maps[stack]
+            while len(self._maps) >= _MAX_OPEN:
+                self._maps.popitem(last=False)
+            self._maps[stack] = self.headers[stack].open()
             return self._maps[stack]
-        while len(self._maps) >= _MAX_OPEN:
-            self._maps.popitem(last=False)
-        self._maps[stack] = self.headers[stack].open()
-        return self._maps[stack]
 
 
 def _forget(images: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Add a batch of images to the sums of a reconstruction."""
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.fourier.band import phase_ramp
@@ -21,7 +21,7 @@ def accumulate(
     view: GroupBand,
     x: Complex[Tensor, "b p"],
     c: Float[Tensor, "b p"],
-    inverse_variance: Float[Tensor, "p"],
+    inverse_variance: Float[Tensor, "#b p"],
     rotations: Float[Tensor, "b 3 3"],
     weights: Float[Tensor, "b"],
     balance: Float[Tensor, "s"] | None = None,
@@ -54,7 +54,7 @@ def accumulate(
     factor = inverse_variance * view.band.radius.clamp_min(_ORIGIN_RADIUS)
     if balance is not None:
         factor = factor * interpolate_shells(balance, view.points.norm(dim=1))
-    factor = factor[None] * weights[:, None].float()
+    factor = factor * weights[:, None].float()
     if crowding is not None:
         factor = factor * crowding.of_slices(rotations, view.points)
     insert_slices(acc, rotations, view.points, x * (c * factor), c.square() * factor)
@@ -68,8 +68,10 @@ def residual_power(
     rotations: Float[Tensor, "b 3 3"],
     *,
     max_shell: int,
-) -> Float[Tensor, "s"]:
-    """Return the sum over images of each shell's mean squared residual.
+    of: Int[Tensor, "b"],
+    n_sums: int,
+) -> Float[Tensor, "g s"]:
+    """Return sums over images of each shell's mean squared residual.
 
     Parameters
     ----------
@@ -77,6 +79,8 @@ def residual_power(
         Reference; None takes the images themselves as residual.
     max_shell
         Shells beyond have no model.
+    of, n_sums
+        Which of so many sums each image goes into.
     """
     power = x.abs().square()
     last = view.band.prefix(max_shell)
@@ -85,8 +89,13 @@ def residual_power(
         power[:, :last] = (x[:, :last] - model).abs().square()
     n = view.band.n_shells
     count = torch.bincount(view.band.shell, minlength=n).double()
-    total = torch.zeros(n, dtype=torch.float64, device=x.device)
-    return total.index_add_(0, view.band.shell, power.double().sum(0)) / count
+    if n_sums == 1:
+        summed = power.double().sum(0, keepdim=True)
+    else:
+        summed = power.new_zeros((n_sums, power.shape[1]), dtype=torch.float64)
+        summed.index_add_(0, of, power.double())
+    total = torch.zeros(n_sums, n, dtype=torch.float64, device=x.device)
+    return total.index_add_(1, view.band.shell, summed) / count
 
 
 def centre(

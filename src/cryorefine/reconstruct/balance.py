@@ -22,12 +22,12 @@ class DataPerShell:
         self,
         view: GroupBand,
         c: Float[Tensor, "b p"],
-        inverse_variance: Float[Tensor, "p"],
+        inverse_variance: Float[Tensor, "#b p"],
         particles: int,
     ) -> None:
-        """Add a sample of an optics group's images that stands for so many particles."""
+        """Add a sample of images of one geometry that stands for so many particles."""
         shell = view.points.norm(dim=1).round().long().clamp_max(len(self._total) - 1)
-        known = (c.square().mean(0) * inverse_variance).double() * particles
+        known = (c.square() * inverse_variance).mean(0).double() * particles
         shell, known = shell.cpu(), known.cpu()
         self._total.index_add_(0, shell, known)
         self._count.index_add_(0, shell, torch.full_like(known, particles))

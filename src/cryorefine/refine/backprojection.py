@@ -4,31 +4,65 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryorefine.assign.particle_optics import magnified
+from cryorefine.engine.blocks import Block
+from cryorefine.engine.protocol import Done, Engine, merged
+from cryorefine.engine.threads import side_by_side
 from cryorefine.events import EventLog
-from cryorefine.kernels.grid import SliceGrid, make_accumulator
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
-from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
-from cryorefine.reconstruct.crowding import view_crowding
+from cryorefine.reconstruct.crowding import Crowding, view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
-from cryorefine.refine.image_statistics import positive_spectrum
-from cryorefine.refine.particle_batches import batches_of, group_bands_of, inverse_noise_variance
+from cryorefine.refine.noise import group_noise
+from cryorefine.refine.particle_batches import (
+    Batch,
+    HalfOptics,
+    ParticleStack,
+    both_optics,
+    particle_stack,
+    rows_by_geometry,
+)
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["data_per_shell", "reconstruct_halves"]
+__all__ = ["InsertImages", "data_per_shell", "reconstruct_halves"]
 
 _DATA_SAMPLE = 64
+"""Images that the mean of the contrast transfer's square is taken of: defoci differ among them
+enough to level its oscillations, and only its rise at low resolution is used."""
+
+_MIN_IMAGES = 64
+"""Partial sums of fewer images would cost more to add up than they save."""
 
 
-def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
-    """Return the last shell of a group's images that the reference has a model for."""
-    return min(group_band.band.n_shells - 1, int(group_band.group.box_A / resolution_A + 1e-6))
+@dataclass(frozen=True, eq=False)
+class PartialSums:
+    """What some particles add to a half's sums, and their residuals.
+
+    Attributes
+    ----------
+    accumulator
+        Weighted slices.
+    power
+        By optics group and shell, sums over particles of the mean squared residual.
+    """
+
+    accumulator: Accumulator
+    power: Float[Tensor, "g s"]
+
+    def merge(self, other: "PartialSums") -> "PartialSums":
+        """Return the sum of both, in the memory of this one."""
+        self.accumulator.values.add_(other.accumulator.values)
+        self.accumulator.weights.add_(other.accumulator.weights)
+        self.power.add_(other.power)
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +73,84 @@ class _Insertion:
     rotations: Float[Tensor, "m 3 3"]
     shifts_px: Float[Tensor, "m 2"]
     probability: Float[Tensor, "m"]
+
+
+@dataclass(frozen=True, eq=False)
+class InsertImages:
+    """Adds particles, at their poses, to empty sums of their half.
+
+    Attributes
+    ----------
+    optics, grids, balance, crowding
+        By half. ``grids`` are the references that residuals are taken against; None: nothing.
+    model_resolution_A
+        The references are a model down to here.
+    weights
+        One per particle.
+    size_px, max_radius, oversampling
+        Of the sums; see :func:`~cryorefine.kernels.grid.make_accumulator`.
+    """
+
+    stack: ParticleStack
+    optics: tuple[HalfOptics, HalfOptics]
+    poses: Poses
+    grids: tuple[SliceGrid, SliceGrid] | None
+    model_resolution_A: float
+    weights: Float[Tensor, "n"]
+    balance: tuple[Float[Tensor, "s"], Float[Tensor, "s"]]
+    crowding: tuple[Crowding | None, Crowding | None]
+    size_px: int
+    max_radius: float
+    oversampling: float
+
+    def run(self, block: Block, done: Done) -> PartialSums:
+        """Return the sums over a block, which may hold images of several geometries."""
+        optics = self.optics[block.half - 1]
+        n_shells = max(band.band.n_shells for band in optics.bands)
+        sums = PartialSums(
+            make_accumulator(
+                self.size_px,
+                self.max_radius,
+                oversampling=self.oversampling,
+                device=self.stack.device,
+            ),
+            torch.zeros(len(optics.bands), n_shells, dtype=torch.float64, device=self.stack.device),
+        )
+        geometry_of = np.array(optics.geometry_of)[self.stack.table.optics_index[block.rows]]
+        for geometry in np.unique(geometry_of):
+            rows = block.rows[geometry_of == geometry]
+            for batch in optics.batches(self.stack, int(geometry), rows, self.poses.optics):
+                self._insert(sums, block.half, optics.band_of(int(geometry)), batch)
+                done(len(batch.rows))
+        return sums
+
+    def _insert(self, sums: PartialSums, half: int, band: GroupBand, batch: Batch) -> None:
+        grid = None if self.grids is None else self.grids[half - 1]
+        shell = 0 if grid is None else _model_shell(band, self.model_resolution_A)
+        weight = self.weights[batch.index].to(self.stack.device)
+        groups, place = np.unique(batch.group_of, return_inverse=True)
+        of = torch.from_numpy(place).to(self.stack.device)
+        inverse_variance = batch.inverse_variance
+        for part in _insertions(self.poses.select(batch.rows), len(batch.rows), band):
+            x = centre(band, batch.x[part.image], part.shifts_px)
+            c, p = batch.c[part.image], part.probability.to(weight)
+            root = p.sqrt()[:, None]
+            power = residual_power(
+                grid, band, x * root, c * root, part.rotations, max_shell=shell,
+                of=of[part.image], n_sums=len(groups),
+            )  # fmt: skip
+            sums.power[torch.from_numpy(groups).to(of), : power.shape[1]] += power
+            accumulate(
+                sums.accumulator, band, x, c,
+                inverse_variance if len(inverse_variance) == 1 else inverse_variance[part.image],
+                part.rotations, weight[part.image] * p,
+                self.balance[half - 1], self.crowding[half - 1],
+            )  # fmt: skip
+
+
+def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
+    """Return the last shell of a group's images that the reference has a model for."""
+    return min(group_band.band.n_shells - 1, int(group_band.group.box_A / resolution_A + 1e-6))
 
 
 def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Insertion]:
@@ -64,19 +176,17 @@ def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Ins
         )  # fmt: skip
 
 
-def data_per_shell(
-    inputs: Inputs, state: State, half: int, group_bands: list[GroupBand]
-) -> Float[Tensor, "s"]:
+def data_per_shell(inputs: Inputs, optics: HalfOptics, half: int) -> Float[Tensor, "s"]:
     """Return what a half's image knows about a coefficient, ``c² / σ²``: the mean over images."""
     data = DataPerShell(inputs.size_px // 2 + 2)
-    for g, group_band in enumerate(group_bands):
-        rows = inputs.rows(half, g)
-        if len(rows) == 0:
+    for part in rows_by_geometry(inputs.table, inputs.half, optics, half):
+        if len(part.rows) == 0:
             continue
-        sample = rows[:: max(1, len(rows) // _DATA_SAMPLE)]
-        c = contrast_transfer(group_band.group, inputs.table.defocus(sample), group_band.s_per_A)
-        known = inverse_noise_variance(state, half, g, group_band)
-        data.add(group_band, c * group_band.amplitude, known, len(rows))
+        sample = part.rows[:: max(1, len(part.rows) // _DATA_SAMPLE)]
+        band = optics.band_of(part.geometry)
+        noise = optics.noise_of(inputs.table.optics_index[sample])
+        known = noise.reciprocal().float()[:, band.band.shell]
+        data.add(band, optics.transfer(inputs.table, sample), known, len(part.rows))
     return data.mean()
 
 
@@ -90,6 +200,7 @@ def reconstruct_halves(
     resolution_A: float,
     weights: Float[Tensor, "n"],
     events: EventLog,
+    engine: Engine,
 ) -> tuple[tuple[FoldedSums, FoldedSums], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """Insert all images into their half's sums, and measure the noise anew.
 
@@ -108,51 +219,73 @@ def reconstruct_halves(
     sums, noise
         Per half; the noise spectra keep their old values beyond ``resolution_A``.
     """
-    n, done = len(inputs.table), 0
-    all_sums, all_noise = [], []
-    for half in (1, 2):
-        group_bands = group_bands_of(inputs, state, half, resolution_A)
-        grid = None if grids is None else grids[half - 1]
-        balance = balancing_curve(data_per_shell(inputs, state, half, group_bands))
-        mine = torch.from_numpy(inputs.half == half)
-        crowding = view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
-        acc = make_accumulator(
-            inputs.size_px,
-            inputs.geometry.box_A / resolution_A,
-            copies=inputs.working_memory.copies,
-            oversampling=inputs.settings.fourier_padding,
-            device=inputs.device,
-        )
-        noise = []
-        for g, group_band in enumerate(group_bands):
-            rows = inputs.rows(half, g)
-            old = state.noise[half - 1][g]
-            if len(rows) == 0:
-                noise.append(old)
-                continue
-            n_shells = group_band.band.n_shells
-            inverse_variance = inverse_noise_variance(state, half, g, group_band)
-            shell = 0 if grid is None else _model_shell(group_band, model_resolution_A)
-            total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
-            for batch in batches_of(inputs, group_band, rows, poses.optics):
-                weight = weights[torch.from_numpy(batch.rows)].to(inputs.device)
-                for part in _insertions(poses.select(batch.rows), len(batch.rows), group_band):
-                    x = centre(group_band, batch.x[part.image], part.shifts_px)
-                    c, p = batch.c[part.image], part.probability.to(weight)
-                    root = p.sqrt()[:, None]
-                    total += residual_power(
-                        grid, group_band, x * root, c * root, part.rotations, max_shell=shell
-                    )
-                    accumulate(
-                        acc, group_band, x, c, inverse_variance, part.rotations,
-                        weight[part.image] * p, balance, crowding,
-                    )  # fmt: skip
-                done += len(batch.rows)
-                events.emit("progress", stage="reconstructing", done=done, total=n)
-            spectrum = old.clone()
-            spectrum[:n_shells] = total.cpu() / len(rows)
-            noise.append(positive_spectrum(spectrum))
-        all_sums.append(fold(acc, inputs.group, crowding))
-        all_noise.append(tuple(noise))
-        del acc
-    return (all_sums[0], all_sums[1]), (all_noise[0], all_noise[1])
+    halves = (1, 2)
+    optics = both_optics(inputs, state, resolution_A)
+    crowding = side_by_side(lambda half: _crowding(inputs, poses, weights, half), halves)
+    task = InsertImages(
+        stack=particle_stack(inputs),
+        optics=optics,
+        poses=poses,
+        grids=grids,
+        model_resolution_A=model_resolution_A,
+        weights=weights,
+        balance=(
+            balancing_curve(data_per_shell(inputs, optics[0], 1)),
+            balancing_curve(data_per_shell(inputs, optics[1], 2)),
+        ),
+        crowding=(crowding[0], crowding[1]),
+        size_px=inputs.size_px,
+        max_radius=inputs.geometry.box_A / resolution_A,
+        oversampling=inputs.settings.fourier_padding,
+    )
+    counted = 0
+
+    def done(count: int) -> None:
+        nonlocal counted
+        counted += count
+        events.emit("progress", stage="reconstructing", done=counted, total=len(inputs.table))
+
+    folded, noise = [], []
+    # Where memory is scarce the sums of one half must be gone before those of the other begin.
+    for together in [halves] if inputs.working_memory.both_halves else [halves[:1], halves[1:]]:
+        blocks = [block for half in together for block in _insertion_blocks(inputs, half)]
+        found: list[PartialSums] = engine.map(task, blocks, done)
+        parts = [[p for b, p in zip(blocks, found, strict=True) if b.half == h] for h in together]
+        del found
+        sums = []
+        for half in together:
+            total: PartialSums = merged(parts.pop(0))
+            noise.append(group_noise(inputs, state, optics[half - 1], half, total.power.cpu()))
+            sums.append((total.accumulator, crowding[half - 1]))
+            del total
+        folded += _fold(sums, inputs.group)
+    return (folded[0], folded[1]), (noise[0], noise[1])
+
+
+def _crowding(inputs: Inputs, poses: Poses, weights: Tensor, half: int) -> Crowding | None:
+    mine = torch.from_numpy(inputs.half == half)
+    return view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
+
+
+def _insertion_blocks(inputs: Inputs, half: int) -> list[Block]:
+    """Cut a half into as many blocks as there may be partial sums; by the data alone."""
+    rows = np.flatnonzero(inputs.half == half)
+    n = min(inputs.working_memory.partial_sums, max(1, len(rows) // _MIN_IMAGES))
+    return [Block(half, 0, "insert", part) for part in np.array_split(rows, n)]
+
+
+def _fold(
+    sums: list[tuple[Accumulator, Crowding | None]], group: SymmetryGroup
+) -> list[FoldedSums]:
+    """Add mates and symmetric copies, and let go of slices as soon as that is done."""
+
+    def folded(i: int) -> FoldedSums:
+        accumulator, crowding = sums[i]
+        sums[i] = _NOTHING
+        return fold(accumulator, group, crowding)
+
+    return side_by_side(folded, range(len(sums)))
+
+
+_NOTHING: tuple[Accumulator, None] = (make_accumulator(2, 1.0), None)
+"""Takes the place of sums that have been folded."""

@@ -11,23 +11,27 @@ from torch import Tensor
 
 from cryorefine.assign.exhaustive import CoarseSearch, best_amplitude, grid_posterior
 from cryorefine.assign.search_depth import GRID_LOSS
+from cryorefine.engine.blocks import Block
+from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.accumulate import centre
 from cryorefine.refine.particle_batches import (
-    batches_of,
-    group_bands_of,
-    max_shift_px,
+    Batch,
+    HalfOptics,
+    ParticleStack,
+    both_optics,
+    particle_stack,
     poses_of,
-    whitening,
+    rows_by_geometry,
 )
 from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.search_plan import coarse_search, search_space
-from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.search_plan import PoseSpace, pose_space
+from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["GreyScale", "common_factor", "find_grey_scale", "scale_references"]
+__all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
 
 _SAMPLE = 64
 _GRID_POSES = 1.5e5
@@ -59,58 +63,132 @@ class GreyScale:
     shift_sigma_A: float
 
 
-def find_grey_scale(
-    inputs: Inputs, state: State, grid: SliceGrid, plan: IterationPlan, half: int
-) -> GreyScale:
-    """Measure a half's grey scale, and how far its particles lie from their images' centres.
+@dataclass(frozen=True, eq=False)
+class Amplitude:
+    """What a sample of images says of the reference.
 
-    Where poses are known the amplitude at them is measured by least squares. Otherwise a sample of
-    each optics group's images is compared with all poses of a coarse grid: the amplitude is the
-    most likely one with poses unknown, for the amplitude at each image's best pose holds the noise
-    that made it the best.
+    Attributes
+    ----------
+    cross, power
+        Sums of least squares, image times model and the model's power; where poses are unknown
+        the number of images times the most likely amplitude, and that number.
+    spread_A
+        Standard deviation of the shifts' components; NaN where poses are known.
     """
-    group_bands = group_bands_of(inputs, state, half, plan.align_resolution_A)
-    cross, power = np.zeros(len(group_bands)), np.zeros(len(group_bands))
-    sigma_A, seen = 0.0, 0
-    for g, group_band in enumerate(group_bands):
-        rows = inputs.rows(half, g)
-        rows = rows[:: max(1, len(rows) // _SAMPLE)]
-        if len(rows) == 0:
-            continue
-        white = whitening(state, half, g, group_band)
-        if plan.mode != "global":
-            cross[g], power[g] = _at_known_poses(inputs, state, grid, group_band, white, rows)
-            continue
-        search = _search(inputs, grid, group_band)
-        batches = [(b.x * white, b.c * white) for b in batches_of(inputs, group_band, rows)]
-        x, c = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        found, spread_px = _most_likely(search, x, c)
+
+    cross: float
+    power: float
+    spread_A: float
+
+
+@dataclass(frozen=True, eq=False)
+class MeasureAmplitude:
+    """Measures how strong the reference is in images of one geometry.
+
+    Attributes
+    ----------
+    optics, grids
+        By half: how images see the volume, and the references.
+    poses
+        Where the images are compared with their reference; None: at all poses of a coarse grid.
+    """
+
+    stack: ParticleStack
+    optics: tuple[HalfOptics, HalfOptics]
+    grids: tuple[SliceGrid, SliceGrid]
+    space: PoseSpace
+    poses: Poses | None
+
+    def run(self, block: Block, done: Done) -> Amplitude:
+        """Return the amplitude that a block's images show.
+
+        Where poses are known it is that of least squares. Otherwise it is the most likely one with
+        poses unknown, for the amplitude at each image's best pose holds the noise that made it the
+        best.
+        """
+        optics, grid = self.optics[block.half - 1], self.grids[block.half - 1]
+        band = optics.band_of(block.geometry)
+        batches = list(optics.batches(self.stack, block.geometry, block.rows))
+        if self.poses is not None:
+            sums = [_at_known_poses(grid, band, batch, self.poses) for batch in batches]
+            cross, power = (sum(values) for values in zip(*sums, strict=True))
+            return Amplitude(cross, power, math.nan)
+        x = torch.cat([batch.x * batch.white for batch in batches])
+        c = torch.cat([batch.c * batch.white for batch in batches])
+        found, spread_px = _most_likely(_search(self.space, grid, band), x, c)
         if math.isnan(spread_px):
-            spread_px = max_shift_px(inputs, group_band)
-        power[g] = len(rows)
+            spread_px = self.space.max_shift_px(band)
         # The nearest point of the grid shows so much of the pose that lies between.
-        cross[g] = found * power[g] / (1 - GRID_LOSS / 2)
-        sigma_A += len(rows) * spread_px * group_band.group.pixel_A
-        seen += len(rows)
-    counts = np.array([len(inputs.rows(half, g)) for g in range(len(group_bands))])
-    factor, group_scale = common_factor(cross, power, counts)
-    return GreyScale(factor, group_scale, sigma_A / seen if seen else math.nan)
+        cross = found * len(x) / (1 - GRID_LOSS / 2)
+        return Amplitude(cross, len(x), spread_px * band.group.pixel_A)
 
 
-def _search(inputs: Inputs, grid: SliceGrid, group_band: GroupBand) -> CoarseSearch:
+def find_grey_scales(
+    inputs: Inputs,
+    state: State,
+    grids: tuple[SliceGrid, SliceGrid],
+    plan: IterationPlan,
+    engine: Engine,
+) -> tuple[GreyScale, GreyScale]:
+    """Measure the halves' grey scales, and how far particles lie from their images' centres.
+
+    On a sample of each geometry's images. Optics groups of one geometry begin with one amplitude.
+    """
+    optics = both_optics(inputs, state, plan.align_resolution_A)
+    blocks = []
+    for half in (1, 2):
+        for part in rows_by_geometry(inputs.table, inputs.half, optics[half - 1], half):
+            sample = part.rows[:: max(1, len(part.rows) // _SAMPLE)]
+            if len(sample):
+                blocks.append(Block(half, part.geometry, "measure", sample))
+    poses = None if plan.mode == "global" else state.poses
+    task = MeasureAmplitude(particle_stack(inputs), optics, grids, pose_space(inputs), poses)
+    found = engine.map(task, blocks)
+    first, second = (
+        _grey_scale(
+            inputs,
+            optics[half - 1],
+            half,
+            {b.geometry: a for b, a in zip(blocks, found, strict=True) if b.half == half},
+        )
+        for half in (1, 2)
+    )
+    return first, second
+
+
+def _grey_scale(
+    inputs: Inputs, optics: HalfOptics, half: int, found: dict[int, Amplitude]
+) -> GreyScale:
+    """Put what the geometries show together."""
+    counts = np.bincount(
+        inputs.table.optics_index[inputs.half == half], minlength=len(inputs.optics)
+    )
+    none = Amplitude(0.0, 0.0, math.nan)
+    by_group = [found.get(geometry, none) for geometry in optics.geometry_of]
+    cross, power = (np.array([getattr(a, k) for a in by_group]) for k in ("cross", "power"))
+    # A geometry counts once, however many groups have it.
+    share = np.array([1 / optics.geometry_of.count(geometry) for geometry in optics.geometry_of])
+    factor, group_scale = common_factor(cross * share, power * share, counts)
+    seen = [a for a in found.values() if not math.isnan(a.spread_A)]
+    sigma_A = math.nan
+    if seen:
+        sigma_A = sum(a.power * a.spread_A for a in seen) / sum(a.power for a in seen)
+    return GreyScale(factor, group_scale, sigma_A)
+
+
+def _search(space: PoseSpace, grid: SliceGrid, band: GroupBand) -> CoarseSearch:
     """Return the finest grid that the likelihood can be summed over."""
-    limit_px = max_shift_px(inputs, group_band)
-    space = search_space(inputs, group_band, max_shift_px=limit_px, shift_sigma_px=limit_px)
-    shell = group_band.band.n_shells - 1
-    while shell > 3 and space.n_rotations(shell) * space.n_shifts(shell) > _GRID_POSES:
+    limit_px = space.max_shift_px(band)
+    searched = space.search_space(band, max_shift_px=limit_px, shift_sigma_px=limit_px)
+    shell = band.band.n_shells - 1
+    while shell > 3 and searched.n_rotations(shell) * searched.n_shifts(shell) > _GRID_POSES:
         shell -= 1
-    return coarse_search(
-        inputs,
+    return space.coarse_search(
         grid,
-        group_band,
+        band,
         max_shell=shell,
-        step_rad=space.step_rad(shell),
-        shift_step_px=space.shift_step_px(shell),
+        step_rad=searched.step_rad(shell),
+        shift_step_px=searched.shift_step_px(shell),
         max_shift_px=limit_px,
     )
 
@@ -142,24 +220,16 @@ def _most_likely(
 
 
 def _at_known_poses(
-    inputs: Inputs,
-    state: State,
-    grid: SliceGrid,
-    group_band: GroupBand,
-    white: Tensor,
-    rows: np.ndarray,
+    grid: SliceGrid, band: GroupBand, batch: Batch, poses: Poses
 ) -> tuple[float, float]:
     """Return the sums of least squares: image times model, and the model's power."""
-    cross = power = 0.0
-    first = group_band.band.prefix(0)
-    for batch in batches_of(inputs, group_band, rows):
-        x, c = batch.x * white, batch.c * white
-        rotations, shifts_px = poses_of(state.poses, batch.rows, group_band)
-        centred = centre(group_band, x, shifts_px)[:, first:]
-        model = (extract_slices(grid, rotations, group_band.points) * c)[:, first:]
-        cross += float((centred.conj() * model).real.double().sum())
-        power += float(model.abs().square().double().sum())
-    return cross, power
+    first = band.band.prefix(0)
+    x, c = batch.x * batch.white, batch.c * batch.white
+    rotations, shifts_px = poses_of(poses, batch.rows, band)
+    centred = centre(band, x, shifts_px)[:, first:]
+    model = (extract_slices(grid, rotations, band.points) * c)[:, first:]
+    cross = float((centred.conj() * model).real.double().sum())
+    return cross, float(model.abs().square().double().sum())
 
 
 def scale_references(
@@ -168,9 +238,10 @@ def scale_references(
     grids: tuple[SliceGrid, SliceGrid],
     plan: IterationPlan,
     events: EventLog,
+    engine: Engine,
 ) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
-    found = [find_grey_scale(inputs, state, grids[half - 1], plan, half) for half in (1, 2)]
+    found = find_grey_scales(inputs, state, grids, plan, engine)
     factors = [half.factor for half in found]
     events.emit("grey_scale", half1=factors[0], half2=factors[1])
     for half, factor in enumerate(factors, 1):

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from cryorefine.engine.threads import release_memory
+from cryorefine.engine.protocol import Engine
+from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
+from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves
 from cryorefine.refine.evaluation import evaluate_halves, measure_directions
@@ -40,7 +42,13 @@ IsOver = Callable[[list[IterationRecord]], bool]
 
 
 def iterate(
-    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, *, is_over: IsOver
+    inputs: Inputs,
+    state: State,
+    plan: IterationPlan,
+    events: EventLog,
+    engine: Engine,
+    *,
+    is_over: IsOver,
 ) -> State:
     """Make one iteration with the particles that it asks for; the others keep what they have.
 
@@ -50,27 +58,35 @@ def iterate(
     rows = rows_in_use(inputs, plan)
     if rows is None:
         before = None if state.poses is None else plain_poses(state.poses)
-        after = _iterate(inputs, state, plan, events, is_over)
+        after = _iterate(inputs, state, plan, events, engine, is_over)
         return dataclasses.replace(after, previous=before)
     part = select_state(state, rows)
-    after = _iterate(inputs.select(rows), part, plan, events, is_over)
+    after = _iterate(inputs.select(rows), part, plan, events, engine, is_over)
     return with_the_others(after, state, rows, len(inputs.table))
 
 
 def _iterate(
-    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, is_over: IsOver
+    inputs: Inputs,
+    state: State,
+    plan: IterationPlan,
+    events: EventLog,
+    engine: Engine,
+    is_over: IsOver,
 ) -> State:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
-    first, second = (
-        reference_grid(inputs, shaped_reference(inputs, state, half), plan.align_resolution_A)
-        for half in (1, 2)
-    )
+    both = inputs.working_memory.both_halves
+
+    def make_grid(half: int) -> SliceGrid:
+        volume = shaped_reference(inputs, state, half)
+        return reference_grid(inputs, volume, plan.align_resolution_A)
+
+    first, second = side_by_side(make_grid, (1, 2), at_once=both)
     grids = first, second
     if not state.is_scaled:
-        state, grids = scale_references(inputs, state, grids, plan, events)
-    poses, group_scale, missed_fraction = assign_poses(inputs, state, grids, plan, events)
-    poses = qualify_and_weigh(inputs, state, poses, plan)
-    state = dataclasses.replace(state, group_scale=group_scale)
+        state, grids = scale_references(inputs, state, grids, plan, events, engine)
+    found = assign_poses(inputs, state, grids, plan, events, engine)
+    poses = qualify_and_weigh(inputs, state, found.poses, plan)
+    state = dataclasses.replace(state, group_scale=found.group_scale)
     release_memory()
     sums, noise = reconstruct_halves(
         inputs,
@@ -81,35 +97,38 @@ def _iterate(
         resolution_A=plan.reconstruct_resolution_A,
         weights=poses.quality["weight"].float(),
         events=events,
+        engine=engine,
     )
     if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
     release_memory()
-    halves = (solve(sums[0]), solve(sums[1]))
+    first_half, second_half = side_by_side(solve, sums, at_once=both)
+    halves = first_half, second_half
     mask, evaluation = evaluate_halves(
         inputs, halves, poses, limit_A=plan.reconstruct_resolution_A, seed=plan.iteration
     )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    made = [
-        next_reference(inputs, half, solve(total, ssnr=ssnr), ssnr, evaluation)
-        for half, total in zip(halves, sums, strict=True)
-    ]
+    made = side_by_side(
+        lambda i: next_reference(inputs, halves[i], solve(sums[i], ssnr=ssnr), ssnr, evaluation),
+        (0, 1),
+        at_once=both,
+    )
     references = tuple(volume for volume, _ in made)
     first_share, second_share = (
         own_share(inputs, state, poses, half, kept, plan.reconstruct_resolution_A)
         for half, (_, kept) in enumerate(made, 1)
     )
     release_memory()
-    record = _record(inputs, state, poses, plan, evaluation, missed_fraction)
+    record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
     if is_over([*state.history, record]):
         # For people to look at: nothing that a further iteration needs.
         evaluation = measure_directions(inputs, halves, mask, evaluation, events)
         if plan.mode != "none":
-            poses = calibrate_covariance(inputs, state, poses, grids, plan, events)
-        found = measure_image_similarity(
-            inputs, state, poses, grids, plan.align_resolution_A, events
+            poses = calibrate_covariance(inputs, state, poses, grids, plan, events, engine)
+        similarity = measure_image_similarity(
+            inputs, state, poses, grids, plan.align_resolution_A, events, engine
         )
-        poses = dataclasses.replace(poses, quality={**poses.quality, **found})
+        poses = dataclasses.replace(poses, quality={**poses.quality, **similarity})
         sigma_deg = _median_sigma_deg(poses)
         record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
     return State(
@@ -118,7 +137,7 @@ def _iterate(
         references=(references[0].cpu(), references[1].cpu()),
         is_scaled=True,
         noise=noise,
-        group_scale=group_scale,
+        group_scale=state.group_scale,
         halves=(halves[0].cpu(), halves[1].cpu()),
         mask=mask.cpu(),
         evaluation=evaluation,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -15,8 +14,8 @@ from cryorefine.assign.particle_optics import (
 )
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
+from cryorefine.optics.ctf import Defocus
 from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
 
@@ -38,10 +37,9 @@ def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
 
 
 def refine_batch(
-    inputs: Inputs,
+    defocus: Defocus,
     grid: SliceGrid,
     group_band: GroupBand,
-    rows: np.ndarray,
     x: Complex[Tensor, "b p"],
     white: Float[Tensor, "p"],
     found: BatchPoses,
@@ -55,8 +53,8 @@ def refine_batch(
 
     Parameters
     ----------
-    rows
-        The particles.
+    defocus
+        As the particle table has it.
     x
         Their coefficients, not whitened, from which the offsets in ``values`` have been taken.
     values
@@ -74,7 +72,7 @@ def refine_batch(
         group_band,
         without_offset(group_band, x, -values[:, 1]) * white,
         white,
-        inputs.table.defocus(rows),
+        defocus,
         found.rotations,
         found.shifts_px,
         values,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.refine.backprojection import data_per_shell
-from cryorefine.refine.particle_batches import group_bands_of
+from cryorefine.refine.particle_batches import half_optics
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["kept_noise", "own_share"]
@@ -56,11 +56,11 @@ def own_share(
     their symmetric copies, since a plane through the origin puts ``1 / 2 k`` into each point of a
     shell.
     """
-    group_bands = group_bands_of(inputs, state, half, resolution_A)
+    optics = half_optics(inputs, state, half, resolution_A)
     mine = torch.from_numpy(inputs.half == half)
     total = float(poses.quality["weight"][mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)
-    known = data_per_shell(inputs, state, half, group_bands) * total * inputs.group.order / (2 * k)
+    known = data_per_shell(inputs, optics, half) * total * inputs.group.order / (2 * k)
     padded = torch.zeros_like(known)
     padded[: len(kept)] = kept.double()[: len(known)]
     share = torch.where(known > 0, 2 * padded / known.clamp_min(1e-30), 0.0)

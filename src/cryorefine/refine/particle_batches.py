@@ -1,73 +1,280 @@
-"""Particles of one half and optics group, batch by batch, in their group's band."""
+"""Particles of one half and sampling geometry, batch by batch, in their geometry's band."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.assign.particle_optics import with_defocus_change, without_offset
-from cryorefine.engine.memory import batch_size
-from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
+from cryorefine.engine.blocks import Rows
+from cryorefine.engine.memory import MemoryPlan, batch_size
+from cryorefine.model.observe import (
+    GroupBand,
+    ImageStatistics,
+    as_seen_by,
+    image_coefficients,
+    make_group_band,
+    sampling_geometry,
+    select_statistics,
+)
+from cryorefine.optics.ctf import contrast_transfer
+from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.images import ImageSource
+from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = [
     "Batch",
-    "batches_of",
-    "group_bands_of",
-    "inverse_noise_variance",
+    "HalfOptics",
+    "ParticleStack",
+    "both_optics",
+    "half_optics",
     "is_assigned",
+    "make_half_optics",
     "max_shift_px",
+    "particle_stack",
     "poses_of",
-    "whitening",
+    "rows_by_geometry",
 ]
 
 
 @dataclass(frozen=True, eq=False)
+class ParticleStack:
+    """What work on images needs of the particles; it can be pickled.
+
+    Attributes
+    ----------
+    table, images, statistics
+        Of all particles, without labels.
+    memory
+        How much a batch may hold.
+    device
+        Where batches are worked on.
+    """
+
+    table: ParticleTable
+    images: ImageSource
+    statistics: ImageStatistics
+    memory: MemoryPlan
+    device: torch.device
+
+
+def particle_stack(inputs: Inputs) -> ParticleStack:
+    """Return what tasks need of a run's particles."""
+    return ParticleStack(
+        inputs.table.without_labels(),
+        inputs.images,
+        inputs.statistics,
+        inputs.working_memory,
+        inputs.device,
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch of images of one half and optics group, in the group's band."""
+    """Images of one half and sampling geometry, in its band.
+
+    Attributes
+    ----------
+    rows
+        The particles.
+    group_of
+        Their optics groups.
+    x, c
+        Coefficients and contrast transfer, not whitened, corrected for what is the particles' own.
+    noise
+        Noise variance of each image by shell; one row for all where they share their group.
+    shell
+        Of each coefficient.
+    """
 
     rows: np.ndarray
+    group_of: np.ndarray
     x: Complex[Tensor, "b p"]
     c: Float[Tensor, "b p"]
+    noise: Float[Tensor, "#b s"]
+    shell: Int[Tensor, "p"]
+
+    @property
+    def index(self) -> Int[Tensor, "b"]:
+        """The particles, to index tensors on the CPU with."""
+        return torch.from_numpy(self.rows)
+
+    @cached_property
+    def white(self) -> Float[Tensor, "#b p"]:
+        """Inverse standard deviation of the noise."""
+        return self.noise.rsqrt().float()[:, self.shell]
+
+    @property
+    def inverse_variance(self) -> Float[Tensor, "#b p"]:
+        """Inverse variance of the noise."""
+        return self.noise.reciprocal().float()[:, self.shell]
 
 
-def group_bands_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
-    """Return each optics group's band, its amplitude times the group's scale in that half."""
-    # Slices of magnified particles must not leave the grids.
-    resolution_A = resolution_A * inputs.settings.largest_magnification
-    group_bands = []
-    for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
-        group_band = make_group_band(
-            group,
-            volume_size_px=inputs.size_px,
-            voxel_A=inputs.voxel_A,
-            resolution_A=resolution_A,
-            device=inputs.device,
+@dataclass(frozen=True, eq=False)
+class HalfOptics:
+    """How one half's optics groups see the volume down to a resolution.
+
+    Groups that share pixel, box and magnification matrix have one geometry: they share bands,
+    batches and search tables.
+
+    Attributes
+    ----------
+    bands
+        By optics group, its amplitude times the group's scale in that half.
+    geometry_of
+        Geometry of each optics group.
+    noise
+        Noise variance by optics group and shell of its images, where the bands are.
+    """
+
+    bands: tuple[GroupBand, ...]
+    geometry_of: tuple[int, ...]
+    noise: tuple[Float[Tensor, "_"], ...]
+
+    def band_of(self, geometry: int) -> GroupBand:
+        """Return the band of the first group of a geometry: for what does not depend on groups."""
+        return self.bands[self.geometry_of.index(geometry)]
+
+    def batches(
+        self,
+        stack: ParticleStack,
+        geometry: int,
+        rows: np.ndarray,
+        optics: Float[Tensor, "n v"] | None = None,
+    ) -> Iterator[Batch]:
+        """Read particles of one geometry batch by batch.
+
+        ``optics`` are all particles' own values, None where there are none.
+        """
+        band = self.band_of(geometry).band
+        size = batch_size(stack.memory, len(band))
+        for part, images in stack.images.batches(rows, size, stack.device):
+            x = image_coefficients(images, select_statistics(stack.statistics, part), band)
+            own = None if optics is None else optics[torch.from_numpy(part)]
+            group_of = stack.table.optics_index[part]
+            parts = []
+            for places, group_band in self.by_group(group_of):
+                rows_of_group = part[places]
+                defocus = stack.table.defocus(rows_of_group)
+                if own is not None:
+                    defocus = with_defocus_change(defocus, own[places])
+                parts.append(as_seen_by(x[places], group_band, defocus))
+            x, c = _in_place(parts, group_of)
+            if own is not None:
+                x = without_offset(self.band_of(geometry), x, own[:, 1])
+                c = c * (1 + own[:, :1]).float()
+            yield Batch(part, group_of, x, c, self.noise_of(group_of), band.shell)
+
+    def transfer(self, table: ParticleTable, rows: np.ndarray) -> Float[Tensor, "b p"]:
+        """Return the contrast transfer of particles of one geometry, their amplitude included."""
+        group_of = table.optics_index[rows]
+        parts = [
+            (
+                contrast_transfer(band.group, table.defocus(rows[places]), band.s_per_A)
+                * band.amplitude,
+            )
+            for places, band in self.by_group(group_of)
+        ]
+        return _in_place(parts, group_of)[0]
+
+    def by_group(self, group_of: np.ndarray) -> Iterator[tuple[np.ndarray | slice, GroupBand]]:
+        """Yield the places of each optics group's images, and the group's band."""
+        groups = np.unique(group_of)
+        for g in groups:
+            yield (
+                (slice(None) if len(groups) == 1 else np.flatnonzero(group_of == g)),
+                self.bands[g],
+            )
+
+    def noise_of(self, group_of: np.ndarray) -> Float[Tensor, "#b s"]:
+        """Return the noise variance of images; one row if they share their group."""
+        groups, place = np.unique(group_of, return_inverse=True)
+        noise = torch.stack([self.noise[g] for g in groups])
+        return noise if len(groups) == 1 else noise[torch.from_numpy(place).to(noise.device)]
+
+
+def _in_place(parts: list[tuple[Tensor, ...]], group_of: np.ndarray) -> tuple[Tensor, ...]:
+    """Put rows that were worked on group by group back into their order."""
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort(np.argsort(group_of, kind="stable"), kind="stable")
+    index = torch.from_numpy(order).to(parts[0][0].device)
+    return tuple(torch.cat(columns)[index] for columns in zip(*parts, strict=True))
+
+
+def make_half_optics(
+    groups: Sequence[OpticsGroup],
+    *,
+    volume_size_px: int,
+    voxel_A: float,
+    resolution_A: float,
+    device: torch.device | str = "cpu",
+) -> HalfOptics:
+    """Return how optics groups see a volume: on one grey scale, with noise of variance 1."""
+    first: dict[tuple[object, ...], int] = {}
+    bands: list[GroupBand] = []
+    geometry_of = []
+    for group in groups:
+        key = sampling_geometry(group)
+        alike = bands[first[key]] if key in first else None
+        first.setdefault(key, len(bands))
+        geometry_of.append(list(first).index(key))
+        bands.append(
+            make_group_band(
+                group,
+                volume_size_px=volume_size_px,
+                voxel_A=voxel_A,
+                resolution_A=resolution_A,
+                device=device,
+                alike=alike,
+            )
         )
-        group_bands.append(replace(group_band, amplitude=group_band.amplitude * scale))
-    return group_bands
+    noise = (torch.ones(b.band.n_shells, dtype=torch.float64, device=device) for b in bands)
+    return HalfOptics(tuple(bands), tuple(geometry_of), tuple(noise))
 
 
-def batches_of(
-    inputs: Inputs,
-    group_band: GroupBand,
-    rows: np.ndarray,
-    optics: Float[Tensor, "n v"] | None = None,
-) -> Iterator[Batch]:
-    """Read particles of one optics group batch by batch, corrected for what is their own."""
-    size = batch_size(inputs.working_memory, len(group_band.band))
-    for part, images in inputs.images.batches(rows, size, inputs.device):
-        defocus = inputs.table.defocus(part)
-        own = None if optics is None else optics[torch.from_numpy(part)]
-        if own is not None:
-            defocus = with_defocus_change(defocus, own)
-        x, c = observe(images, select_statistics(inputs.statistics, part), group_band, defocus)
-        if own is not None:
-            x, c = without_offset(group_band, x, own[:, 1]), c * (1 + own[:, :1]).float()
-        yield Batch(part, x, c)
+def half_optics(inputs: Inputs, state: State, half: int, resolution_A: float) -> HalfOptics:
+    """Return how a half's optics groups see the volume down to a resolution."""
+    plain = make_half_optics(
+        inputs.optics,
+        volume_size_px=inputs.size_px,
+        voxel_A=inputs.voxel_A,
+        # Slices of magnified particles must not leave the grids.
+        resolution_A=resolution_A * inputs.settings.largest_magnification,
+        device=inputs.device,
+    )
+    scales, noise = state.group_scale[half - 1], state.noise[half - 1]
+    bands = (
+        replace(band, amplitude=band.amplitude * scale)
+        for band, scale in zip(plain.bands, scales, strict=True)
+    )
+    return replace(
+        plain, bands=tuple(bands), noise=tuple(spectrum.to(inputs.device) for spectrum in noise)
+    )
+
+
+def both_optics(inputs: Inputs, state: State, resolution_A: float) -> tuple[HalfOptics, HalfOptics]:
+    """Return how the optics groups of both halves see the volume."""
+    return (
+        half_optics(inputs, state, 1, resolution_A),
+        half_optics(inputs, state, 2, resolution_A),
+    )
+
+
+def rows_by_geometry(
+    table: ParticleTable, half_of: np.ndarray, optics: HalfOptics, half: int, action: str = ""
+) -> list[Rows]:
+    """Return the particles of a half by the geometry of their images."""
+    geometry = np.array(optics.geometry_of)[table.optics_index]
+    return [
+        Rows(half, g, action, np.flatnonzero((half_of == half) & (geometry == g)))
+        for g in range(max(optics.geometry_of) + 1)
+    ]
 
 
 def poses_of(poses: Poses | None, rows: np.ndarray, group_band: GroupBand) -> tuple[Tensor, Tensor]:
@@ -87,19 +294,3 @@ def is_assigned(state: State, n: int) -> np.ndarray:
 def max_shift_px(inputs: Inputs, group_band: GroupBand) -> float:
     """Return the largest shift in an optics group's pixels."""
     return inputs.settings.max_shift_percent / 100 * group_band.group.box_px
-
-
-def whitening(state: State, half: int, g: int, group_band: GroupBand) -> Float[Tensor, "p"]:
-    """Return the inverse standard deviation of the noise at each sample of an image."""
-    return (
-        state.noise[half - 1][g].rsqrt().float().to(group_band.points.device)[group_band.band.shell]
-    )
-
-
-def inverse_noise_variance(
-    state: State, half: int, g: int, group_band: GroupBand
-) -> Float[Tensor, "p"]:
-    """Return the inverse variance of the noise at each sample of an image."""
-    return (
-        (1 / state.noise[half - 1][g]).float().to(group_band.points.device)[group_band.band.shell]
-    )

@@ -1,26 +1,71 @@
 """Covariances of the poses, corrected by what the images themselves show."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
+from cryorefine.engine.blocks import Block, plan_blocks
+from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.particle_batches import (
-    batches_of,
-    group_bands_of,
+    HalfOptics,
+    ParticleStack,
+    both_optics,
     is_assigned,
+    particle_stack,
     poses_of,
-    whitening,
+    rows_by_geometry,
 )
 from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["calibrate_covariance"]
+__all__ = ["SplitImages", "calibrate_covariance"]
 
 _SAMPLE = 120
 """Particles of each half that the factor is measured on: uncertainties are then known to 3 %."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitImages:
+    """Refines poses from two parts of each image's band.
+
+    Attributes
+    ----------
+    optics, grids
+        By half: how images see the volume, and the references. Images are compared with the *other*
+        half's, which they had no part in.
+    max_turn_rad
+        Limit of a single step.
+    """
+
+    stack: ParticleStack
+    optics: tuple[HalfOptics, HalfOptics]
+    grids: tuple[SliceGrid, SliceGrid]
+    poses: Poses
+    max_turn_rad: float
+
+    def run(self, block: Block, done: Done) -> Float[Tensor, "b"]:
+        """Return how far apart the poses of each image are; see :func:`split_disagreement`."""
+        optics = self.optics[block.half - 1]
+        band = optics.band_of(block.geometry)
+        apart = []
+        for batch in optics.batches(self.stack, block.geometry, block.rows, self.poses.optics):
+            apart.append(
+                split_disagreement(
+                    self.grids[2 - block.half],
+                    band,
+                    batch.x * batch.white,
+                    batch.c * batch.white,
+                    *poses_of(self.poses, batch.rows, band),
+                    max_turn_rad=self.max_turn_rad,
+                ).cpu()
+            )
+            done(len(batch.rows))
+        return torch.cat(apart)
 
 
 def calibrate_covariance(
@@ -30,6 +75,7 @@ def calibrate_covariance(
     grids: tuple[SliceGrid, SliceGrid],
     plan: IterationPlan,
     events: EventLog,
+    engine: Engine,
 ) -> Poses:
     """Multiply covariances with a factor measured on the particles.
 
@@ -39,26 +85,18 @@ def calibrate_covariance(
     uncertainties comes from this, so that the halves stay
     independent. Poses that still move are less certain, too.
     """
-    resolution_A = plan.align_resolution_A
-    apart = []
-    for half in (1, 2):
-        for g, group_band in enumerate(group_bands_of(inputs, state, half, resolution_A)):
-            rows = inputs.rows(half, g)
-            every = max(1, len(inputs.table) // (2 * _SAMPLE))
-            white = whitening(state, half, g, group_band)
-            for batch in batches_of(inputs, group_band, rows[::every], poses.optics):
-                apart.append(
-                    split_disagreement(
-                        grids[2 - half],
-                        group_band,
-                        batch.x * white,
-                        batch.c * white,
-                        *poses_of(poses, batch.rows, group_band),
-                        max_turn_rad=resolution_A / inputs.geometry.radius_A,
-                    )
-                )
+    optics = both_optics(inputs, state, plan.align_resolution_A)
+    every = max(1, len(inputs.table) // (2 * _SAMPLE))
+    blocks = plan_blocks(
+        replace(part, rows=part.rows[::every])
+        for half in (1, 2)
+        for part in rows_by_geometry(inputs.table, inputs.half, optics[half - 1], half)
+    )
+    max_turn_rad = plan.align_resolution_A / inputs.geometry.radius_A
+    task = SplitImages(particle_stack(inputs), optics, grids, poses, max_turn_rad)
+    apart = engine.map(task, blocks)
     lag = _lag(inputs, state, poses)
-    factor = variance_factor(torch.cat(apart).cpu()) + lag
+    factor = variance_factor(torch.cat(apart)) + lag
     events.emit("calibration", variance_factor=factor, lag=lag)
     covariance = None if poses.covariance is None else poses.covariance * factor
     quality = dict(poses.quality)

@@ -1,6 +1,8 @@
-"""Prepare the search over all orientations of one half and optics group: depth, grid, proof."""
+"""Prepare the search over all orientations of one half and geometry: depth, grid, proof."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +18,18 @@ from cryorefine.assign.search_depth import (
     discriminating_power,
     plan_depth,
 )
-from cryorefine.events import EventLog
+from cryorefine.engine.blocks import Block
+from cryorefine.engine.protocol import Done
 from cryorefine.geometry.so3 import rotation_grid
+from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
-from cryorefine.optics.ctf import contrast_transfer
+from cryorefine.particles.table import ParticleTable
+from cryorefine.refine.particle_batches import HalfOptics
 from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.state import Inputs
 
-__all__ = ["PreparedSearch", "coarse_search", "prepare_search", "search_space"]
+__all__ = ["PoseSpace", "PrepareSearch", "PreparedSearch", "pose_space"]
 
 _PLAN_SAMPLE = 16
 _MAX_PLANTED, _MIN_PLANTED, _PLANTED_SHARE = 96, 24, 10
@@ -37,133 +42,195 @@ _FULL = 0.5
 
 @dataclass(frozen=True, eq=False)
 class PreparedSearch:
-    """A search that has been planned, and tried on planted images."""
+    """A search that has been planned, and tried on planted images.
+
+    Attributes
+    ----------
+    depth, search
+        How deep it goes, and its table.
+    attempts
+        What was tried, for the log.
+    """
 
     depth: SearchDepth
     search: CoarseSearch
+    attempts: tuple[dict[str, Any], ...]
 
 
-def search_space(
-    inputs: Inputs, group_band: GroupBand, *, max_shift_px: float, shift_sigma_px: float
-) -> SearchSpace:
-    """Return where poses may lie, in an optics group's pixels."""
-    return SearchSpace(
-        radius_px=inputs.geometry.radius_A / group_band.group.pixel_A,
-        box_px=group_band.group.box_px,
-        group_order=inputs.group.order,
-        tilt_fraction=inputs.geometry.tilt_fraction,
-        max_shift_px=max_shift_px,
-        shift_sigma_px=shift_sigma_px,
-    )
+@dataclass(frozen=True, eq=False)
+class PoseSpace:
+    """Where the poses of a run's particles may lie.
 
-
-def coarse_search(
-    inputs: Inputs,
-    grid: SliceGrid,
-    group_band: GroupBand,
-    *,
-    max_shell: int,
-    step_rad: float,
-    shift_step_px: float,
-    max_shift_px: float,
-    weight: Float[Tensor, "p"] | None = None,
-) -> CoarseSearch:
-    """Take a reference's slices at all orientations within the allowed tilts.
-
-    ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`.
-    """
-    low, high = np.deg2rad((inputs.settings.min_tilt_deg, inputs.settings.max_tilt_deg))
-    rotations = rotation_grid(
-        step_rad, group=inputs.group, min_tilt_rad=float(low), max_tilt_rad=float(high)
-    )
-    return make_coarse_search(
-        grid,
-        group_band,
-        rotations.to(inputs.device),
-        step_rad=step_rad,
-        max_shell=max_shell,
-        max_shift_px=max_shift_px,
-        shift_step_px=shift_step_px,
-        weight=weight,
-    )
-
-
-def prepare_search(
-    inputs: Inputs,
-    grid: SliceGrid,
-    group_band: GroupBand,
-    white: Float[Tensor, "p"],
-    rows: np.ndarray,
-    options: AlignmentOptions,
-    plan: IterationPlan,
-    half: int,
-    events: EventLog,
-) -> PreparedSearch:
-    """Plan a search for some images, try it on planted ones, and make it finer if it fails them.
-
-    Parameters
+    Attributes
     ----------
-    rows
-        The images' particles: their contrast transfer is what planted images are given.
+    symmetry
+        Of the particle.
+    radius_A
+        Of the particle.
+    tilt_range_rad, tilt_fraction
+        Allowed viewing tilts, and their share of the sphere.
+    max_shift_fraction
+        Largest shift, in boxes.
     """
-    space = search_space(
-        inputs, group_band, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
-    )
-    # In proportion to what is searched: where it is every third image, a third as many.
-    n_searched = len(rows) // plan.search_every
-    n_planted = min(_MAX_PLANTED, max(_MIN_PLANTED, n_searched // _PLANTED_SHARE))
-    sample = rows[np.arange(n_planted) * len(rows) // n_planted]
-    c = contrast_transfer(group_band.group, inputs.table.defocus(sample), group_band.s_per_A)
-    c = c * group_band.amplitude * white
-    power = discriminating_power(grid, group_band, c[:: max(1, n_planted // _PLAN_SAMPLE)])
-    finer, least = plan.search_finer, 0
-    # Iterations over a part of the particles make references for those that follow.
-    worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
-    attempt = 0
-    while True:
-        attempt += 1
-        depth = plan_depth(power, group_band.band, space, finer=finer, least=least, worth=worth)
-        search = coarse_search(
-            inputs,
+
+    symmetry: SymmetryGroup
+    radius_A: float
+    tilt_range_rad: tuple[float, float]
+    tilt_fraction: float
+    max_shift_fraction: float
+
+    def max_shift_px(self, band: GroupBand) -> float:
+        """Return the largest shift in an image's pixels."""
+        return self.max_shift_fraction * band.group.box_px
+
+    def search_space(
+        self, band: GroupBand, *, max_shift_px: float, shift_sigma_px: float
+    ) -> SearchSpace:
+        """Return where a search looks, in an image's pixels."""
+        return SearchSpace(
+            radius_px=self.radius_A / band.group.pixel_A,
+            box_px=band.group.box_px,
+            group_order=self.symmetry.order,
+            tilt_fraction=self.tilt_fraction,
+            max_shift_px=max_shift_px,
+            shift_sigma_px=shift_sigma_px,
+        )
+
+    def coarse_search(
+        self,
+        grid: SliceGrid,
+        band: GroupBand,
+        *,
+        max_shell: int,
+        step_rad: float,
+        shift_step_px: float,
+        max_shift_px: float,
+        weight: Float[Tensor, "p"] | None = None,
+    ) -> CoarseSearch:
+        """Take a reference's slices at all orientations within the allowed tilts.
+
+        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`.
+        """
+        low, high = self.tilt_range_rad
+        rotations = rotation_grid(
+            step_rad, group=self.symmetry, min_tilt_rad=low, max_tilt_rad=high
+        )
+        return make_coarse_search(
             grid,
-            group_band,
-            max_shell=depth.max_shell,
-            step_rad=depth.step_rad,
-            shift_step_px=depth.shift_step_px,
-            max_shift_px=options.max_shift_px,
-            weight=c.square().mean(0).sqrt(),
+            band,
+            rotations.to(band.points.device),
+            step_rad=step_rad,
+            max_shell=max_shell,
+            max_shift_px=max_shift_px,
+            shift_step_px=shift_step_px,
+            weight=weight,
         )
-        key = hash((inputs.settings.seed, plan.iteration, half, attempt))
-        generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
-        is_missed, is_found = planted_missed(
-            grid, search, depth, group_band, c, inputs.group, options, generator
+
+
+def pose_space(inputs: Inputs) -> PoseSpace:
+    """Return where a run's poses may lie."""
+    return PoseSpace(
+        symmetry=inputs.group,
+        radius_A=inputs.geometry.radius_A,
+        tilt_range_rad=inputs.tilt_range_rad,
+        tilt_fraction=inputs.geometry.tilt_fraction,
+        max_shift_fraction=inputs.settings.max_shift_percent / 100,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PrepareSearch:
+    """Plans a search for a block's images, and makes it finer if it fails planted ones.
+
+    Attributes
+    ----------
+    table
+        Of all particles: their contrast transfer is what planted images are given.
+    optics, grids
+        By half: how images see the volume, and the references.
+    options
+        Of the alignment, by half and geometry.
+    seed
+        Of the planted images.
+    """
+
+    table: ParticleTable
+    optics: tuple[HalfOptics, HalfOptics]
+    grids: tuple[SliceGrid, SliceGrid]
+    space: PoseSpace
+    options: dict[tuple[int, int], AlignmentOptions]
+    plan: IterationPlan
+    seed: int
+
+    def run(self, block: Block, done: Done) -> PreparedSearch:
+        """Return the search for all particles of a half and geometry, which the block holds."""
+        optics, grid = self.optics[block.half - 1], self.grids[block.half - 1]
+        band = optics.band_of(block.geometry)
+        options, plan = self.options[block.half, block.geometry], self.plan
+        space = self.space.search_space(
+            band, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
         )
-        missed = int(is_missed.sum())
-        events.emit(
-            "search",
-            half=half,
-            optics_group=group_band.group.name,
-            resolution_A=group_band.group.box_A / depth.max_shell,
-            step_deg=float(np.rad2deg(depth.step_rad)),
-            orientations=len(search.rotations),
-            shifts=len(search.shifts_px),
-            terms=search.slices.shape[0],
-            points=search.last - search.first,
-            most_candidates=depth.most,
-            thinned=depth.apart_rad > 0,
-            expected_candidates=depth.candidates,
-            expected_recall=depth.recall,
-            decidable=depth.decidable,
-            operations=depth.operations,
-            planted=n_planted,
-            planted_found=int(is_found.sum()),
-            planted_missed=missed,
-        )
-        # Planned losses cost more to avoid than they are worth.
-        allowed = (_MAY_MISS + max(0.0, depth.decidable - depth.recall)) * n_planted
-        if missed <= allowed + 2 * allowed**0.5 or attempt == _ATTEMPTS:
-            return PreparedSearch(depth, search)
-        if depth.candidates > _FULL * depth.most:
-            least = 2 * depth.most
-        else:
-            finer *= _FINER
+        # In proportion to what is searched: where it is every third image, a third as many.
+        n_searched = len(block.rows) // plan.search_every
+        n_planted = min(_MAX_PLANTED, max(_MIN_PLANTED, n_searched // _PLANTED_SHARE))
+        sample = block.rows[np.arange(n_planted) * len(block.rows) // n_planted]
+        noise = optics.noise_of(self.table.optics_index[sample])
+        c = optics.transfer(self.table, sample) * noise.rsqrt().float()[:, band.band.shell]
+        power = discriminating_power(grid, band, c[:: max(1, n_planted // _PLAN_SAMPLE)])
+        finer, least = plan.search_finer, 0
+        # Iterations over a part of the particles make references for those that follow.
+        worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
+        attempts: list[dict[str, Any]] = []
+        while True:
+            depth = plan_depth(power, band.band, space, finer=finer, least=least, worth=worth)
+            search = self.space.coarse_search(
+                grid,
+                band,
+                max_shell=depth.max_shell,
+                step_rad=depth.step_rad,
+                shift_step_px=depth.shift_step_px,
+                max_shift_px=options.max_shift_px,
+                weight=c.square().mean(0).sqrt(),
+            )
+            key = hash((self.seed, plan.iteration, block.half, len(attempts) + 1))
+            generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
+            is_missed, is_found = planted_missed(
+                grid, search, depth, band, c, self.space.symmetry, options, generator
+            )
+            missed = int(is_missed.sum())
+            attempts.append(
+                {
+                    "half": block.half,
+                    "optics_group": band.group.name,
+                    **_described(depth, search, band),
+                    "planted": n_planted,
+                    "planted_found": int(is_found.sum()),
+                    "planted_missed": missed,
+                }
+            )
+            # Planned losses cost more to avoid than they are worth.
+            allowed = (_MAY_MISS + max(0.0, depth.decidable - depth.recall)) * n_planted
+            if missed <= allowed + 2 * allowed**0.5 or len(attempts) == _ATTEMPTS:
+                return PreparedSearch(depth, search, tuple(attempts))
+            if depth.candidates > _FULL * depth.most:
+                least = 2 * depth.most
+            else:
+                finer *= _FINER
+
+
+def _described(depth: SearchDepth, search: CoarseSearch, band: GroupBand) -> dict[str, Any]:
+    """Return the measures of a search as the log has them."""
+    return {
+        "resolution_A": band.group.box_A / depth.max_shell,
+        "step_deg": math.degrees(depth.step_rad),
+        "orientations": len(search.rotations),
+        "shifts": len(search.shifts_px),
+        "terms": search.slices.shape[0],
+        "points": search.last - search.first,
+        "most_candidates": depth.most,
+        "thinned": depth.apart_rad > 0,
+        "expected_candidates": depth.candidates,
+        "expected_recall": depth.recall,
+        "decidable": depth.decidable,
+        "operations": depth.operations,
+    }

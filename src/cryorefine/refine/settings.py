@@ -262,6 +262,12 @@ class RefineSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Seed of all random choices.")
     threads: int | None = Field(None, ge=1, description="CPU threads (default: all).")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Worker processes that share the threads; one that is killed is replaced, and "
+        "its work done again (default: none, threads of one process). On the CPU only.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
+from cryorefine.engine.protocol import Engine
+from cryorefine.engine.threads import side_by_side
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.fourier.filter import low_pass
@@ -20,7 +22,7 @@ from cryorefine.refine.state import Inputs, Poses, State
 __all__ = ["reconstruct_start", "start_from_poses"]
 
 
-def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
+def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: Engine) -> State:
     """Make each half's first reference from the poses in the particle file.
 
     The noise is the power of the images. The references of a local run are as fine as both half
@@ -38,11 +40,14 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog) -> State:
         resolution_A=nyquist_A,
         weights=_known_and_seen(inputs, state.poses),
         events=events,
+        engine=engine,
     )
-    halves = (solve(sums[0]), solve(sums[1]))
+    both = inputs.working_memory.both_halves
+    first, second = side_by_side(solve, sums, at_once=both)
+    halves = first, second
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    references = (solve(sums[0], ssnr=ssnr), solve(sums[1], ssnr=ssnr))
+    references = tuple(side_by_side(lambda total: solve(total, ssnr=ssnr), sums, at_once=both))
     start_A = math.nan
     if settings.starts_from_poses:
         start_A = evaluation.resolution_A
@@ -88,12 +93,12 @@ def _known_and_seen(inputs: Inputs, poses: Poses) -> Float[Tensor, "n"]:
     return known.float()
 
 
-def start_from_poses(inputs: Inputs, state: State, events: EventLog) -> State:
+def start_from_poses(inputs: Inputs, state: State, events: EventLog, engine: Engine) -> State:
     """Begin a local run where its poses are, unless the given reference shows more than they do.
 
     A reference that was low-passed would send poses that are known finely astray.
     """
-    own = reconstruct_start(inputs, state, events)
+    own = reconstruct_start(inputs, state, events, engine)
     lowpass_A = inputs.settings.initial_lowpass_angstrom
     shown = " and ".join(map(str, inputs.settings.reference))
     if own.start_A >= lowpass_A:

@@ -194,6 +194,29 @@ class Poses:
             self.rotations[index], self.shift_A[index], quality, covariance, optics, others
         )
 
+    @staticmethod
+    def join(parts: "list[Poses]") -> "Poses":
+        """Return the poses of several sets of particles, one after the other.
+
+        All have the same columns of quality and other arrays, or none has.
+        """
+        covariance = [part.covariance for part in parts if part.covariance is not None]
+        optics = [part.optics for part in parts if part.optics is not None]
+        starts = np.cumsum([0, *(len(part.rotations) for part in parts)])
+        others = [
+            replace(part.others, row=part.others.row + int(start))
+            for start, part in zip(starts, parts, strict=False)
+            if part.others is not None
+        ]
+        return Poses(
+            torch.cat([part.rotations for part in parts]),
+            torch.cat([part.shift_A for part in parts]),
+            {name: torch.cat([part.quality[name] for part in parts]) for name in parts[0].quality},
+            torch.cat(covariance) if covariance else None,
+            torch.cat(optics) if optics else None,
+            OtherPoses.join(others) if others else None,
+        )
+
     def updated(self, rows: np.ndarray, part: "Poses") -> "Poses":
         """Return all poses with those of some particles replaced."""
         index = torch.from_numpy(rows)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.model.observe import make_group_band
@@ -21,6 +20,7 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.settings import RefineSettings, make_settings
 from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.run.engines import engine_of
 from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
 from cryorefine.run.particle_registry import (
     ParticleRegistry,
@@ -199,7 +199,6 @@ def begin_segment(
     """
     before = {**values, **segments[-1].suspended}
     settings, suspended = merge_settings(values, segments[-1], changes, where=str(run))
-    use_threads(settings.threads)
     registry = _registry(run, arrays)
     is_new_file = "particles" in changes.settings
     opened = open_inputs(settings, is_continued=True)
@@ -351,7 +350,8 @@ def _screened(
     opened: Opened, radius_px: float, dropped: np.ndarray, events: EventLog
 ) -> tuple[Screening, np.ndarray]:
     """Look at all images, and return which rows are used as well."""
-    screening = screen(opened, radius_px, events)
+    with engine_of(opened.settings, opened.device) as engine:
+        screening = screen(opened, radius_px, events, engine)
     reasons = tuple(a or str(b) for a, b in zip(screening.reasons, dropped, strict=True))
     screening = replace(screening, reasons=reasons)
     used = np.flatnonzero(screening.is_usable)

@@ -12,6 +12,8 @@ from torch import Tensor
 from cryorefine.engine.device import device_of_run
 from cryorefine.engine.device_memory import device_free_bytes, plan_device_memory
 from cryorefine.engine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
+from cryorefine.engine.protocol import Engine
+from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
 from cryorefine.events import EventLog
 from cryorefine.fourier.crop import resample_volume
@@ -20,14 +22,16 @@ from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.mrc import Volume, read_volume
 from cryorefine.masks.soft import solvent_mask
-from cryorefine.model.observe import make_group_band, select_statistics
+from cryorefine.model.observe import select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.half_sets import assign_halves
 from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
-from cryorefine.refine.image_statistics import Screening, initial_noise, screen_images
+from cryorefine.refine.image_statistics import Screening, screen_images
+from cryorefine.refine.noise import initial_noise
+from cryorefine.refine.particle_batches import make_half_optics, particle_stack
 from cryorefine.refine.plan import Geometry
 from cryorefine.refine.settings import RefineSettings
 from cryorefine.refine.state import Inputs, Poses, State
@@ -62,7 +66,11 @@ class Opened:
         self.settings = settings
         problems = Problems()
         with problems.collected():
-            self.device = device_of_run(settings.device, refines_optics=settings.refines_optics)
+            self.device = device_of_run(
+                settings.device,
+                refines_optics=settings.refines_optics,
+                has_workers=settings.workers is not None,
+            )
         with problems.collected():
             self.group = parse_symmetry(settings.symmetry)
         with problems.collected():
@@ -362,7 +370,8 @@ def screened_inputs(
             searches=_searches(settings),
             n_particles=len(table),
             stored_bytes=opened.images.stored_bytes,
-            threads=torch.get_num_threads(),
+            threads=threads_of(settings.threads),
+            processes=settings.workers or 0,
             used_bytes=held_bytes(),
             free_bytes=free_bytes(),
         ),
@@ -390,34 +399,22 @@ def _on_device(opened: Opened, volume: Tensor | None) -> Tensor | None:
     return None if volume is None else volume.to(opened.device)
 
 
-def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
+def first_state(
+    inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog, engine: Engine
+) -> State:
     """Return the state before the first iteration; without ``start`` its references are empty."""
     if start is None:
         empty = torch.zeros((inputs.size_px,) * 3)
         start = (empty, empty)
-    group_bands = tuple(
-        make_group_band(
-            group,
-            volume_size_px=inputs.size_px,
-            voxel_A=inputs.voxel_A,
-            resolution_A=2 * min(group.pixel_A, inputs.voxel_A),
-            device=inputs.device,
-        )
-        for group in inputs.optics
+    optics = make_half_optics(
+        inputs.optics,
+        volume_size_px=inputs.size_px,
+        voxel_A=inputs.voxel_A,
+        resolution_A=2 * min([inputs.voxel_A, *(group.pixel_A for group in inputs.optics)]),
+        device=inputs.device,
     )
-    noise = []
-    for half in (1, 2):
-        mine = np.flatnonzero(inputs.half == half)
-        table = inputs.table.select(mine)
-        noise.append(
-            initial_noise(
-                table,
-                ImageSource(table, inputs.images.headers),
-                select_statistics(inputs.statistics, mine),
-                group_bands,
-                events,
-            )
-        )
+    stack = particle_stack(inputs)
+    noise = initial_noise(stack, inputs.half, (optics, optics), events, engine)
     poses = None
     if inputs.table.has_pose:
         poses = Poses(
@@ -431,7 +428,7 @@ def first_state(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: Eve
         references=start,
         is_scaled=False,
         group_scale=((1.0,) * len(inputs.optics), (1.0,) * len(inputs.optics)),
-        noise=(noise[0], noise[1]),
+        noise=noise,
         halves=None,
         mask=None,
         evaluation=None,
@@ -462,7 +459,7 @@ def without_unassigned(opened: Opened, screening: Screening) -> Screening:
     return replace(screening, reasons=reasons)
 
 
-def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
+def screen(opened: Opened, radius_px: float, events: EventLog, engine: Engine) -> Screening:
     """Look at every image once."""
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
@@ -471,6 +468,7 @@ def screen(opened: Opened, radius_px: float, events: EventLog) -> Screening:
         opened.images,
         radii,
         events,
+        engine,
         max_energy=opened.settings.max_energy,
         device=opened.device,
     )

@@ -5,7 +5,7 @@ import errno
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from cryorefine.engine.device import device_name
 from cryorefine.engine.memory import emit_memory
-from cryorefine.engine.threads import use_threads
+from cryorefine.engine.processes import WorkersLost
+from cryorefine.engine.protocol import Engine
+from cryorefine.engine.threads import threads_of, use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
@@ -39,6 +41,7 @@ from cryorefine.run.continuation import (
     check_same_particles,
     optics_arrays,
 )
+from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import (
     Clock,
     check_output_folder,
@@ -102,43 +105,44 @@ def refine(
     StoppedEarly
         On Ctrl-C; whole iterations are kept.
     """
-    threads = use_threads(settings.threads)
+    use_threads(settings.threads)
     check_output_folder(output, overwrite=overwrite)
     early = _EarlyLog(listeners)
     clock = Clock()
     opened = open_inputs(settings)
-    start = opened.start_volumes(early) if settings.reference else None
-    radius_px = opened.radius_px(None if start is None else start[0], early)
-    with _interruptible("nothing has been written yet"):
-        screening = without_unassigned(opened, screen(opened, radius_px, early))
-        inputs = screened_inputs(opened, screening, None, radius_px, early)
-        state = _begun(inputs, start, early)
-        if start is None:
-            radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
-            inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
+    with engine_of(settings, opened.device) as engine:
+        start = opened.start_volumes(early) if settings.reference else None
+        radius_px = opened.radius_px(None if start is None else start[0], early)
+        with _interruptible("nothing has been written yet"):
+            screening = without_unassigned(opened, screen(opened, radius_px, early, engine))
+            inputs = screened_inputs(opened, screening, None, radius_px, early)
+            state = _begun(inputs, start, early, engine)
+            if start is None:
+                radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
+                inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
 
-    output.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        clear_segments(output)
-        clear_run(output)
-    save_settings(output / "settings.toml", settings)
-    write_manifest(output, settings, opened.table.stacks, opened.device)
-    segment = Segment(
-        first_iteration=1,
-        counts_from=1,
-        settings=settings.model_dump(mode="json", exclude_unset=True),
-        started=_now(),
-        n_particles=len(opened.table),
-        n_used=len(inputs.table),
-    )
-    write_first_segment(output, segment)
-    events = early.continued(output)
-    _emit_start(events, opened, inputs, threads)
-    used = np.flatnonzero(screening.is_usable)
-    registry = first_registry(opened.table, used, inputs.half)
-    constants = _constants(inputs, screening, registry)
-    _commit(output, inputs, state, constants, clock, finished=False)
-    return _loop(output, segment, inputs, state, constants, clock, events, reporter)
+        output.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            clear_segments(output)
+            clear_run(output)
+        save_settings(output / "settings.toml", settings)
+        write_manifest(output, settings, opened.table.stacks, opened.device)
+        segment = Segment(
+            first_iteration=1,
+            counts_from=1,
+            settings=settings.model_dump(mode="json", exclude_unset=True),
+            started=_now(),
+            n_particles=len(opened.table),
+            n_used=len(inputs.table),
+        )
+        write_first_segment(output, segment)
+        events = early.continued(output)
+        _emit_start(events, opened, inputs)
+        used = np.flatnonzero(screening.is_usable)
+        registry = first_registry(opened.table, used, inputs.half)
+        constants = _constants(inputs, screening, registry)
+        _commit(output, inputs, state, constants, clock, finished=False)
+        return _loop(output, segment, inputs, state, constants, clock, events, engine, reporter)
 
 
 def resume(
@@ -205,7 +209,10 @@ def resume(
     events.emit("resume", iteration=state.iteration)
     _emit_memory(events, inputs)
     constants = {name: array for name, array in arrays.items() if _is_constant(name)}
-    return _loop(output, segments[-1], inputs, state, constants, clock, events, reporter)
+    with engine_of(settings, opened.device) as engine:
+        return _loop(
+            output, segments[-1], inputs, state, constants, clock, events, engine, reporter
+        )
 
 
 def _continue(
@@ -222,41 +229,53 @@ def _continue(
     """Begin another segment of a run, and go on with it."""
     early = _EarlyLog(listeners)
     early.emit("resume", iteration=state.iteration)
-    with _interruptible("the run is as it was; give the command again to continue it"):
-        begun = begin_segment(
-            output, segments, values, state, arrays, requested, early, started=_now()
+    with ExitStack() as stack:
+        with _interruptible("the run is as it was; give the command again to continue it"):
+            begun = begin_segment(
+                output, segments, values, state, arrays, requested, early, started=_now()
+            )
+            engine = stack.enter_context(engine_of(begun.settings, begun.opened.device))
+            can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
+            if state.iteration == 0 and "alignment" in requested.settings and can_begin:
+                # What it was to start from was made for the other alignment.
+                references = begun.settings.reference
+                start = begun.opened.start_volumes(early) if references else None
+                begun = dataclasses.replace(begun, state=_begun(begun.inputs, start, early, engine))
+            constants = _constants(begun.inputs, begun.screening, begun.registry)
+
+            def fill(folder: Path) -> None:
+                save_settings(folder / "settings.toml", begun.settings)
+                stacks = begun.opened.table.stacks
+                write_manifest(folder, begun.settings, stacks, begun.opened.device)
+
+            extra = {**constants, **_progress(clock, finished=False)}
+            save_start(output, len(segments) + 1, begun.state, extra, fill)
+            switch_segment(output, [*segments, begun.segment])
+        events = early.continued(output)
+        events.emit("leg", number=len(segments) + 1, **dataclasses.asdict(begun.segment))
+        _emit_start(events, begun.opened, begun.inputs)
+        return _loop(
+            output,
+            begun.segment,
+            begun.inputs,
+            begun.state,
+            constants,
+            clock,
+            events,
+            engine,
+            reporter,
         )
-        can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
-        if state.iteration == 0 and "alignment" in requested.settings and can_begin:
-            # What it was to start from was made for the other alignment.
-            references = begun.settings.reference
-            start = begun.opened.start_volumes(early) if references else None
-            begun = dataclasses.replace(begun, state=_begun(begun.inputs, start, early))
-        constants = _constants(begun.inputs, begun.screening, begun.registry)
-
-        def fill(folder: Path) -> None:
-            save_settings(folder / "settings.toml", begun.settings)
-            stacks = begun.opened.table.stacks
-            write_manifest(folder, begun.settings, stacks, begun.opened.device)
-
-        extra = {**constants, **_progress(clock, finished=False)}
-        save_start(output, len(segments) + 1, begun.state, extra, fill)
-        switch_segment(output, [*segments, begun.segment])
-    events = early.continued(output)
-    events.emit("leg", number=len(segments) + 1, **dataclasses.asdict(begun.segment))
-    _emit_start(events, begun.opened, begun.inputs, torch.get_num_threads())
-    return _loop(
-        output, begun.segment, begun.inputs, begun.state, constants, clock, events, reporter
-    )
 
 
-def _begun(inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog) -> State:
+def _begun(
+    inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog, engine: Engine
+) -> State:
     """Return the state before the first iteration, with initial maps or, if None, without."""
-    state = first_state(inputs, start, events)
+    state = first_state(inputs, start, events, engine)
     if start is None:
-        return reconstruct_start(inputs, state, events)
+        return reconstruct_start(inputs, state, events, engine)
     if inputs.settings.starts_from_poses:
-        return start_from_poses(inputs, state, events)
+        return start_from_poses(inputs, state, events, engine)
     return state
 
 
@@ -286,7 +305,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _emit_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) -> None:
+def _emit_start(events: EventLog, opened: Opened, inputs: Inputs) -> None:
     """Emit what a run, or a segment of it, works on."""
     events.emit(
         "start",
@@ -298,7 +317,8 @@ def _emit_start(events: EventLog, opened: Opened, inputs: Inputs, threads: int) 
         radius_A=inputs.geometry.radius_A,
         n_half1=int((inputs.half == 1).sum()),
         n_half2=int((inputs.half == 2).sum()),
-        threads=threads,
+        threads=threads_of(inputs.settings.threads),
+        workers=inputs.settings.workers,
         device=device_name(opened.device),
     )
     _emit_memory(events, inputs)
@@ -330,6 +350,8 @@ def _interruptible(safe: str) -> Iterator[None]:
         raise StoppedEarly(
             f"{message}, or extract the particles in a smaller box; {safe}"
         ) from None
+    except WorkersLost as lost:
+        raise StoppedEarly(f"{lost}; {safe}") from None
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
@@ -395,6 +417,7 @@ def _loop(
     constants: dict[str, np.ndarray],
     clock: Clock,
     events: EventLog,
+    engine: Engine,
     reporter: Reporter | None,
 ) -> dict[str, Any]:
     settings, geometry = inputs.settings, inputs.geometry
@@ -410,7 +433,9 @@ def _loop(
         try:
             with _interruptible(safe):
                 events.emit("iteration_start", **dataclasses.asdict(plan))
-                state = iterate(inputs, state, plan, events, is_over=lambda h: following(h) is None)
+                state = iterate(
+                    inputs, state, plan, events, engine, is_over=lambda h: following(h) is None
+                )
                 plan = following(state.history)
                 finished = plan is None
                 summary = _commit(output, inputs, state, constants, clock, finished=finished)

@@ -1,0 +1,70 @@
+"""Work on particles, cut into pieces that do not depend on who does them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+__all__ = ["Block", "Rows", "plan_blocks"]
+
+_MAX_PARTICLES = 2000
+"""Particles of a block: what is lost with a worker takes seconds to do again, and what it takes
+to hand over a block, some milliseconds, is nothing beside that."""
+
+_MIN_PARTICLES = 64
+"""Smaller blocks would leave the products of a search half empty: batches of 64 images take 1.1
+times as long for each image as batches of 128."""
+
+_MIN_BLOCKS = 32
+"""So many blocks, where there are particles enough, keep 16 workers busy to the end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Particles that the same is done with.
+
+    Attributes
+    ----------
+    half
+        1 or 2.
+    geometry
+        Which of the sampling geometries their images have.
+    action
+        What is done with them.
+    rows
+        Their places in the table, ascending.
+    """
+
+    half: int
+    geometry: int
+    action: str
+    rows: Int[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Block(Rows):
+    """A piece of work: some of the particles that the same is done with."""
+
+
+def plan_blocks(parts: Iterable[Rows]) -> list[Block]:
+    """Cut parts into blocks of nearly equal size, no larger than the particles allow.
+
+    A pure function of the particles: neither the number of workers nor their memory changes it,
+    so that results do not depend on these to the bit. Parts of different halves take turns, which
+    lets two workers begin with one half each. Parts without particles give no block.
+    """
+    parts = [part for part in parts if len(part.rows)]
+    total = sum(len(part.rows) for part in parts)
+    size = min(_MAX_PARTICLES, max(_MIN_PARTICLES, math.ceil(total / _MIN_BLOCKS)))
+    cut = [
+        [
+            Block(part.half, part.geometry, part.action, rows)
+            for rows in np.array_split(part.rows, math.ceil(len(part.rows) / size))
+        ]
+        for part in parts
+    ]
+    # Sorted by their place within the part: the first ones of all parts come first.
+    placed = [(place, block) for blocks in cut for place, block in enumerate(blocks)]
+    return [block for _, block in sorted(placed, key=lambda item: item[0])]

@@ -1,0 +1,245 @@
+"""The poses of a block of particles: kept, found, searched for anew, checked or followed."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cryorefine.assign.align import (
+    AlignmentOptions,
+    Alternatives,
+    BatchPoses,
+    align_globally,
+    align_locally,
+    score_poses,
+)
+from cryorefine.assign.own_noise import OwnNoise, own_bonus
+from cryorefine.assign.particle_optics import OpticsPrior
+from cryorefine.engine.blocks import Block
+from cryorefine.engine.protocol import Done
+from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.kernels.grid import SliceGrid
+from cryorefine.model.observe import GroupBand
+from cryorefine.refine.optics_refinement import refine_batch
+from cryorefine.refine.particle_batches import Batch, HalfOptics, ParticleStack, poses_of
+from cryorefine.refine.search_plan import PreparedSearch
+from cryorefine.refine.state import OtherPoses, Poses
+
+__all__ = ["FindPoses", "FoundPoses"]
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPoses:
+    """What was found of a block's particles, in their order.
+
+    Attributes
+    ----------
+    poses
+        Without what is only known of all particles together.
+    model_power
+        Noise-weighted power of each particle's model.
+    is_missed
+        Whether a search would not have found the pose that was known before and is the best still.
+    """
+
+    poses: Poses
+    model_power: Float[Tensor, "n"]
+    is_missed: Bool[Tensor, "n"]
+
+    @staticmethod
+    def join(parts: "list[FoundPoses]") -> "FoundPoses":
+        """Return all of several, one after the other."""
+        return FoundPoses(
+            Poses.join([part.poses for part in parts]),
+            torch.cat([part.model_power for part in parts]),
+            torch.cat([part.is_missed for part in parts]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FindPoses:
+    """Finds poses of particles; a block's action says how.
+
+    ``keep`` scores the pose as it is; ``find`` searches everywhere for one; ``search`` does so and
+    compares with the pose that is known; ``check`` refines it and looks about it for a better one;
+    ``follow`` refines it.
+
+    Attributes
+    ----------
+    optics, grids, own_share
+        By half: how images see the volume, the references, and what an image's own noise in them
+        adds to its score (None: references hold no image).
+    searches, options
+        By half and geometry.
+    poses
+        Known so far; None before any.
+    values, prior
+        The particles' own optics, and the bounds within which they are refined; None where there
+        are none, or where they are not refined.
+    """
+
+    stack: ParticleStack
+    optics: tuple[HalfOptics, HalfOptics]
+    grids: tuple[SliceGrid, SliceGrid]
+    searches: dict[tuple[int, int], PreparedSearch]
+    options: dict[tuple[int, int], AlignmentOptions]
+    symmetry: SymmetryGroup
+    poses: Poses | None
+    own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None
+    values: Float[Tensor, "n v"] | None
+    prior: OpticsPrior | None
+
+    def run(self, block: Block, done: Done) -> FoundPoses:
+        """Return the poses of a block's particles, on the CPU."""
+        optics = self.optics[block.half - 1]
+        parts = []
+        for batch in optics.batches(self.stack, block.geometry, block.rows, self.values):
+            parts.append(self._of_batch(block, batch))
+            done(len(batch.rows))
+        return FoundPoses.join(parts)
+
+    def _of_batch(self, block: Block, batch: Batch) -> FoundPoses:
+        band = self.optics[block.half - 1].band_of(block.geometry)
+        found = self._aligned(block, batch, band).cpu()
+        values = None if self.values is None else self.values[batch.index]
+        if self.prior is not None and block.action != "keep":
+            found, values = self._with_optics(block, batch, found)
+        return FoundPoses(
+            _poses_in_A(found, values, band.group.pixel_A), found.model_power, found.is_missed
+        )
+
+    def _aligned(self, block: Block, batch: Batch, band: GroupBand) -> BatchPoses:
+        """Return a batch's poses, as the block's action says."""
+        grid, key = self.grids[block.half - 1], (block.half, block.geometry)
+        options = self.options[key]
+        x, c = batch.x * batch.white, batch.c * batch.white
+        if block.action == "find":
+            prepared = self.searches[key]
+            return align_globally(
+                grid, prepared.search, prepared.depth, band, x, c, self.symmetry, options
+            )
+        own = self._own_noise(block.half, band, batch, c, options.resolution_turn_rad)
+        start = poses_of(self.poses, batch.rows, band)
+        if block.action == "search":
+            prepared = self.searches[key]
+            return align_globally(
+                grid, prepared.search, prepared.depth, band, x, c, self.symmetry, options,
+                previous=start, own=own,
+            )  # fmt: skip
+        if block.action == "keep":
+            # Poses that are only scored may lie anywhere.
+            anywhere = replace(options, max_shift_px=float(band.group.box_px))
+            return score_poses(grid, band, x, c, *start, self.symmetry, anywhere, own=own)
+        return align_locally(
+            grid, band, x, c, *start, self.symmetry, options,
+            is_restarted=block.action == "check", own=own,
+            others=self._known_others(batch, band, options),
+        )  # fmt: skip
+
+    def _with_optics(
+        self, block: Block, batch: Batch, found: BatchPoses
+    ) -> tuple[BatchPoses, Float[Tensor, "b v"]]:
+        """Refine what particles have of their own together with their poses, group by group."""
+        if self.prior is None or self.values is None:
+            raise ValueError("no particle has optics of its own")
+        optics = self.optics[block.half - 1]
+        parts, order = [], []
+        for places, band in optics.by_group(batch.group_of):
+            index = torch.arange(len(batch.rows))[places]
+            white = batch.white if len(batch.white) == 1 else batch.white[index]
+            rows = batch.rows[index.numpy()]
+            parts.append(
+                refine_batch(
+                    self.stack.table.defocus(rows),
+                    self.grids[block.half - 1],
+                    band,
+                    batch.x[index],
+                    white[0],
+                    found.select(index),
+                    self.values[torch.from_numpy(rows)],
+                    self.prior,
+                    self.options[block.half, block.geometry],
+                    start=poses_of(self.poses, rows, band),
+                )
+            )
+            order.append(index)
+        back = torch.cat(order).argsort()
+        poses = BatchPoses.join([part for part, _ in parts]).select(back)
+        poses = replace(poses, alternatives=found.alternatives)
+        return poses, torch.cat([values for _, values in parts])[back]
+
+    def _known_others(
+        self, batch: Batch, band: GroupBand, options: AlignmentOptions
+    ) -> Alternatives | None:
+        """Return poses that competed so far, unless the user limits how far poses may go."""
+        limits = options.local
+        is_free = math.isinf(limits.max_turn_rad) and math.isinf(limits.max_move_px)
+        if self.poses is None or self.poses.others is None:
+            return None
+        if not (is_free and limits.turns and limits.moves):
+            return None
+        others = self.poses.select(batch.rows).others
+        if others is None or len(others.row) == 0:
+            return None
+        device = band.points.device
+        return Alternatives(
+            others.row.to(device), others.rotations.to(device),
+            others.shift_A.to(device) / band.group.pixel_A, others.probability.to(device),
+        )  # fmt: skip
+
+    def _own_noise(
+        self, half: int, band: GroupBand, batch: Batch, c: Tensor, reach_rad: float
+    ) -> OwnNoise | None:
+        """Return what poses gain by their images' noise in the reference."""
+        known = self.poses
+        if self.own_share is None or known is None or "weight" not in known.quality:
+            return None
+        poses = known.select(batch.rows)
+        weight = poses.quality["weight"].nan_to_num(0.0)
+        bonus = own_bonus(self.own_share[half - 1], band, c, weight)
+        rotations, share = _inserted(poses)
+        return OwnNoise(rotations.to(c.device), bonus[:, None] * share.to(bonus), reach_rad)
+
+
+def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k"]]:
+    """Return all poses of particles, the best first, and their shares of the weight."""
+    first = poses.quality["probability"].nan_to_num(1.0)
+    if poses.others is None or len(poses.others.row) == 0:
+        return poses.rotations[:, None], torch.ones_like(first)[:, None]
+    row = poses.others.row
+    counts = torch.bincount(row, minlength=len(first))
+    rank = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + 1
+    k = int(counts.max()) + 1
+    rotations = poses.rotations[:, None].expand(-1, k, 3, 3).clone()
+    share = torch.zeros(len(first), k, dtype=torch.float64)
+    share[:, 0] = first
+    rotations[row, rank], share[row, rank] = poses.others.rotations, poses.others.probability
+    return rotations, share
+
+
+def _poses_in_A(found: BatchPoses, values: Float[Tensor, "b v"] | None, pixel_A: float) -> Poses:
+    """Return a batch's poses in ångströms and degrees."""
+    unit = torch.tensor([1.0] * 3 + [pixel_A] * 2, dtype=torch.float64)
+    quality = {
+        "score": found.score,
+        "gap": found.gap,
+        "n_effective": found.n_effective,
+        "probability": found.probability,
+        "correlation": found.correlation,
+        "scale": found.scale,
+        "sigma_rotation_deg": torch.rad2deg(found.sigma_rotation_rad),
+        "sigma_shift_A": found.sigma_shift_px * pixel_A,
+        "at_shift_limit": found.at_edge,
+        "at_tilt_limit": found.at_tilt_limit,
+    }
+    other = found.alternatives
+    return Poses(
+        found.rotations,
+        found.shifts_px * pixel_A,
+        {name: column.double() for name, column in quality.items()},
+        found.covariance * unit * unit[:, None],
+        values,
+        OtherPoses(other.image_of, other.rotations, other.shifts_px * pixel_A, other.probability),
+    )

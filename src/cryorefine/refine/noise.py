@@ -1,0 +1,209 @@
+"""Noise spectra of optics groups: before any pose is known, and from residuals."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryorefine.engine.blocks import Block, plan_blocks
+from cryorefine.engine.protocol import Done, Engine, merged
+from cryorefine.events import EventLog
+from cryorefine.particles.table import ParticleTable
+from cryorefine.refine.particle_batches import (
+    HalfOptics,
+    ParticleStack,
+    rows_by_geometry,
+)
+from cryorefine.refine.state import Inputs, State
+
+__all__ = ["MeasurePower", "group_noise", "initial_noise", "positive_spectrum"]
+
+_OF_GEOMETRY = 30
+"""Particles' worth of the common spectrum of a half's images of one geometry in that of each of
+its optics groups. Shell 5 has 16 coefficients, so that 30 images tell its noise to 5 %, about as
+much as groups of one microscope differ in it; one image tells it to 25 %, and whitening by that
+would make noise of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class PowerSums:
+    """Power of images, and the sum of the images.
+
+    Attributes
+    ----------
+    power
+        By optics group and shell: sums over images of the shells' mean power.
+    total
+        Sum of the images' coefficients, by geometry.
+    """
+
+    power: Float[Tensor, "g s"]
+    total: dict[int, Complex[Tensor, "p"]]
+
+    def merge(self, other: "PowerSums") -> "PowerSums":
+        """Return the sum of both."""
+        total = dict(self.total)
+        for geometry, values in other.total.items():
+            total[geometry] = total[geometry] + values if geometry in total else values
+        return PowerSums(self.power + other.power, total)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasurePower:
+    """Sums images and their power; ``optics`` by half."""
+
+    stack: ParticleStack
+    optics: tuple[HalfOptics, HalfOptics]
+
+    def run(self, block: Block, done: Done) -> PowerSums:
+        """Return the sums over a block, on the CPU."""
+        optics = self.optics[block.half - 1]
+        band = optics.band_of(block.geometry).band
+        n_shells = max(b.band.n_shells for b in optics.bands)
+        count = torch.bincount(band.shell, minlength=band.n_shells).double().cpu()
+        power = torch.zeros(len(optics.bands), n_shells, dtype=torch.float64)
+        total = torch.zeros(len(band), dtype=torch.complex128, device=self.stack.device)
+        shell = band.shell.cpu()
+        for batch in optics.batches(self.stack, block.geometry, block.rows):
+            total += batch.x.to(torch.complex128).sum(0)
+            squared = batch.x.abs().square()
+            for places, g in _by_group(batch.group_of):
+                each = squared[places].double().sum(0).cpu()
+                row = torch.zeros_like(count).index_add_(0, shell, each) / count
+                power[g, : len(row)] += row
+            done(len(batch.rows))
+        return PowerSums(power, {block.geometry: total.cpu()})
+
+
+def _by_group(group_of: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    return [(np.flatnonzero(group_of == g), int(g)) for g in np.unique(group_of)]
+
+
+def initial_noise(
+    stack: ParticleStack,
+    half_of: np.ndarray,
+    optics: tuple[HalfOptics, HalfOptics],
+    events: EventLog,
+    engine: Engine,
+) -> tuple[tuple[Float[Tensor, "_"], ...], tuple[Float[Tensor, "_"], ...]]:
+    """Estimate the optics groups' noise spectra, by half, before any pose is known.
+
+    The mean power of a group's images less the power of the mean of all that share its geometry,
+    per shell. It still holds the power of differently oriented particles; the first assignment
+    replaces it.
+
+    Parameters
+    ----------
+    half_of
+        Half set of every particle, 1 or 2.
+    optics
+        By half, up to Nyquist; neither their noise nor their scale counts.
+    """
+    counted = 0
+
+    def done(count: int) -> None:
+        nonlocal counted
+        counted += count
+        events.emit("progress", stage="measuring noise", done=counted, total=len(stack.table))
+
+    table = stack.table
+    parts = [
+        part for half in (1, 2) for part in rows_by_geometry(table, half_of, optics[half - 1], half)
+    ]
+    blocks = plan_blocks(parts)
+    found = engine.map(MeasurePower(stack, optics), blocks, done)
+    spectra = []
+    for half in (1, 2):
+        sums = [p for b, p in zip(blocks, found, strict=True) if b.half == half]
+        counts = _counts(table, half_of, half)
+        spectra.append(_excess(optics[half - 1], counts, sums))
+    return spectra[0], spectra[1]
+
+
+def _excess(
+    optics: HalfOptics, counts: np.ndarray, sums: list[PowerSums]
+) -> tuple[Float[Tensor, "_"], ...]:
+    """Return mean powers less those of the means."""
+    # Groups that the half has no image of need a spectrum, too: that of noise as normalised.
+    lengths = [band.band.n_shells for band in optics.bands]
+    if not sums:
+        return tuple(torch.ones(n, dtype=torch.float64) for n in lengths)
+    total: PowerSums = merged(sums)
+    spectra = _shared(optics, counts, total.power)
+    out = []
+    for g, (spectrum, geometry) in enumerate(zip(spectra, optics.geometry_of, strict=True)):
+        if spectrum is None:
+            out.append(torch.ones(lengths[g], dtype=torch.float64))
+            continue
+        n = int(counts[np.array(optics.geometry_of) == geometry].sum())
+        if n > 1:
+            band = optics.band_of(geometry).band
+            mean = (total.total[geometry] / n).abs().square()
+            shell = band.shell.cpu()
+            count = torch.bincount(shell, minlength=band.n_shells).double()
+            common = torch.zeros_like(count).index_add_(0, shell, mean) / count
+            # Unbiased: the mean itself holds 1/n of the noise.
+            spectrum = (spectrum - common) * (n / (n - 1))
+        out.append(positive_spectrum(spectrum))
+    return tuple(out)
+
+
+def _counts(table: ParticleTable, half_of: np.ndarray, half: int) -> np.ndarray:
+    """Return how many particles of a half each optics group has."""
+    return np.bincount(table.optics_index[half_of == half], minlength=len(table.optics))
+
+
+def _shared(
+    optics: HalfOptics, counts: np.ndarray, power: Float[Tensor, "g s"]
+) -> list[Float[Tensor, "_"] | None]:
+    """Return mean spectra of the groups: their own, and a little of their geometry's.
+
+    None where the half has no image of the geometry.
+    """
+    geometry = np.array(optics.geometry_of)
+    out: list[Float[Tensor, _] | None] = []
+    for g, band in enumerate(optics.bands):
+        alike = np.flatnonzero(geometry == geometry[g])
+        n, n_alike = int(counts[g]), int(counts[alike].sum())
+        if n_alike == 0:
+            out.append(None)
+            continue
+        own = power[g, : band.band.n_shells]
+        if n == n_alike:
+            out.append(own / n)
+            continue
+        common = power[torch.from_numpy(alike)].sum(0)[: band.band.n_shells] / n_alike
+        out.append((own + _OF_GEOMETRY * common) / (n + _OF_GEOMETRY))
+    return out
+
+
+def group_noise(
+    inputs: Inputs, state: State, optics: HalfOptics, half: int, power: Float[Tensor, "g s"]
+) -> tuple[Float[Tensor, "_"], ...]:
+    """Return the optics groups' noise spectra from residuals.
+
+    They keep their old values beyond the resolution of ``optics``, and where the half has no
+    image of their geometry.
+
+    Parameters
+    ----------
+    power
+        By optics group and shell: sums over particles of the mean squared residual.
+    """
+    spectra = []
+    measured = _shared(optics, _counts(inputs.table, inputs.half, half), power)
+    for old, new in zip(state.noise[half - 1], measured, strict=True):
+        if new is None:
+            spectra.append(old)
+            continue
+        spectrum = old.clone()
+        spectrum[: len(new)] = new
+        spectra.append(positive_spectrum(spectrum))
+    return tuple(spectra)
+
+
+def positive_spectrum(spectrum: Float[Tensor, "s"]) -> Float[Tensor, "s"]:
+    """Keep a noise spectrum above a thousandth of its mean, so that it can be divided by."""
+    return spectrum.clamp_min(1e-3 * float(spectrum.mean().clamp_min(1e-30)))
