@@ -160,8 +160,7 @@ def main() -> None:
     )
     tell("local alignment", spent)
 
-    copies = 1 if is_gpu else torch.get_num_threads()
-    sums = make_accumulator(n, n / 2, copies=copies, device=device)
+    sums = make_accumulator(n, n / 2, device=device)
     flat, ones = torch.ones(p, device=device), torch.ones(b, device=device)
     spent = best_s(lambda: accumulate(sums, view, x, c, flat, rotations, ones), device)
     tell("insertion", spent, n_bytes=2 * 12.0 * NEIGHBOURS * samples)

@@ -171,7 +171,7 @@ def main() -> None:
     )
     values = torch.from_numpy(out)
     weights = values.real.abs()
-    acc = make_accumulator(n, n / 2, copies=options.threads)
+    acc = make_accumulator(n, n / 2)
     spent = best_cpu_s(lambda: dispatch.insert_slices(acc, rotations, points, values, weights))
     print(f"insertion, values and weights    {spent / samples * 1e9:7.1f} ns")
     problem = case.problem(values)

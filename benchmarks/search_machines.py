@@ -44,6 +44,8 @@ from cryorefine.assign.exhaustive import (
     search_coarse,
 )
 from cryorefine.assign.search_depth import SearchSpace
+from cryorefine.engine.memory import free_bytes, plan_memory
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EventLog
 from cryorefine.fourier.band import phase_ramp
@@ -63,7 +65,8 @@ from cryorefine.model.observe import (
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.image_statistics import initial_noise
+from cryorefine.refine.noise import initial_noise
+from cryorefine.refine.particle_batches import ParticleStack, make_half_optics
 from cryorefine.run.inputs import measure_radius
 from trial import ICE, markdown, number, simulate
 
@@ -756,7 +759,17 @@ def prepare(folder: Path, resolution_A: float) -> tuple[Task, Images]:
     rows = np.arange(len(table))
     pixels = source.read(rows)
     statistics = image_statistics(pixels, radius_px)
-    (noise,) = initial_noise(table, source, statistics, (view,), EventLog(None))
+    optics = make_half_optics(
+        (group,), volume_size_px=volume.size_px, voxel_A=volume.voxel_A,
+        resolution_A=group.box_A / (max_shell + _MARGIN + 0.5),
+    )  # fmt: skip
+    memory = plan_memory(
+        size_px=n, is_symmetric=False, searches=False, n_particles=len(table), stored_bytes=0,
+        threads=1, used_bytes=0, free_bytes=free_bytes(),
+    )  # fmt: skip
+    stack = ParticleStack(table, source, statistics, memory, torch.device("cpu"))
+    both = np.ones(len(table), np.int8)
+    ((noise,), _) = initial_noise(stack, both, (optics, optics), EventLog(None), SerialEngine())
     x, c = observe(pixels, statistics, view, table.defocus(rows))
     white = noise.rsqrt().float()[view.band.shell]
     x, c = x * white, c * white

@@ -40,7 +40,9 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import backprojection, evaluation, expectation, grey_scale, image_statistics
+from cryorefine.refine import (
+    backprojection, evaluation, expectation, grey_scale, image_statistics, noise,
+)  # fmt: skip
 from cryorefine.refine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
@@ -129,11 +131,12 @@ def instrument(stages: Stages) -> None:
     add = stages.replace
     add(ImageSource, "read", "reading images", lambda out, *_: 1.5 * bytes_of(out))
     add(image_statistics, "screen_images", "screening", nothing)
-    add(image_statistics, "initial_noise", "screening", nothing)
+    add(noise, "initial_noise", "screening", nothing)
     add(inputs, "open_inputs", "inputs", nothing)
     for name in ("start_volumes", "radius_px"):
         add(inputs.Opened, name, "inputs", nothing)
-    add(observe, "observe", "images: FFT, CTF", lambda out, images, *_: len(images))
+    add(observe, "image_coefficients", "images: FFT, CTF", lambda out, images, *_: len(images))
+    add(observe, "as_seen_by", "images: FFT, CTF", nothing)
     add(exhaustive, "make_coarse_search", "coarse search: tables", nothing)
     add(
         exhaustive, "search_coarse", "coarse search",
@@ -148,7 +151,7 @@ def instrument(stages: Stages) -> None:
         lambda out, _, rotations, points, *__: len(rotations) * len(points))  # fmt: skip
     add(expectation, "assign_poses", "choosing and storing poses", nothing)
     add(backprojection, "reconstruct_halves", "residuals, weights", nothing)
-    add(grey_scale, "find_grey_scale", "grey scale", nothing)
+    add(grey_scale, "find_grey_scales", "grey scale", nothing)
     add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))
     add(symmetrise, "symmetrise_grid", "symmetry",
         lambda out, values, weights, **_: 2 * bytes_of(values, weights))  # fmt: skip
@@ -166,7 +169,7 @@ def rates(n: int, threads: int) -> dict[str, float]:
     case = kernel_case(n, 100)
     slices = make_slice_grid(case.volume, n / 2)
     values = dispatch.extract_slices(slices, case.rotations, case.points)
-    acc = make_accumulator(n, n / 2, copies=threads)
+    acc = make_accumulator(n, n / 2)
     weights = values.real.abs()
     problem = case.problem(values)
     padded, _, _ = grid_layout(n, n / 2)

@@ -95,7 +95,8 @@ def sums(volume: Tensor) -> list[Tensor]:
     accumulate(acc, view, x, c, flat, near, ones, balance.mean(), crowding)
     levelled = fold(acc, group, crowding)
     grid = make_slice_grid(volume, n / 2)
-    residual = residual_power(grid, view, x, c, rotations, max_shell=4)
+    of = torch.arange(len(x), device=volume.device) % 2
+    residual = residual_power(grid, view, x, c, rotations, max_shell=4, of=of, n_sums=2)
     ssnr = torch.linspace(9, 0, n // 2 + 1)
     # Where the kernel's transform is small, in the corners, errors are divided by it, twice.
     mask = sphere_mask(n, 0.4 * n, device=volume.device)

@@ -35,7 +35,8 @@ def test_a_larger_run_is_never_predicted_to_need_less_of_a_gpu(run, name, more):
 def test_a_smaller_gpu_gets_smaller_batches_only_when_the_run_would_not_fit(run, free):
     full = plan_device_memory(**run, free_bytes=10**15)
     plan = plan_device_memory(**run, free_bytes=free)
-    assert plan.copies == 1
+    assert plan.partial_sums == 1
+    assert not plan.both_halves
     assert 0 < plan.batch_bytes <= full.batch_bytes
     if full.peak_bytes <= 0.9 * free:
         assert plan == dataclasses.replace(full, free_bytes=free)

@@ -30,6 +30,7 @@ runs = st.fixed_dictionaries(
         "n_particles": st.integers(2, 10**6),
         "stored_bytes": st.integers(0, 10**12),
         "threads": st.integers(1, 128),
+        "processes": st.integers(0, 64),
         "used_bytes": st.integers(0, 10**10),
     }
 )
@@ -42,6 +43,7 @@ runs = st.fixed_dictionaries(
         ("n_particles", 1),
         ("stored_bytes", 1),
         ("threads", 1),
+        ("processes", 1),
         ("used_bytes", 1),
         ("is_symmetric", 1),
         ("searches", 1),
@@ -58,29 +60,34 @@ def test_a_larger_run_is_never_predicted_to_need_less(run, name, more):
 @given(run=runs)
 def test_twice_the_box_needs_much_more(run):
     assume(run["size_px"] >= 128)
-    bare = {**run, "used_bytes": 0, "stored_bytes": 0, "n_particles": 2, "searches": False}
+    nothing = {"used_bytes": 0, "stored_bytes": 0, "processes": 0, "threads": 1}
+    bare = {**run, **nothing, "n_particles": 2, "searches": False}
     large = {**bare, "size_px": 2 * bare["size_px"]}
     small_peak, large_peak = (plan_memory(**r, free_bytes=10**15).peak_bytes for r in (bare, large))
     assert 5 < large_peak / small_peak < 9  # eight times the voxels, and what is always needed
 
 
 @given(run=runs, free=st.integers(0, 10**11))
-def test_less_memory_cuts_batches_and_copies_only_when_the_run_would_not_fit(run, free):
+def test_less_memory_cuts_sums_and_batches_only_when_half_after_half_would_not_fit(run, free):
     full = plan_memory(**run, free_bytes=10**15)
     plan = plan_memory(**run, free_bytes=free)
     assert plan.free_bytes == free
-    assert 1 <= plan.copies <= full.copies <= min(4, run["threads"])
+    assert 1 <= plan.partial_sums <= full.partial_sums <= 4
+    assert full.both_halves
     assert 0 < plan.batch_bytes <= full.batch_bytes
     if full.peak_bytes <= 0.9 * free:
         assert plan == dataclasses.replace(full, free_bytes=free)
     elif plan.peak_bytes > 0.9 * free:  # nothing is left to cut
-        assert plan.copies == 1
+        assert plan.partial_sums == 1
+        assert not plan.both_halves
         assert plan.batch_bytes <= full.batch_bytes / 16
+    elif plan.both_halves or plan.partial_sums == full.partial_sums:
+        assert (plan.partial_sums, plan.batch_bytes) == (full.partial_sums, full.batch_bytes)
 
 
 @given(batch_bytes=st.integers(1, 1 << 26), n_points=st.integers(1, 10**7))
 def test_a_batch_fits_its_budget_unless_it_is_a_single_image(batch_bytes, n_points):
-    n = batch_size(MemoryPlan(1, batch_bytes, 128, 0, 0), n_points)
+    n = batch_size(MemoryPlan(1, False, batch_bytes, 128, 0, 0), n_points)
     assert 1 <= n <= 128
     assert n == 1 or 32 * n * n_points <= batch_bytes
 
@@ -94,14 +101,14 @@ def emitted(plan):
 
 
 def test_a_plan_is_told_with_its_numbers():
-    (event,) = emitted(MemoryPlan(2, 1000, 128, 3 * GB, 4 * GB))
+    (event,) = emitted(MemoryPlan(2, True, 1000, 128, 3 * GB, 4 * GB))
     assert event["kind"] == "memory"
     assert event["predicted_peak_bytes"] == 3 * GB
     assert event["free_bytes"] == 4 * GB
 
 
 def test_a_run_that_does_not_fit_is_told_with_what_to_do():
-    _, warning = emitted(MemoryPlan(1, 1000, 128, 30 * GB, 4 * GB))
+    _, warning = emitted(MemoryPlan(1, False, 1000, 128, 30 * GB, 4 * GB))
     assert warning["kind"] == "warning"
     for part in ("30.0 GB", "4.0 GB", "smaller box"):
         assert part in warning["message"]

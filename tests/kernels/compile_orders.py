@@ -75,9 +75,9 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
         return (out,)
 
     def insert_slices(kernel):
-        out = np.zeros((1, *padded), np.complex64), np.zeros((1, *padded), np.float32)
+        out = np.zeros(padded, np.complex64), np.zeros(padded, np.float32)
         rows = turns.astype(np.float32)
-        kernel(0, 1, *out, CENTRE, STEP, rows, points, images, np.abs(ctf), table)
+        kernel(0, n, *out, CENTRE, STEP, rows, points, images, np.abs(ctf), table)
         return out
 
     def pick_separated(kernel):

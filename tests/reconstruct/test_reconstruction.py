@@ -7,7 +7,7 @@ from cryorefine.evaluate.fsc import fsc
 from cryorefine.fourier.band import make_band
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
-from cryorefine.kernels.grid import fold_accumulator, make_accumulator
+from cryorefine.kernels.grid import fold_accumulator, make_accumulator, make_slice_grid
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
@@ -150,19 +150,34 @@ def test_images_are_centred_by_their_shift_before_insertion():
 
 
 def test_the_residual_of_perfect_images_is_the_interpolation_error_and_without_model_the_power():
-    from cryorefine.kernels.grid import make_slice_grid
-
     _, truth, images, rotations = phantom_and_images("c1", 48, 20)
     view, c = view_of(48), torch.ones(images.shape)
     grid = make_slice_grid(truth, 24)
-    power = residual_power(None, view, images, c, rotations, max_shell=0)
-    left = residual_power(grid, view, images, c, rotations, max_shell=18)
+    one = {"of": torch.zeros(len(images), dtype=torch.int64), "n_sums": 1}
+    (power,) = residual_power(None, view, images, c, rotations, max_shell=0, **one)
+    (left,) = residual_power(grid, view, images, c, rotations, max_shell=18, **one)
     expected = torch.zeros(view.band.n_shells, dtype=torch.float64)
     for shell in range(view.band.n_shells):
         expected[shell] = images[:, view.band.shell == shell].abs().square().double().mean(1).sum()
     torch.testing.assert_close(power, expected, rtol=1e-5, atol=0.0)
     assert float((left[1:19] / power[1:19]).max()) < 0.02**2 * 4
     torch.testing.assert_close(left[19:], power[19:])
+
+
+def test_the_residuals_of_several_sums_are_those_of_their_images():
+    _, truth, images, rotations = phantom_and_images("c1", 32, 7)
+    view, c = view_of(32), torch.ones(images.shape)
+    grid, of = make_slice_grid(truth, 16), torch.tensor([2, 0, 2, 2, 0, 0, 2])
+    both = residual_power(grid, view, images, c, rotations, max_shell=9, of=of, n_sums=3)
+    assert both.shape == (3, view.band.n_shells)
+    assert float(both[1].abs().max()) == 0
+    for g in (0, 2):
+        mine = of == g
+        (alone,) = residual_power(
+            grid, view, images[mine], c[mine], rotations[mine], max_shell=9,
+            of=torch.zeros(int(mine.sum()), dtype=torch.int64), n_sums=1,
+        )  # fmt: skip
+        torch.testing.assert_close(both[g], alone)
 
 
 @pytest.mark.parametrize("name", ["c1", "c4", "d2", "d7", "t", "o", "i1", "i2", "i3"])
@@ -212,8 +227,8 @@ def test_a_symmetrised_volume_is_symmetric_and_a_symmetric_one_stays(size_px):
 
 def test_folding_doubles_what_lies_beside_the_plane_of_symmetry():
     acc = make_accumulator(16, 8)
-    acc.weights[0, acc.centre, acc.centre, 2] = 1.0  # the origin: its own mate
-    acc.weights[0, acc.centre, acc.centre, 1] = 0.25  # x = -1 is the mate of x = +1
+    acc.weights[acc.centre, acc.centre, 2] = 1.0  # the origin: its own mate
+    acc.weights[acc.centre, acc.centre, 1] = 0.25  # x = -1 is the mate of x = +1
     _, folded = fold_accumulator(acc)
     assert float(folded[acc.centre, acc.centre, 0]) == 2.0
     assert float(folded[acc.centre, acc.centre, 1]) == 0.25

@@ -2,13 +2,17 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.engine.memory import MemoryPlan
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.events import EventLog
 from cryorefine.io.mrc import write_volume
-from cryorefine.model.observe import ImageStatistics, make_group_band
+from cryorefine.model.observe import ImageStatistics
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.refine import image_statistics as statistics_module
-from cryorefine.refine.image_statistics import initial_noise, positive_spectrum, screen_images
+from cryorefine.refine.image_statistics import screen_images
+from cryorefine.refine.noise import initial_noise, positive_spectrum
+from cryorefine.refine.particle_batches import ParticleStack, make_half_optics
 from cryorefine.refine.settings import make_settings
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from tests.builders import (
@@ -39,11 +43,18 @@ def opened(folder, *stacks):
     return open_images(read_relion(path))
 
 
-def group_bands_of(table):
-    return tuple(
-        make_group_band(g, volume_size_px=g.box_px, voxel_A=g.pixel_A, resolution_A=2 * g.pixel_A)
-        for g in table.optics
+def first_noise(table, images, statistics):
+    """Return the groups' noise spectra with all particles in one half, and the groups' bands."""
+    voxel_A = min(g.pixel_A for g in table.optics)
+    size_px = max(g.box_px for g in table.optics)
+    optics = make_half_optics(
+        table.optics, volume_size_px=size_px, voxel_A=voxel_A, resolution_A=2 * voxel_A
     )
+    memory = MemoryPlan(1, False, 1 << 24, 128, 0, 0)
+    stack = ParticleStack(table, images, statistics, memory, torch.device("cpu"))
+    one_half = np.ones(len(table), np.int8)
+    found = initial_noise(stack, one_half, (optics, optics), EventLog(), SerialEngine())
+    return found[0], optics.bands
 
 
 @pytest.mark.parametrize("size_px", [15, 16])
@@ -52,7 +63,7 @@ def test_the_background_of_an_image_is_what_lies_outside_the_particle(tmp_path, 
     centre = size_px // 2
     content[:, centre - 2 : centre + 3, centre - 2 : centre + 3] += 1000.0
     table, images = opened(tmp_path, content)
-    screening = screen_images(table, images, np.array([5.0]), EventLog())
+    screening = screen_images(table, images, np.array([5.0]), EventLog(), SerialEngine())
     y, x = np.indices((size_px, size_px)) - centre
     outside = content[:, np.hypot(y, x) > 5.5].astype(np.float64)
     np.testing.assert_allclose(screening.statistics.mean, outside.mean(1), atol=0.4)
@@ -69,7 +80,7 @@ def test_images_that_cannot_be_used_are_found_and_told_why(tmp_path, monkeypatch
     content[4, 8, 8] = np.inf
     content[5] = 0.0
     table, images = opened(tmp_path, content)
-    screening = screen_images(table, images, np.array([6.0]), EventLog())
+    screening = screen_images(table, images, np.array([6.0]), EventLog(), SerialEngine())
     bad = "NaN or infinite pixels"
     assert screening.reasons == ("", "constant", bad, "", bad, "constant", "")
     assert screening.is_usable.tolist() == [True, False, False, True, False, False, True]
@@ -79,7 +90,7 @@ def test_images_that_cannot_be_used_are_found_and_told_why(tmp_path, monkeypatch
 
 def test_each_optics_group_is_screened_with_its_own_radius_and_box(tmp_path):
     table, images = opened(tmp_path, noise_images(2, 16), 5 * noise_images(3, 9, seed=1))
-    screening = screen_images(table, images, np.array([7.0, 3.0]), EventLog())
+    screening = screen_images(table, images, np.array([7.0, 3.0]), EventLog(), SerialEngine())
     assert screening.statistics.std[:2].numpy() == pytest.approx(1.0, abs=0.35)
     assert screening.statistics.std[2:].numpy() == pytest.approx(5.0, abs=1.7)
 
@@ -89,7 +100,7 @@ def test_screening_tells_how_far_it_is(tmp_path):
     heard = []
     events = EventLog()
     events.subscribe(heard.append)
-    screen_images(table, images, np.array([7.0, 4.0]), events)
+    screen_images(table, images, np.array([7.0, 4.0]), events, SerialEngine())
     assert [(e["done"], e["total"]) for e in heard] == [(2, 5), (5, 5)]
 
 
@@ -98,8 +109,7 @@ def test_the_noise_of_white_noise_is_its_variance_in_every_shell(tmp_path, size_
     n, std = 300, 3.0
     table, images = opened(tmp_path, noise_images(n, size_px, std=std))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    group_bands = group_bands_of(table)
-    (spectrum,) = initial_noise(table, images, statistics, group_bands, EventLog())
+    (spectrum,), group_bands = first_noise(table, images, statistics)
     count = torch.bincount(group_bands[0].band.shell)
     assert len(spectrum) == len(count)
     # A half-plane coefficient's power is exponential, with as much spread as mean; the zero
@@ -117,17 +127,14 @@ def test_what_all_images_have_in_common_is_no_noise(tmp_path):
     (tmp_path / "common").mkdir()
     plain = opened(tmp_path, content)
     shifted = opened(tmp_path / "common", content + common)
-    (first,), (second,) = (
-        initial_noise(*inputs, statistics, group_bands_of(inputs[0]), EventLog())
-        for inputs in (plain, shifted)
-    )
+    (first,), (second,) = (first_noise(*inputs, statistics)[0] for inputs in (plain, shifted))
     np.testing.assert_allclose(second, first, rtol=1e-4)
 
 
 def test_each_optics_group_has_a_noise_spectrum_of_its_own(tmp_path):
     table, images = opened(tmp_path, noise_images(60, 16), noise_images(60, 9, std=2.0))
     statistics = ImageStatistics(torch.zeros(120), torch.ones(120))
-    first, second = initial_noise(table, images, statistics, group_bands_of(table), EventLog())
+    (first, second), _ = first_noise(table, images, statistics)
     assert (len(first), len(second)) == (8, 5)
     assert float(first[1:].mean()) == pytest.approx(16**2, rel=0.1)
     assert float(second[1:].mean()) == pytest.approx(4 * 9**2, rel=0.1)
@@ -137,7 +144,7 @@ def test_each_optics_group_has_a_noise_spectrum_of_its_own(tmp_path):
 def test_one_or_two_images_give_a_noise_that_can_be_divided_by(tmp_path, n):
     table, images = opened(tmp_path, noise_images(n, 16))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    (spectrum,) = initial_noise(table, images, statistics, group_bands_of(table), EventLog())
+    (spectrum,), _ = first_noise(table, images, statistics)
     assert torch.isfinite(spectrum).all()
     assert (spectrum > 0).all()
 
@@ -147,8 +154,7 @@ def test_the_noise_of_few_images_is_not_biased(tmp_path, n):
     size_px = 48
     table, images = opened(tmp_path, noise_images(n, size_px))
     statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
-    group_bands = group_bands_of(table)
-    (spectrum,) = initial_noise(table, images, statistics, group_bands, EventLog())
+    (spectrum,), group_bands = first_noise(table, images, statistics)
     count = torch.bincount(group_bands[0].band.shell)
     mean = float((spectrum * count).sum() / count.sum())
     # About 800 coefficients: five standard deviations.
@@ -187,8 +193,10 @@ def prepared(folder, content, *, optics=None):
     ready = open_inputs(settings)
     start = ready.start_volumes(events)
     radius_px = ready.radius_px(start[0], events)
-    inputs = screened_inputs(ready, screen(ready, radius_px, events), None, radius_px, events)
-    state = first_state(inputs, start, events)
+    inputs = screened_inputs(
+        ready, screen(ready, radius_px, events, SerialEngine()), None, radius_px, events
+    )
+    state = first_state(inputs, start, events, SerialEngine())
     return state, inputs, [e["message"] for e in heard if e["kind"] == "warning"]
 
 

@@ -1,7 +1,7 @@
 """What a task, its results and an engine are."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryorefine.engine.blocks import Block
 
@@ -14,6 +14,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
 
 
+@runtime_checkable
 class Task(Protocol[Result_co]):
     """A pure function of a block, with all that it needs; it can be pickled."""
 
@@ -22,6 +23,7 @@ class Task(Protocol[Result_co]):
         ...
 
 
+@runtime_checkable
 class Mergeable(Protocol):
     """Partial sums."""
 
@@ -30,6 +32,7 @@ class Mergeable(Protocol):
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Does tasks on blocks.
 

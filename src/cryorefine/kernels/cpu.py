@@ -113,42 +113,35 @@ def extract_slices(begin, end, values, centre, step, rotations, points, table, o
 
 @compiled(fastmath=True)
 def insert_slices(
-    begin, end, grids, weight_grids, centre, step, rotations, points, values, weights, table
+    begin, end, grid, weight_grid, centre, step, rotations, points, values, weights, table
 ):
-    """Add slices to the private sums of a range of threads.
+    """Add slices to sums; see :func:`cryorefine.kernels.reference.insert_slices`.
 
-    ``grids`` and ``weight_grids`` hold one grid per thread; their sum over the first axis is what
-    :func:`cryorefine.kernels.reference.insert_slices` gives. Images are dealt to threads in a
-    fixed way, so that the result is the same at each run with the same number of threads.
+    All slices are written to the same grid: only one thread may call this.
     """
     n_points = points.shape[0]
-    n_images = rotations.shape[0]
-    n_threads = grids.shape[0]
-    length = grids.shape[3]
-    plane = length * grids.shape[2]
+    length = grid.shape[2]
+    plane = length * grid.shape[1]
     index, sign = block_of_indices(), block_of_floats()
     rows, origin = three_rows(), three_floats()
     for a in range(3):
         origin[a] = 0
-    for t in range(begin, end):
-        grid = grids[t]
-        weight_grid = weight_grids[t]
-        for i in range(t, n_images, n_threads):
-            scaled_rows(rotations[i], step, rows)
-            for start in range(0, n_points, BLOCK):
-                count = min(BLOCK, n_points - start)
-                locate(
-                    points[start:], count, rows[0], rows[1], origin, centre, grid.shape[1],
-                    index, sign,
+    for i in range(begin, end):
+        scaled_rows(rotations[i], step, rows)
+        for start in range(0, n_points, BLOCK):
+            count = min(BLOCK, n_points - start)
+            locate(
+                points[start:], count, rows[0], rows[1], origin, centre, grid.shape[1],
+                index, sign,
+            )  # fmt: skip
+            for q in range(count):
+                at = np.int64(index[0, q]) * length + index[1, q]
+                value = values[i, start + q]
+                add_taps(
+                    grid, weight_grid, at, length, plane, table,
+                    index[2, q], index[3, q], index[4, q],
+                    value.real, sign[q] * value.imag, weights[i, start + q],
                 )  # fmt: skip
-                for q in range(count):
-                    at = np.int64(index[0, q]) * length + index[1, q]
-                    value = values[i, start + q]
-                    add_taps(
-                        grid, weight_grid, at, length, plane, table,
-                        index[2, q], index[3, q], index[4, q],
-                        value.real, sign[q] * value.imag, weights[i, start + q],
-                    )  # fmt: skip
 
 
 @compiled

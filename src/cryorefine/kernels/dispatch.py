@@ -67,9 +67,9 @@ def insert_slices(
     if acc.values.device.type != "cpu":
         _twin(acc.values.device.type).insert_slices(acc, rotations, points, values, weights)
         return
-    in_threads(
-        cpu.insert_slices,
-        len(acc.values),
+    cpu.insert_slices(
+        0,
+        len(rotations),
         acc.values.numpy(),
         acc.weights.numpy(),
         acc.centre,

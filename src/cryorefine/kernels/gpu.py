@@ -70,7 +70,7 @@ def insert_slices(
     n, p = values.shape
     if n * p == 0:
         return
-    _, side, length = acc.weights.shape[1:]
+    _, side, length = acc.weights.shape
     _launch(
         kernels.insert_slices, (n, triton.cdiv(p, _BLOCK)),
         torch.view_as_real(acc.values), acc.weights, acc.centre, side, length, acc.step,

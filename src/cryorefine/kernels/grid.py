@@ -141,13 +141,10 @@ class SliceGrid:
 
 @dataclass(frozen=True, eq=False)
 class Accumulator:
-    """Sums of weighted slices and of their weights, laid out as :class:`SliceGrid`.
+    """Sums of weighted slices and of their weights, laid out as :class:`SliceGrid`."""
 
-    There may be several copies, one a thread; the sums are over all of them.
-    """
-
-    values: Complex[Tensor, "t z y x"]
-    weights: Float[Tensor, "t z y x"]
+    values: Complex[Tensor, "z y x"]
+    weights: Float[Tensor, "z y x"]
     centre: int
     step: float
     size_px: int
@@ -202,14 +199,13 @@ def make_accumulator(
     size_px: int,
     max_radius: float,
     *,
-    copies: int = 1,
     oversampling: float = OVERSAMPLING,
     device: torch.device | str = "cpu",
 ) -> Accumulator:
     """Return empty sums for slices with radius up to ``max_radius`` of a box of ``size_px``."""
     max_radius = min(max_radius, (size_px - 1) / 2)
     _, step, half = grid_layout(size_px, max_radius, oversampling)
-    shape = (copies, 2 * half + 1, 2 * half + 1, half + 1 + HALO)
+    shape = (2 * half + 1, 2 * half + 1, half + 1 + HALO)
     return Accumulator(
         torch.zeros(shape, dtype=torch.complex64, device=device),
         torch.zeros(shape, dtype=torch.float32, device=device),
@@ -230,11 +226,8 @@ def fold_accumulator(
     values, weights
         For x ≥ 0 only (no halo): every sample and its mate counted where they fall.
     """
-    core, weight = (copies[0, :, :, HALO:].clone() for copies in (acc.values, acc.weights))
-    for copy in range(1, len(acc.values)):
-        core += acc.values[copy, :, :, HALO:]
-        weight += acc.weights[copy, :, :, HALO:]
+    core, weight = (sums[:, :, HALO:].clone() for sums in (acc.values, acc.weights))
     near = slice(0, HALO + 1)
-    core[:, :, near] += acc.values[..., near].sum(0).flip(0, 1, 2).conj()
-    weight[:, :, near] += acc.weights[..., near].sum(0).flip(0, 1, 2)
+    core[:, :, near] += acc.values[..., near].flip(0, 1, 2).conj()
+    weight[:, :, near] += acc.weights[..., near].flip(0, 1, 2)
     return core, weight

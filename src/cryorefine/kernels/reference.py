@@ -127,8 +127,8 @@ def insert_slices(
     position, sign = _positions(acc.step, rotations, points)
     nearest, w, _ = _weights(position, acc.step)
     values = torch.where(sign < 0, values.conj(), values)
-    shape = acc.weights.shape[1:]
-    flat_values, flat_weights = acc.values[0].view(-1), acc.weights[0].view(-1)
+    shape = acc.weights.shape
+    flat_values, flat_weights = acc.values.view(-1), acc.weights.view(-1)
     for (z, y, x), (dx, dy, dz) in _neighbourhood(nearest, acc.centre):
         index = ((z * shape[1] + y) * shape[2] + x).flatten()
         k = w[..., 0, dx] * w[..., 1, dy] * w[..., 2, dz]

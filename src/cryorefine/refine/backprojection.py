@@ -252,7 +252,7 @@ def reconstruct_halves(
         found: list[PartialSums] = engine.map(task, blocks, done)
         parts = [[p for b, p in zip(blocks, found, strict=True) if b.half == h] for h in together]
         del found
-        sums = []
+        sums: list[tuple[Accumulator, Crowding | None] | None] = []
         for half in together:
             total: PartialSums = merged(parts.pop(0))
             noise.append(group_noise(inputs, state, optics[half - 1], half, total.power.cpu()))
@@ -275,17 +275,14 @@ def _insertion_blocks(inputs: Inputs, half: int) -> list[Block]:
 
 
 def _fold(
-    sums: list[tuple[Accumulator, Crowding | None]], group: SymmetryGroup
+    sums: list[tuple[Accumulator, Crowding | None] | None], group: SymmetryGroup
 ) -> list[FoldedSums]:
     """Add mates and symmetric copies, and let go of slices as soon as that is done."""
 
     def folded(i: int) -> FoldedSums:
-        accumulator, crowding = sums[i]
-        sums[i] = _NOTHING
-        return fold(accumulator, group, crowding)
+        item, sums[i] = sums[i], None
+        if item is None:
+            raise AssertionError("each half is folded once")
+        return fold(item[0], group, item[1])
 
     return side_by_side(folded, range(len(sums)))
-
-
-_NOTHING: tuple[Accumulator, None] = (make_accumulator(2, 1.0), None)
-"""Takes the place of sums that have been folded."""

@@ -1,0 +1,160 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from cryorefine.compiled import kernel_threads, use_kernel_threads
+from cryorefine.engine.blocks import Block
+from cryorefine.engine.processes import ProcessEngine, WorkersLost
+from cryorefine.engine.protocol import Engine, merged
+from cryorefine.engine.serial import SerialEngine
+from cryorefine.engine.threaded import ThreadEngine
+from cryorefine.engine.threads import side_by_side
+from tests.engine.tasks import Die, Fail, Scale, Threads
+
+
+def blocks_of(n: int, size: int = 5) -> list[Block]:
+    return [Block(1 + k % 2, k, "", np.arange(k * size, (k + 1) * size)) for k in range(n)]
+
+
+@pytest.fixture(params=["serial", "threads", "processes"])
+def engine(request):
+    made: Engine = {
+        "serial": SerialEngine,
+        "threads": lambda: ThreadEngine(3),
+        "processes": lambda: ProcessEngine(2, threads=2),
+    }[request.param]()
+    with closing(made):
+        yield made
+
+
+def test_results_come_in_the_order_of_the_blocks_and_all_particles_are_told_of(engine):
+    values, told = torch.arange(50.0), []
+    for factor in (2.0, 3.0):  # another task for the same workers
+        found = engine.map(Scale(values, factor), blocks_of(10), told.append)
+        torch.testing.assert_close(torch.cat(found), values * factor, rtol=0, atol=0)
+    assert sum(told) == 100
+    assert engine.map(Scale(values), []) == []
+    assert torch.equal(engine.map(Scale(values), blocks_of(1))[0], values[:5] * 2)
+
+
+def test_an_error_in_a_block_ends_the_others_soon_and_arrives_as_it_is(engine):
+    begin = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="block 1"):
+        engine.map(Fail(at=1), [b for b in blocks_of(4) if b.geometry in (1, 2, 3)])
+    assert time.monotonic() - begin < 60
+    assert all(thread.name[:6] != "block-" for thread in threading.enumerate())
+    # The engine is still of use.
+    assert len(engine.map(Scale(torch.arange(50.0)), blocks_of(3))) == 3
+
+
+def test_ctrl_c_while_blocks_are_worked_on_stops_them(engine):
+    def interrupt(count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.map(Fail(at=99), blocks_of(3), interrupt)
+    assert all(thread.name[:6] != "block-" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("threads", "n", "share"), [(4, 2, 2), (4, 8, 1), (3, 2, 1), (1, 2, 1)])
+def test_threads_that_blocks_do_not_need_go_to_the_kernels(threads, n, share):
+    before = kernel_threads(), torch.get_num_threads()
+    try:
+        use_kernel_threads(threads)
+        torch.set_num_threads(1)
+        found = ThreadEngine(threads).map(Threads(), blocks_of(n))
+    finally:
+        use_kernel_threads(before[0])
+        torch.set_num_threads(before[1])
+    assert [(torch_threads, kernels) for torch_threads, kernels, _ in found] == [(1, share)] * n
+
+
+def test_worker_processes_share_the_threads_and_have_one_for_torch():
+    with closing(ProcessEngine(2, threads=6)) as engine:
+        found = engine.map(Threads(), blocks_of(6))
+    assert {(torch_threads, kernels) for torch_threads, kernels, _ in found} == {(1, 3)}
+    processes = {process for *_, process in found}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_block_of_a_worker_that_is_killed_is_done_by_another(tmp_path, times):
+    told = []
+    with closing(ProcessEngine(2, threads=2)) as engine:
+        found = engine.map(Die(tmp_path, times), blocks_of(4), told.append)
+    assert len(found) == 4
+    assert len(list(tmp_path.iterdir())) == times
+    assert sum(told) == 20  # what was told of a lost block is taken back
+
+
+def test_a_block_that_ends_every_worker_ends_the_run_with_the_reason(tmp_path):
+    with (
+        closing(ProcessEngine(2, threads=2)) as engine,
+        pytest.raises(WorkersLost, match=r"exit code -9.*--workers"),
+    ):
+        engine.map(Die(tmp_path, 100), blocks_of(4))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed():
+    script = (
+        "import os, signal, torch\n"
+        "from cryorefine.engine.processes import ProcessEngine\n"
+        "from tests.engine.tasks import Threads\n"
+        "from tests.engine.test_engines import blocks_of\n"
+        "engine = ProcessEngine(2, threads=2)\n"
+        "print(*{p for *_, p in engine.map(Threads(), blocks_of(4))}, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    workers = [int(word) for word in done.stdout.split()]
+    assert len(workers) == 2, done.stderr
+    deadline = time.monotonic() + 30
+    while any(os.path.exists(f"/proc/{p}/cmdline") for p in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class _Sum:
+    def __init__(self, text):
+        self.text = text
+
+    def merge(self, other):
+        return _Sum(f"({self.text}{other.text})")
+
+
+@pytest.mark.parametrize(
+    ("parts", "tree"), [("a", "a"), ("ab", "(ab)"), ("abc", "((ab)c)"), ("abcde", "(((ab)(cd))e)")]
+)
+def test_partial_sums_are_added_by_a_tree_that_only_their_number_decides(parts, tree):
+    assert merged([_Sum(part) for part in parts]).text == tree
+
+
+def test_no_partial_sums_have_no_sum():
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merged([])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_things_done_side_by_side_come_in_order_and_their_errors_too(threads):
+    before = kernel_threads(), torch.get_num_threads()
+    try:
+        use_kernel_threads(threads)
+        assert side_by_side(lambda x: x * x, (2, 3)) == [4, 9]
+        assert side_by_side(lambda x: x, ()) == []
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda x: 1 // x, (0, 1))
+        shares = side_by_side(lambda _: kernel_threads(), (1, 2))
+        assert shares == [max(1, threads // 2)] * 2
+        assert side_by_side(lambda _: kernel_threads(), (1, 2), at_once=False) == [threads] * 2
+    finally:
+        use_kernel_threads(before[0])
+        torch.set_num_threads(before[1])
