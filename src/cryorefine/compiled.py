@@ -36,6 +36,7 @@ from torch import Tensor
 __all__ = ["array_of", "compiled", "in_threads"]
 
 _PARTS_A_THREAD = 4
+"""Parts of the work for each thread: who is done early takes another. Not measured."""
 
 
 class _WithoutCollector(event.Listener):

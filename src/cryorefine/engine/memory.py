@@ -23,16 +23,23 @@ __all__ = [
     "plan_memory",
 ]
 
+# Threads with private sums at most: each costs grids of memory. Not measured.
 _MAX_COPIES = 4
+# Not measured. Sums depend on it in their last bits: it changes only where memory is short.
 _BATCH_BYTES = 32 << 20
+# A run that would need smaller batches is not made to fit. Not measured.
 _MIN_BATCH_BYTES = 2 << 20
+# Images of a batch at most (not measured); bytes that a coefficient of a batch counts for.
 _LARGEST_BATCH, _POINT_BYTES = 128, 32
 # Measured: the peak above what is in use when the images have been screened, in half grids of
 # complex numbers up to Nyquist; what is kept of a batch, in its own size; what a search keeps.
 _GRIDS, _GRIDS_SYMMETRIC, _GRIDS_PER_COPY = 8.0, 12.0, 1.5
+# Measured as above (docs/decisions.md, memory is predicted before the first iteration).
 _BATCHES = 4.0
+# Measured as above: what every run holds, what a search keeps, what each particle's values take.
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
 _TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
+# Share of the free memory that a plan may use: the rest is for errors of the prediction.
 _SPARE = 0.9
 
 

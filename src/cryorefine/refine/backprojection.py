@@ -23,6 +23,7 @@ from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["data_per_shell", "reconstruct_halves"]
 
+# Images that stand for a group's contrast transfer: only a mean is needed. Not measured.
 _DATA_SAMPLE = 64
 
 

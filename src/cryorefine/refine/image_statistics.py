@@ -22,6 +22,7 @@ from cryorefine.particles.table import ParticleTable
 
 __all__ = ["Screening", "initial_noise", "positive_spectrum", "screen_images"]
 
+# Read together: as in engine/memory.py, before a plan of memory is known.
 _LARGEST_BATCH, _BATCH_BYTES = 128, 32 << 20
 
 

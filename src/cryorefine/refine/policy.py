@@ -67,7 +67,7 @@ class SchedulePolicy:
     enough for the phantom named at ``many_missed``; other factors are not measured."""
 
     max_effort: float = 9
-    """Largest factor on the operations of a search: twice finer.
+    """Largest factor on the operations of a search: it becomes finer twice.
 
     Above it an iteration of apoferritin would take minutes (commit 9427f81)."""
 
@@ -146,8 +146,8 @@ class SchedulePolicy:
     share_growth: float = 2.0
     """Factor from one iteration's number of particles to the next one's.
 
-    Each particle is then searched first where the reference is already good, and the iterations
-    over parts together cost no more than the first over all (a sum of halves); not measured."""
+    Each particle is then searched first where the reference is already good, and all iterations
+    over parts together cost about as much as one over all (a sum of halves). Not measured."""
 
     nearly_all: float = 0.7
     """Share of the particles from which an iteration takes all.
