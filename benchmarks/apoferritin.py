@@ -5,13 +5,14 @@
 The number that counts is the mean FSC of the averaged raw half maps against the model over the
 shells from 16 to 6 Å, within a soft mask made from the model (blurred by 4 px, 12 % of the
 maximum, grown by 2 px, 6 px cosine edge). ``--price-of-loss`` and ``--settled-fraction``
-change what ``assign/search_depth.py`` and ``refine/schedule.py`` fix, to show why they fix it so.
+change what ``assign/search_depth.py`` and ``refine/policy.py`` fix, to show why they fix it so.
 """
 
 import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from cryorefine.cli.progress import ProgressDisplay
 from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.io.mrc import read_volume
 from cryorefine.masks.soft import soft_edge
-from cryorefine.refine import schedule
+from cryorefine.refine.policy import SchedulePolicy
+from cryorefine.refine.schedule import next_plan
+from cryorefine.run import segments
 from cryorefine.run.loop import refine
 from cryorefine.refine.settings import make_settings
 from cryorefine.report.build import write_report
@@ -44,7 +47,8 @@ def main() -> None:
     if options.price_of_loss is not None:
         search_depth._PRICE_OF_LOSS = options.price_of_loss
     if options.settled_fraction is not None:
-        schedule._SETTLED_FRACTION = options.settled_fraction
+        policy = SchedulePolicy(settled_fraction=options.settled_fraction)
+        segments.next_plan = partial(next_plan, policy=policy)
     if not options.compare_only:
         settings = make_settings(
             {

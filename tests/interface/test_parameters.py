@@ -5,13 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import cryorefine
 from cryorefine.cli import refine, resume
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.settings import GROUPS, RefineSettings, make_settings, save_settings
 from cryorefine.run.particle_tables import QUALITY_COLUMNS
 
 SOURCE = Path(cryorefine.__file__).parent
+SETTINGS = SOURCE / "refine" / "settings"
 DOCS = Path(__file__).parents[2] / "docs" / "parameters.md"
 
 
@@ -29,9 +31,11 @@ def attributes_read(path: Path) -> set[str]:
 
 def properties_of_settings() -> dict[str, set[str]]:
     """Return what each property of the settings reads."""
-    tree = ast.parse((SOURCE / "refine" / "settings.py").read_text())
+    nodes = [
+        node for path in SETTINGS.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    ]
     out = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         is_property = isinstance(node, ast.FunctionDef) and any(
             getattr(d, "id", "") == "property" for d in node.decorator_list
         )
@@ -47,7 +51,7 @@ def properties_of_settings() -> dict[str, set[str]]:
 def settings_in_use() -> set[str]:
     used = set()
     for path in SOURCE.rglob("*.py"):
-        if path.name != "settings.py":
+        if path.parent != SETTINGS:
             used |= attributes_read(path)
     for name, reads in properties_of_settings().items():
         if name in used:
@@ -69,6 +73,54 @@ def test_a_setting_is_an_option_of_refine_and_resume_and_documented(name):
     for command in (refine.command, resume.command):
         assert name in {parameter.name for parameter in command.params}
     assert re.search(rf"`--(no-)?{name.replace('_', '-')}\b", DOCS.read_text())
+
+
+def sections(text: str, headings: re.Pattern[str]) -> dict[str, str]:
+    """Return the text below each heading, by title."""
+    parts = headings.split(text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def first_options(text: str) -> list[str]:
+    """Return the first option of each line that begins with one."""
+    return re.findall(r"^  --([a-z-]+)", text, re.MULTILINE)
+
+
+def test_every_setting_is_in_one_group_and_settings_follow_the_order_of_groups():
+    assert list(RefineSettings.model_fields) == [
+        name for group in GROUPS.values() for name in group.model_fields
+    ]
+
+
+@pytest.mark.parametrize("command", [refine.command, resume.command], ids=lambda c: c.name)
+def test_help_has_each_setting_under_the_title_of_its_group(command):
+    result = CliRunner().invoke(command, ["--help"])
+    found = sections(result.output, re.compile(r"^(\w[\w ]+):$", re.MULTILINE))
+    assert list(found) == ["Options", *GROUPS]
+    for title, group in GROUPS.items():
+        expected = [n.replace("_", "-") for n in group.model_fields if n != "particles"]
+        assert first_options(found[title]) == expected
+
+
+def test_documents_have_each_setting_under_the_title_of_its_group():
+    found = sections(DOCS.read_text(), re.compile(r"^## (.+)$", re.MULTILINE))
+    assert [title for title in found if title in GROUPS] == list(GROUPS)
+    for title, group in GROUPS.items():
+        cells = " ".join(line for line in found[title].splitlines() if line.startswith("|"))
+        for name in group.model_fields:
+            wanted = "`PARTICLES`" if name == "particles" else f"`--{name.replace('_', '-')}"
+            assert wanted in cells, f"{name} is not under {title}"
+
+
+def test_the_settings_file_has_each_setting_under_the_title_of_its_group(tmp_path):
+    save_settings(tmp_path / "settings.toml", make_settings({"particles": "p.star"}))
+    text = (tmp_path / "settings.toml").read_text()
+    found = sections(text, re.compile(r"^## (.+)$", re.MULTILINE))
+    assert list(found) == list(GROUPS)
+    for title, group in GROUPS.items():
+        assert re.findall(r"^(?:# )?(\w+) =", found[title], re.MULTILINE) == list(
+            group.model_fields
+        )
 
 
 def test_no_option_is_documented_that_is_not_there():

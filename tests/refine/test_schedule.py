@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cryorefine.refine.plan import Geometry, shown_share
+from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
 from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import make_settings
 from tests.builders import make_record
@@ -408,3 +409,53 @@ def test_every_run_ends_with_half_maps_filled_up_to_nyquist(alignment, reached_A
         )
     assert last is not None
     assert last.reconstruct_resolution_A == pytest.approx(GEOMETRY.nyquist_A)
+
+
+def test_another_policy_takes_other_decisions_from_the_same_history():
+    history = [make_record(n, jumped_fraction=0.02) for n in (1, 2, 3)]
+    assert next_plan(chosen(), GEOMETRY, history).mode == "global"
+    lenient = dataclasses.replace(DEFAULT_POLICY, settled_fraction=0.03)
+    assert next_plan(chosen(), GEOMETRY, history, policy=lenient).mode == "local"
+
+
+# Histories that between them come to every decision.
+HISTORIES = [
+    [],
+    [make_record(1, share=0.5)],
+    [make_record(1), make_record(2, jumped_fraction=0.1, missed_fraction=0.005)],
+    [make_record(1), make_record(2, missed_fraction=0.05)],
+    [make_record(n, missed_fraction=0.05) for n in (1, 2, 3)],
+    [make_record(n, jumped_fraction=0.0, undecided_fraction=0.07) for n in (1, 2)],
+    [make_record(n, mean_fsc=0.5, median_turn_deg=0.3) for n in (1, 2, 3, 4, 5)],
+    [make_record(1), settled(2, mean_fsc=0.5), settled(3, mean_fsc=0.5)],
+    [make_record(1, mean_fsc=0.5), settled(2, mean_fsc=0.5, median_turn_deg=0.6)] * 2,
+    [make_record(1, mean_fsc=0.5, median_turn_deg=0.4, jumped_fraction=0.0)] * 3,
+    [make_record(1), *(settled(n, mean_fsc=0.5, unsearched_fraction=0.0005) for n in (2, 3, 4))],
+    [make_record(n, jumped_fraction=0.02) for n in (1, 2)],
+    [
+        make_record(1, mean_fsc=0.5),
+        make_record(
+            2, mean_fsc=0.504, jumped_fraction=0.0, undecided_fraction=0.07, median_turn_deg=0.4
+        ),
+    ],
+    [make_record(1, mean_fsc=0.5), settled(2, mean_fsc=0.5), settled(3, mean_fsc=0.504)],
+]
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SchedulePolicy)])
+def test_every_number_of_the_policy_decides_something(name):
+    value = getattr(DEFAULT_POLICY, name)
+    geometry = dataclasses.replace(GEOMETRY, n_particles=2800)
+    histories = [(h, {}) for h in HISTORIES]
+    histories += [(h, {"automatic_schedule": "fixed"}) for h in HISTORIES]
+    histories += [(h, {"alignment": "local", "target_resolution": (3.0,)}) for h in HISTORIES]
+    histories += [(h, {"initial_lowpass_angstrom": 1e4}) for h in HISTORIES]
+    for other in (value / 4, value / 2, value * 1.5, value * 4):
+        policy = dataclasses.replace(
+            DEFAULT_POLICY, **{name: max(type(value)(other), type(value)(value > 1))}
+        )
+        for history, values in histories:
+            args = chosen(**values), geometry, history
+            if next_plan(*args, policy=policy) != next_plan(*args):
+                return
+    raise AssertionError(f"no history shows what {name} decides")

@@ -198,3 +198,13 @@ def test_particle_values_are_refused_where_no_local_iteration_refines_them(name,
 def test_a_defocus_is_not_refined_without_contrast_transfer():
     with refused("--refine-defocus"):
         make_settings({"particles": "p.star", "ctf": False, "refine_defocus": True})
+
+
+def test_settings_of_an_older_run_are_read_whatever_their_order(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        '# Seed of all random choices.\nseed = 3\n\nctf = false\nparticles = "p.star"\n'
+    )
+    assert make_settings(load_settings(path)) == make_settings(
+        {"particles": "p.star", "ctf": False, "seed": 3}
+    )

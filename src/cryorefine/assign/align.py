@@ -46,9 +46,23 @@ _NO_RIVAL = 5.0
 given up: a pose so much less likely is not told."""
 
 _EVALUATIONS_FIRST, _EVALUATIONS_NEXT, _EVALUATIONS_COARSE, _EVALUATIONS_FINE = 1, 2, 3, 10
+"""Evaluations of the likelihood after the first: at the first level of a search, at each later one,
+of a restart, and to the maximum at the full band. Levels need not come to a maximum, since all that
+is left is refined again; ``search_depth`` has what they were measured to take. Other numbers are
+not on record."""
+
 _RESTART_BAND = 3
+"""Restarts are tried on this part of the band: coarse shells have the wide maxima that lead a pose
+back from beside them. Not measured."""
+
 _SAME_MAXIMUM_STEPS = 0.5
+"""Steps of the search's grid within which a candidate counts as having found the previous pose:
+half a step is the way to the nearest point of the grid. Not measured."""
+
 _SAME_CANDIDATE = 0.3
+"""Distance within which two refined candidates are one, in steps of the grid scaled to the level's
+resolution: less than half a step, so that neighbours on the grid stay two. Not measured."""
+
 _SAME_POSE = 0.5
 """Poses nearer to each other than this, in units of the turn that moves the particle's rim by the
 resolution, are one."""
@@ -57,6 +71,7 @@ _NEGLIGIBLE = 0.02
 """Probability below which a pose is not told, and does not share its image's weight."""
 
 _EVERYTHING = 1e30
+"""A window that no log-likelihood leaves, and that single precision can hold."""
 
 _TILT_ROUNDING_RAD = 1e-7
 """Poses on a tilt limit may be so far outside: particle files have six decimals of a degree."""

@@ -18,8 +18,17 @@ from cryorefine.model.observe import GroupBand
 __all__ = ["lag_factor", "split_disagreement", "variance_factor"]
 
 _BLOCK_SHELLS = 4
+"""Shells of each block of the band, which go to the two parts in turn: wide enough that noise which
+neighbouring shells share is in one part, narrow enough that both parts hold like resolution. Other
+widths are not on record."""
+
 _MIN_BLOCKS = 6
+"""Blocks that a band has at least: three in each part, where the band has so many shells."""
+
 _EVALUATIONS = 12
+"""Evaluations to the maximum of a part: the difference of two maxima is what is measured, and a
+maximum at a fifth of the usual tolerance takes more steps than one at the usual."""
+
 _QUANTILE_90, _MEDIAN = 9.236, 4.351  # of χ² with 5 degrees of freedom
 
 

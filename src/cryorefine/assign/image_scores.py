@@ -11,7 +11,11 @@ from cryorefine.masks.soft import disc_mask
 __all__ = ["image_scores"]
 
 _MIN_PX = 3
+"""Pixels that a correlation is measured over at least: a line through two always fits."""
+
 _REACH_PX = 3
+"""Reach of the Gaussian of standard deviation 1 px: three of them, beyond which it has 0.3 %."""
+
 _ROUNDING = 1e-24  # of a sum of squares: far above float64's own, far below float32's last digit
 
 

@@ -22,7 +22,16 @@ from torch import Tensor
 
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.kernels.poses import PROMISE, freeze
+from cryorefine.kernels.poses import (
+    DAMPING_FALLS,
+    DAMPING_RISES,
+    INITIAL_DAMPING,
+    MAX_DAMPING,
+    PROMISE,
+    RIDGE,
+    TOLERANCE,
+    freeze,
+)
 from cryorefine.kernels.reference import extract_slices_with_gradient
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
@@ -39,6 +48,8 @@ __all__ = [
 ]
 
 N_VALUES = 8
+"""Values of a particle: grey scale and offset, three of the magnification, three of the defocus."""
+
 _GREY, _OFFSET, _MAGNIFICATION, _DEFOCUS = (
     slice(0, 1),
     slice(1, 2),
@@ -46,8 +57,13 @@ _GREY, _OFFSET, _MAGNIFICATION, _DEFOCUS = (
     slice(5, 8),
 )
 _SIGMAS_IN_BOUND = 3.0
+"""Standard deviations of the prior within a value's bound: values beyond it are then as rare as 0.3
+%, and the prior pulls as little as it can (``docs/decisions.md``, "Particles' own values are
+deviations with a prior")."""
+
 _EVALUATIONS = 12
-_TOLERANCE = 0.05
+"""Evaluations at most: three or four are usual, so that a dozen cuts nobody short."""
+
 _COEFFICIENTS_AT_ONCE = 1 << 16  # about 1 kB each
 
 
@@ -308,14 +324,14 @@ def refine_particle_optics(
         prior.bounded(values.double()),
     )
     score, g, h = problem.normal_equations(rotations, shifts_px, values)
-    damping = torch.full_like(score, 0.01)
+    damping = torch.full_like(score, INITIAL_DAMPING)
     rows = torch.arange(len(score))  # those that are still refined
     for _ in range(_EVALUATIONS):
         diagonal = torch.diagonal(h[rows], dim1=1, dim2=2)
         # Relative to the diagonal alone: the values have very different units.
-        lifted = h[rows] + torch.diag_embed((damping[rows, None] + 1e-9) * diagonal + 1e-30)
+        lifted = h[rows] + torch.diag_embed((damping[rows, None] + RIDGE) * diagonal + 1e-30)
         step = torch.linalg.solve(lifted, g[rows])
-        promises = 0.5 * (g[rows] * step).sum(1) >= PROMISE * _TOLERANCE
+        promises = 0.5 * (g[rows] * step).sum(1) >= PROMISE * TOLERANCE
         rows, step = rows[promises], step[promises]
         if len(rows) == 0:
             break
@@ -336,8 +352,8 @@ def refine_particle_optics(
             strict=True,
         ):
             old[at] = value[better]
-        damping[rows] *= torch.where(better, 0.2, 8.0)
-        rows = rows[~(better & (gain < _TOLERANCE)) & (damping[rows] < 1e3)]
+        damping[rows] *= torch.where(better, DAMPING_FALLS, DAMPING_RISES)
+        rows = rows[~(better & (gain < TOLERANCE)) & (damping[rows] < MAX_DAMPING)]
     diagonal = torch.diagonal(h, dim1=1, dim2=2)
-    covariance = torch.linalg.inv(h + torch.diag_embed(1e-9 * diagonal + 1e-30))[:, :5, :5]
+    covariance = torch.linalg.inv(h + torch.diag_embed(RIDGE * diagonal + 1e-30))[:, :5, :5]
     return RefinedOptics(rotations, shifts_px, values, covariance, score)

@@ -41,6 +41,8 @@ _STEP_FACTOR = 1.3
 2.2 times as many poses and found one in 500 particles more (C1, SNR 0.02)."""
 
 _SHIFTS_PER_RESOLUTION = 3.5
+"""Steps of a grid of shifts in one resolution: with them the shift costs as much of the score at
+the nearest point as the angle does (``GRID_LOSS``)."""
 
 _TERMS = 0.45
 """Terms of a search's slices for each number that they have (measured: 0.42 to 0.47)."""
@@ -50,6 +52,10 @@ _REFINEMENT_OPERATIONS = 3000.0
 GFLOP/s."""
 
 _FIRST_REFINEMENT, _LATER_REFINEMENTS = 1.5, 2.0
+"""Factors on the shells from one level of refinements to the next, at the first two levels and
+later: a pose known to a step of the grid stays on its slope at one and a half times the resolution,
+and one that has been refined twice at two times. Not measured one by one; what a search loses is
+(``docs/decisions.md``, "The search goes as deep as the information asks")."""
 
 _FIRST_EVALUATIONS, _LATER_EVALUATIONS, _LAST_EVALUATIONS = 1.5, 2.0, 3.5
 """What a candidate takes at the first level of refinements, at each later one, and to its maximum
@@ -74,6 +80,9 @@ _PRICE_OF_LOSS = 5e10
 particle in a hundred is worth 5e8 for each, about what their search costs."""
 
 _MAX_CANDIDATES = (64, 128, 256, 512, 1024)
+"""Numbers of candidates that plans are compared for, a factor of two apart: the cost of a plan is
+flat about its minimum. More than 1,024 take more than 110 ms an image (C1, SNR 0.003:
+``benchmarks/RESULTS.md``)."""
 
 _DECIDABLE, _MAX_OF_DECIDABLE = 0.9, 192
 """Where so many images can be decided none is cut short of so many candidates, if the grid has
@@ -91,6 +100,8 @@ _ALIKE = 3.0
 0.005: 81 % of the particles decidable by the full count, 85 % by a third of it, 84 % measured."""
 
 _QUANTILES = 17
+"""Values that stand for a normal distribution where an average over noise is taken: an odd number,
+so that the median is one of them. Not measured."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,36 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.refine.settings import GROUPS, RefineSettings
 
-__all__ = ["given", "settings_options"]
+__all__ = ["GroupedCommand", "SettingOption", "given", "settings_options"]
+
+
+class SettingOption(click.Option):
+    """An option that stands for a setting; it knows the title of the setting's group."""
+
+    def __init__(self, declarations: list[str], *, title: str, **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.title = title
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has the settings under the titles of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first, then those of each group of settings."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Options", *GROUPS)}
+        for parameter in self.get_params(ctx):
+            # Arguments stand in the line of usage.
+            is_option = isinstance(parameter, click.Option)
+            record = parameter.get_help_record(ctx) if is_option else None
+            if record is not None:
+                is_setting = isinstance(parameter, SettingOption)
+                sections[parameter.title if is_setting else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def _plain(annotation: Any) -> Any:
@@ -20,34 +47,38 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _option(name: str, info: FieldInfo) -> click.Option:
+def _option(name: str, info: FieldInfo, title: str) -> SettingOption:
     flag = "--" + name.replace("_", "-")
     kind = _plain(info.annotation)
     text = info.description or ""
     if kind is bool:
         # Off switches: a setting that is true by default is turned off by --no-NAME.
-        return click.Option(
-            [f"{flag}/--no-{name.replace('_', '-')}", name], default=None, help=text
-        )
+        switch = f"{flag}/--no-{name.replace('_', '-')}"
+        return SettingOption([switch, name], title=title, default=None, help=text)
     if info.default is not None and not info.is_required() and info.default != ():
         text = f"{text} [default: {info.default}]"
+    is_paths = get_origin(kind) is tuple and get_args(kind)[0] is Path
+    return SettingOption([flag, name], title=title, type=_type(kind), multiple=is_paths, help=text)
+
+
+def _type(kind: Any) -> click.ParamType:
+    """Return what the command line reads for a setting's type."""
     if get_origin(kind) is Literal:
-        return click.Option([flag, name], type=click.Choice(get_args(kind)), help=text)
+        return click.Choice(get_args(kind))
     if get_origin(kind) is tuple and get_args(kind)[0] is not Path:
-        return click.Option([flag, name], type=click.STRING, help=text)
-    if get_origin(kind) is tuple:
-        return click.Option([flag, name], type=click.Path(path_type=Path), multiple=True, help=text)
+        return click.STRING
     simple = {int: click.INT, float: click.FLOAT, str: click.STRING}
-    chosen = simple.get(kind, click.Path(path_type=Path))
-    return click.Option([flag, name], type=chosen, help=text)
+    return simple.get(kind, click.Path(path_type=Path))
 
 
 def settings_options(*names: str) -> Callable[[click.Command], click.Command]:
     """Add one option for each named setting to a command."""
+    titles = {name: title for title, group in GROUPS.items() for name in group.model_fields}
 
     def add(command: click.Command) -> click.Command:
         for name in names:
-            command.params.append(_option(name, RefineSettings.model_fields[name]))
+            option = _option(name, RefineSettings.model_fields[name], titles[name])
+            command.params.append(option)
         return command
 
     return add

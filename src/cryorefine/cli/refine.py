@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from cryorefine.cli.options import given, settings_options
+from cryorefine.cli.options import GroupedCommand, given, settings_options
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["command"]
 
 
-@click.command("refine")
+@click.command("refine", cls=GroupedCommand)
 @click.argument("particles", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for the run."

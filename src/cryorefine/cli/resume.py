@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from cryorefine.cli.options import given, settings_options
+from cryorefine.cli.options import GroupedCommand, given, settings_options
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["command"]
 
 
-@click.command("resume")
+@click.command("resume", cls=GroupedCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--particles",

@@ -7,13 +7,17 @@ from cryorefine.kernels.grid import OVERSAMPLING
 
 __all__ = ["device_free_bytes", "device_peak_bytes", "plan_device_memory"]
 
+# What a batch may hold, and the least that is worth a launch. Not measured on a GPU.
 _BATCH_BYTES, _MIN_BATCH_BYTES = 256 << 20, 4 << 20
+# Images of a batch at most. Not measured on a GPU.
 _LARGEST_BATCH = 1024
 # Counted on a run's tensors (tests/engine/test_device_memory.py), and a little for what torch's
 # allocator and transforms keep: half grids up to Nyquist; what is kept of a batch while images are
 # compared with their models, and while they are searched; what a search keeps beside.
 _GRIDS = 11.0
+# Counted as above: 4.8 batches were found (docs/decisions.md, memory of a GPU).
 _BATCHES, _BATCHES_SEARCHING, _SEARCH_BYTES = 5.5, 2.2, 1700 << 20
+# Share of the free memory that a plan may use: the rest is for errors of the prediction.
 _SPARE = 0.9
 
 

@@ -47,6 +47,7 @@ _GRIDS, _GRIDS_SYMMETRIC = 8.0, 12.0
 _GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 20.0
 _GRIDS_PER_SUM = 1.5
 _BATCHES = 4.0
+# Measured as above: what every run holds, what a search keeps, what each particle's values take.
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
 _TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
 _PROCESS_BYTES = 350 << 20  # what the libraries take in each worker process

@@ -16,7 +16,12 @@ from cryorefine.geometry.symmetry import SymmetryGroup
 __all__ = ["DirectionalResolution", "directional_resolution"]
 
 _CONE_RAD = math.radians(30.0)
+"""Half angle of the cones: each holds an eighth of all directions, enough points in coarse shells
+for a curve. Other angles were not measured."""
+
 _STEP_RAD = math.radians(20.0)
+"""Distance of neighbouring cones' axes: less than their half angle, so that no direction lies at
+the rim of all."""
 
 
 @dataclass(frozen=True)

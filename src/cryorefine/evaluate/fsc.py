@@ -28,7 +28,13 @@ __all__ = [
 ]
 
 _RANDOMISE_BELOW = 0.8
+"""FSC without a mask below which phases are randomised: where halves still agree well, a correction
+would take signal for leakage. It is the value that RELION uses."""
+
 _PERSIST_SHELLS = 3
+"""Shells whose mean must lie below the threshold, too, where a curve crosses it: noise takes single
+shells below. Not measured."""
+
 _EMPTY = 1e-10
 """Share of the loudest shell's power below which a shell is empty: rounding is not made loud."""
 

@@ -15,6 +15,8 @@ from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec
 __all__ = ["SymmetryGroup", "parse_symmetry"]
 
 _PHI = (1 + math.sqrt(5)) / 2
+"""The golden ratio: the axes of an icosahedron lie at permutations of (0, 1, φ)."""
+
 _ALIASES = {
     "i": "i2",
     "i222": "i1",

@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _HEADER_BYTES = 1024
+"""Length of the header, by the MRC2014 standard."""
+
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _OTHER_MODES = (3, 4, 101)  # of the MRC standard, not of images or maps that we know
 _COMPRESSED = (b"\x1f\x8b", b"BZh")

@@ -16,6 +16,9 @@ from cryorefine.io.atomic import atomic_path
 __all__ = ["StarBlock", "read_star", "write_star"]
 
 _CHUNK_ROWS = 50_000
+"""Rows that are held as text before they become columns of bytes, so that text never takes more
+memory than the table. Not measured."""
+
 _LARGEST_INTEGER = 2**53  # beyond it float64 skips some
 
 

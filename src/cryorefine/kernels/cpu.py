@@ -26,6 +26,8 @@ BLOCK = 256
 """Samples that are worked on together."""
 
 _HALF = WIDTH // 2
+"""Samples of the kernel on each side of the nearest grid point."""
+
 _F, _I = np.float32, np.int32
 _TABLE = np.float32(TABLE_SIZE)
 

@@ -15,7 +15,14 @@ from cryorefine.kernels.cpu import (
     three_floats,
     three_rows,
 )
-from cryorefine.kernels.poses import PROMISE, PROSPECT
+from cryorefine.kernels.poses import (
+    DAMPING_FALLS,
+    DAMPING_RISES,
+    MAX_DAMPING,
+    PROMISE,
+    PROSPECT,
+    RIDGE,
+)
 from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import read_taps_with_gradient
 
@@ -170,7 +177,7 @@ def _solve(matrix, gradient, damping, work, step):
         for b in range(a + 1):
             total = matrix[a, b]
             if a == b:
-                total += damping * matrix[a, a] + 1e-9 * top
+                total += damping * matrix[a, a] + RIDGE * top
             for j in range(b):
                 total -= work[a, j] * work[b, j]
             if a == b:
@@ -286,13 +293,13 @@ def refine_poses(
                 matrix, new_matrix = new_matrix, matrix
                 score, power = new_score, new_power
                 if evaluation > 0:
-                    damping *= 0.2
+                    damping *= DAMPING_FALLS
                 if gain < tolerance:
                     break
-            elif damping > 1e3:
+            elif damping > MAX_DAMPING:
                 break
             else:
-                damping *= 8
+                damping *= DAMPING_RISES
             if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
                 break
             promised = 0.0

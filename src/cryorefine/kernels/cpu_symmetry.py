@@ -20,6 +20,7 @@ from cryorefine.kernels.taps import read_plane_taps_and_weights, read_taps_and_w
 __all__ = ["add_halo", "mirror_halo", "permute_grid", "rotate_grid"]
 
 _HALF = WIDTH // 2
+"""Samples of the kernel on each side of the nearest grid point."""
 
 _steps = on_stack((BLOCK, 2), types.float32)
 _line = on_stack((BLOCK,), types.complex64)

@@ -7,14 +7,44 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 __all__ = [
+    "DAMPING_FALLS",
+    "DAMPING_RISES",
+    "INITIAL_DAMPING",
+    "MAX_DAMPING",
     "PROMISE",
     "PROSPECT",
+    "RIDGE",
+    "TOLERANCE",
     "LevenbergMarquardt",
     "PoseProblem",
     "PoseResult",
     "covariance_of",
     "freeze",
 ]
+
+INITIAL_DAMPING = 0.01
+"""Levenberg-Marquardt damping of the first step, relative to the Gauss-Newton matrix's diagonal.
+
+Starts lie near their maximum, where the quadratic model is nearly right: the first step is nearly
+the full one. This number and the next three are customary; others are not on record."""
+
+DAMPING_FALLS, DAMPING_RISES = 0.2, 8.0
+"""Factors on the damping after a step that gained, and after one that did not.
+
+It rises faster than it falls, since a step that fails costs an evaluation and gives nothing."""
+
+MAX_DAMPING = 1e3
+"""Damping beyond which a start has no way up any more: steps are a thousandth of the full ones."""
+
+RIDGE = 1e-9
+"""Share of a matrix's diagonal that is added to it: those of images which say nothing can be solved
+and inverted then. It is far above rounding in double precision, and far below any damping."""
+
+TOLERANCE = 0.05
+"""Gain in log-likelihood below which a refinement ends.
+
+A quadratic maximum that is 0.05 higher lies 0.3 standard deviations away; see ``PROMISE`` for where
+refinements really end."""
 
 PROMISE = 0.2
 """Share of the tolerance that a step must promise to be tried."""
@@ -93,8 +123,8 @@ class LevenbergMarquardt:
     max_shift_px: float
     max_turn_rad: float
     max_move_px: float
-    tolerance: float = 0.05
-    initial_damping: float = 0.01
+    tolerance: float = TOLERANCE
+    initial_damping: float = INITIAL_DAMPING
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +155,7 @@ class PoseResult:
 def covariance_of(information: Float[Tensor, "m 5 5"]) -> Float[Tensor, "m 5 5"]:
     """Invert Gauss-Newton matrices, those of images that say nothing, too."""
     diagonal = torch.diagonal(information, dim1=1, dim2=2)
-    return torch.linalg.inv(information + torch.diag_embed(1e-9 * diagonal + 1e-12))
+    return torch.linalg.inv(information + torch.diag_embed(RIDGE * diagonal + 1e-12))
 
 
 def freeze(

@@ -20,8 +20,12 @@ from cryorefine.kernels.grid import (
     kernel_table,
 )
 from cryorefine.kernels.poses import (
+    DAMPING_FALLS,
+    DAMPING_RISES,
+    MAX_DAMPING,
     PROMISE,
     PROSPECT,
+    RIDGE,
     LevenbergMarquardt,
     PoseProblem,
     PoseResult,
@@ -249,7 +253,7 @@ def refine(
     for _ in range(options.max_evaluations):
         slope, matrix = g[rows], h[rows]
         diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
-        lift = damping[rows, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True)
+        lift = damping[rows, None] * diagonal + RIDGE * diagonal.amax(1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(lift))
         step = torch.cholesky_solve(slope[..., None], factor)[..., 0]
         # Half of gradient times step is the gain that the quadratic model promises.
@@ -276,8 +280,8 @@ def refine(
         new = _with_prior(normal_equations, tried, options)
         gain = new[0] - score[rows]
         better = gain > 0
-        goes_on = torch.where(better, gain >= options.tolerance, damping[rows] <= 1e3)
-        damping[rows] *= torch.where(better, 0.2, 8.0).to(damping)
+        goes_on = torch.where(better, gain >= options.tolerance, damping[rows] <= MAX_DAMPING)
+        damping[rows] *= torch.where(better, DAMPING_FALLS, DAMPING_RISES).to(damping)
         taken = rows[better]
         rotations[taken], shifts[taken] = new_rotations[better], new_shifts[better]
         for old, value in zip((score, power, g, h), new, strict=True):

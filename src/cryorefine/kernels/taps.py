@@ -28,8 +28,13 @@ __all__ = [
 _FLOAT = ir.FloatType()
 _FAST = ("fast",)
 _LANES = 8
+"""Floats of a vector register of AVX: 256 bits."""
+
 _PAIRS = [0, 0, 1, 1, 2, 2, 3, 3]
+"""Lanes that hold the tap of each neighbour, twice: for the real and the imaginary part."""
+
 _SLOPE_PAIRS = [4, 4, 5, 5, 6, 6, 7, 7]
+"""The same of the taps' slopes, which follow the taps."""
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

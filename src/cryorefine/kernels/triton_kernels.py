@@ -26,10 +26,13 @@ N_SUMS = 22
 
 _WIDTH = tl.constexpr(grid.WIDTH)
 _HALF = tl.constexpr(grid.WIDTH // 2)
+"""Samples of the kernel on each side of the nearest grid point."""
+
 _HALO = tl.constexpr(grid.HALO)
 _TABLE_SIZE = tl.constexpr(grid.TABLE_SIZE)
 _N_SUMS = tl.constexpr(N_SUMS)
 _TWO_PI = tl.constexpr(6.283185307179586)
+"""2π: Triton's compiler takes constants of its own only."""
 
 
 @triton.jit

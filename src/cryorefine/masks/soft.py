@@ -15,6 +15,9 @@ from cryorefine.fourier.filter import low_pass
 __all__ = ["disc_mask", "soft_edge", "solvent_mask", "sphere_mask"]
 
 _WORTH_SHRINKING, _MIN_PX = 0.8, 16
+"""A grid of more than this share of the points along an axis is not made smaller, since the
+transforms cost more than they save; and no grid is smaller than so many pixels, which the edges
+need. Not measured."""
 
 
 def _radius(size_px: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:

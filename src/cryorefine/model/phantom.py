@@ -15,7 +15,11 @@ _AXIS_RATIO = np.array(
     [1.0, 0.82, 0.68]
 )  # of an asymmetric particle; a sphere could not be aligned
 _HELIX_SPACING_A = 9.5
+"""Distance of neighbouring α-helices in proteins, about 9 to 10 Å."""
+
 _RISE_A, _TWIST_RAD = 1.5, math.radians(100.0)
+"""Rise and turn of an α-helix for each residue."""
+
 # One residue: distance from the helix axis, turn and rise relative to its Cα, for four backbone
 # and three side-chain atoms.
 _RESIDUE = np.array(

@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 _NEAR_ZERO = 0.05**2
+"""Square of the CTF below which division is damped; ``docs/mathematics.md`` says what it leaves of
+signal and noise. The value is not measured."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ from cryorefine.particles.table import ParticleTable
 __all__ = ["MAPPED_BYTES", "ImageSource", "open_images"]
 
 _MAX_OPEN = 64
+"""Stacks that are open at a time: systems allow a process 256 files or more."""
+
 MAPPED_BYTES = 256 << 20
 """Of larger sets, mapped pages are given back whenever so much has been read."""
 

@@ -9,6 +9,8 @@ from cryorefine.model.observe import GroupBand
 __all__ = ["DataPerShell", "balancing_curve"]
 
 _LEAST = 1e-4
+"""Share of the median shell's data down to which shells are levelled: shells with less hold
+nothing, and their factor must stay finite in single precision."""
 
 
 class DataPerShell:

@@ -31,10 +31,24 @@ _EVEN = 0.9
 """Evenness from which on nothing is levelled: 250 random views have 0.98, 50 have 0.87."""
 
 _PROBES_RAD = math.radians(6.0)
+"""Distance of the directions that the evenness is measured at: about the width of ``_PROBE_BAND``
+(4.6°). Not measured."""
+
 _MAX_VIEWS = 4000
+"""Views that a table of densities is made of, symmetric copies included. Half as many as before
+gave the D7 set with preferred views 0.35 instead of 0.36° (``benchmarks/RESULTS.md``, "Preferred
+views")."""
+
 _ANGLES = 128
+"""Directions of an image for which densities are read: 1.4° apart, less than the band of 2.3°."""
+
 _BLOCK = 64
+"""Directions that are compared with all views together: 1 MB of temporaries, which stay in the
+cache."""
+
 _FAR = -40.0
+"""Exponent below which a view counts no more: 4e-18, and still a normal number in single
+precision."""
 
 
 @dataclass(frozen=True, eq=False)

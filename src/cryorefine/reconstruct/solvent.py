@@ -9,6 +9,8 @@ from cryorefine.fourier.filter import filter_volume, interpolate_shells
 __all__ = ["quieten_solvent"]
 
 _MIN_GAIN = 1e-6
+"""Gain inside the mask below which a shell holds nothing: the quotient of two such gains would be
+noise."""
 
 
 def quieten_solvent(

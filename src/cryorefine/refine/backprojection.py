@@ -34,6 +34,7 @@ from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["InsertImages", "data_per_shell", "reconstruct_halves"]
 
+# Images that stand for a group's contrast transfer: only a mean is needed. Not measured.
 _DATA_SAMPLE = 64
 """Images that the mean of the contrast transfer's square is taken of: defoci differ among them
 enough to level its oscillations, and only its rise at low resolution is used."""

@@ -17,8 +17,17 @@ from cryorefine.refine.state import Evaluation, Inputs, Poses
 __all__ = ["evaluate_halves", "found_mask", "measure_directions"]
 
 _MASK_RESOLUTION_A = 15.0
+"""Resolution of the mask that the FSC is measured in, or coarser: finer ones follow the noise of
+the map that they are found in. Not measured."""
+
 _UNEVEN, _HARDLY_COVERED = 0.5, 0.1
+"""Coverage below which directions are measured one by one, and below which a warning says that
+halves may share errors. The D7 sets of ``docs/decisions.md`` ("A warning where preferred views
+leave the tilt undetermined") have 0.04 and 0.002 where their maps are wrong."""
+
 _MUCH_WORSE = 1.2
+"""Worst direction over reported resolution from which a warning is given: sets whose poses are
+right have up to 1.16, sets whose tilts are wrong 1.5 and more (same section)."""
 
 
 def evaluate_halves(

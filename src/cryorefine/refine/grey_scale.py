@@ -34,6 +34,10 @@ from cryorefine.refine.state import Inputs, Poses, State
 __all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
 
 _SAMPLE = 64
+"""Images of each half and optics group that the grey scale is found with: a sum over all poses of
+each costs 10 ms. Right to some per cent down to SNR 0.005 (``docs/decisions.md``, "Grey scale by
+the evidence, not by the best pose")."""
+
 _GRID_POSES = 1.5e5
 """Poses of the grid that the likelihood is summed over, at the most: 10 ms an image."""
 
@@ -42,6 +46,8 @@ _AMPLITUDES = tuple(2.0 ** (k / 2) for k in range(-7, 3))
 up to eleven times at a signal-to-noise ratio of 0.003."""
 
 _SPREAD_ROUNDS = 4
+"""Rounds in which the spread of shifts and the amplitude are found in turn; the last ones change
+them little. Not measured."""
 
 
 @dataclass(frozen=True)

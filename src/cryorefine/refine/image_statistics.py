@@ -17,6 +17,7 @@ from cryorefine.particles.table import ParticleTable
 
 __all__ = ["ScreenImages", "Screening", "screen_images"]
 
+# Read together: as in engine/memory.py, before a plan of memory is known.
 _LARGEST_BATCH, _BATCH_BYTES = 128, 32 << 20
 """Images held at a time: enough to read ahead, little beside a search."""
 

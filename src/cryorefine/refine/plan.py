@@ -10,6 +10,8 @@ __all__ = ["Geometry", "IterationPlan", "IterationRecord", "shown_share"]
 
 Mode = Literal["global", "local", "none"]
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+"""Its multiples modulo 1 lie as evenly as can be, however many there are (Weyl): any share of the
+rows is spread over the file, and each share holds the smaller ones."""
 
 
 @dataclass(frozen=True)

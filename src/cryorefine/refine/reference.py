@@ -30,6 +30,8 @@ _SHAPES: dict[str, Shape] = {
     "found": "sphere", "sphere": "sphere", "cylinder": "cylinder", "none": "none"
 }  # fmt: skip
 _SHELLS_BEYOND = 3
+"""Shells beyond the resolution up to which a reference holds anything: beyond them the FSC is noise
+about zero, and its positive part would let noise in. Not measured."""
 
 
 def reference_grid(

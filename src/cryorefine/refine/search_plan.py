@@ -31,10 +31,15 @@ from cryorefine.refine.state import Inputs
 
 __all__ = ["PoseSpace", "PrepareSearch", "PreparedSearch", "pose_space"]
 
+# Contrast transfers that a plan is averaged over. Not measured.
 _PLAN_SAMPLE = 16
+# A tenth of the images, 24 to 96: 1 to 6 % of an iteration (docs/decisions.md).
 _MAX_PLANTED, _MIN_PLANTED, _PLANTED_SHARE = 96, 24, 10
+# Share that may be missed beyond what is planned, as of known poses (many_missed in policy.py).
 _MAY_MISS = 0.01
+# Three times the poses at each try where too many were missed; three tries. Not measured.
 _FINER, _ATTEMPTS = 1.25, 3
+# Of the price of loss: particles lost in a part are searched again with all. Not measured.
 _WORTH_OF_A_PART = 0.1
 _FULL = 0.5
 """Share of the candidates that may be kept: where more are, their number is what loses poses."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["draw_final_curves", "draw_iteration_curves"]
 
 _SIZE_IN = (5.3, 3.8)
+"""Of a figure, in inches, as the page shows it."""
+
 _LOWEST = -0.2  # the curves of a first iteration may dive below, which tells nothing
 _COMPARISON = "cryorefineComparisonFSC"
 _CORRECTED = "rlnFourierShellCorrelationCorrected"

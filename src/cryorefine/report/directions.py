@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 __all__ = ["draw_directions"]
 
 _MAX_VIEWS = 60_000
+"""Views of a picture, symmetric copies included: it is renewed in every iteration."""
+
 _VIEWS_PER_CELL = 25
+"""Views of a cell in the mean: chance then changes its shade by a fifth."""
+
 _STEP_DEG = (5.0, 15.0)
+"""Least and largest distance of cells: finer ones cannot be told apart on the disc, and coarser
+ones hide a preferred view."""
+
 _DISC_PX = 220
+"""Side of a disc's picture: several pixels for the smallest cells."""
+
 _MIN_RANGE = 4.0
+"""Density, in units of the mean, that the darkest shade stands for at least: the chances of even
+views are pale."""
+
 # From rare (blue) over even (pale) to frequent (brown).
 _SCALE = ("#143f63", "#5a90b8", "#b9d0df", "#f2f0eb", "#e6c18d", "#c07f2f", "#7a430d")
 _RING = "#4a535c"

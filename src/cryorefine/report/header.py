@@ -10,7 +10,10 @@ from cryorefine.report.run_folder import RunFolder
 __all__ = ["Fact", "State", "headline", "messages", "run_state"]
 
 _SILENT_S = 900.0
+"""Seconds without a sign after which a run may have died: a quarter of an hour. Not measured."""
+
 _SILENT_GAPS = 3.0
+"""The same, in units of the longest gap so far, for slow runs."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["draw_accuracy", "draw_correlation", "draw_score", "draw_shift"]
 
 _SIZE_IN = (2.65, 2.3)
+"""Of a figure, in inches, as the page shows it."""
+
 _END_PERCENTILES = (0.1, 99.9)
+"""Ends of a histogram: what lies beyond them is counted in its last bins, so that single values do
+not press the others together."""
+
 _MAX_BINS = 30
+"""Bins at most: more are narrower than the eye tells apart in so small a figure."""
 
 
 def draw_score(run: RunFolder) -> Illustration:

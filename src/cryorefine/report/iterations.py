@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
 
 _SIZE_IN = (3.45, 2.6)
+"""Of a figure, in inches, as the page shows it."""
+
 _MIN_TURN = 1e-3
+"""Smallest rotation shown, over the largest: smaller ones are rounding."""
+
 _MODES = "Filled points are global searches, open ones local."
 COLUMNS = (
     "Iteration",

@@ -18,7 +18,12 @@ __all__ = ["show_projections", "show_slices"]
 _SMALLEST_PX, _LARGEST_PX = 360, 420  # of a picture's side
 _COMPRESSION = 3  # of zlib: a tenth larger than its default, in a third of the time
 _MARGIN = 0.06
+"""Margin about the particle, as a share of its width."""
+
 _PERCENTILES = (0.5, 99.7)
+"""Grey values that black and white stand for: some of the background below, next to nothing of the
+particle above."""
+
 # Of an array with axes (z, y, x): the axis looked along, then the axes that go right and up.
 _VIEWS = ((0, "z", "x", "y"), (1, "y", "x", "z"), (2, "x", "y", "z"))
 

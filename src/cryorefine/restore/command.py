@@ -24,7 +24,11 @@ _SHELL_FIELD = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
 
 _FILE_NAME = "volume.mrc"
 _TAIL_LINES, _TAIL_CHARACTERS = 20, 4000
+"""Of a failed command's output, what a message repeats: the end holds the error."""
+
 _LAST_WORDS_S = 2.0
+"""Seconds that a stopped command has to close its output: stopping must not hang on it."""
+
 _SAME_VOXEL = 1e-3  # half a voxel across 500: less than headers are rounded to
 
 

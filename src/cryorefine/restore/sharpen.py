@@ -14,8 +14,15 @@ from cryorefine.fourier.shell import shell_power
 __all__ = ["GuinierFit", "fsc_weight", "guinier_bfactor", "sharpen", "weight_map"]
 
 _GUINIER_FROM_A = 10.0
+"""Resolution from which amplitudes fall as a B-factor says: coarser ones show the particle's shape
+(Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721)."""
+
 _TRUSTED_TO_A = 6.0
+"""Resolution down to which a curve must reach for its slope to be taken whole: over shorter ranges
+the amplitudes of protein secondary structure decide it. Not measured."""
+
 _MIN_POINTS = 4
+"""Shells that a line is fitted to at least: two would always fit."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,15 @@ NO_POSE = "no pose, find one with --alignment global"
 """Why a particle takes no part where given poses are kept."""
 
 _SMALLEST_BOX_PX = 16
+"""Side of the smallest images: eight shells, of which an alignment compares three at least."""
+
 _MIN_SYMMETRIC = 0.8
+"""Correlation of a reference with its symmetrised copy below which a warning is given: maps about
+other axes have far less. Not measured."""
+
 _RADIUS_MARGIN = 1.05
+"""Factor on the radius that is measured on the reference: the start is a map at low resolution,
+whose mask may miss what is thin. Not measured."""
 
 
 class Opened:

@@ -79,6 +79,9 @@ Reporter = Callable[[Path], None]
 """Rewrites the report of a run folder; called now and then, and at the end."""
 
 _REPORT_SHARE = 20
+"""Time since the last report, in units of what one takes, after which the next is written: reports
+then take a twentieth of a run."""
+
 _FIRST_REPORT_S = 2.0  # what the first one is expected to take
 
 

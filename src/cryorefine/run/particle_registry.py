@@ -25,6 +25,7 @@ __all__ = [
 
 _DEFOCUS = slice(5, 8)  # of a particle's own values
 _SAME_DEFOCUS_A = 0.01
+"""Difference of defoci that are one and the same: particle files have them to some decimals."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from cryorefine.weigh.score_weight import share_of_percentile
 __all__ = ["cost_weight"]
 
 _TOP = 0.98
+"""Percentile of the correlation that has weight 1, so that a few outliers do not make all other
+weights small (``docs/mathematics.md``). The percentile is not measured."""
 
 
 def cost_weight(cost: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

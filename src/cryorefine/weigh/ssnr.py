@@ -12,10 +12,18 @@ from cryorefine.weigh.score_weight import share_of_percentile
 __all__ = ["image_ssnr", "ssnr_weight"]
 
 _EDGE_PX = 6.0
+"""Width of the disc's edge: it keeps the two regions from leaking into each other. Not measured."""
+
 _COARSEST_A, _FINEST_A = 40.0, 3.0
+"""Range of resolutions: coarser shells show gradients of the ice, finer ones hold noise only."""
+
 _MIN_BACKGROUND = 0.01
+"""Share of the box that must be left as background: less tells nothing of its power."""
+
 _FLOOR = 1e-12  # of the mean square: about what rounding to float32 leaves of a constant
 _TOP = 0.95
+"""Percentile of the ratio that has weight 1, so that a few outliers do not make all other weights
+small. Not measured."""
 
 
 def image_ssnr(

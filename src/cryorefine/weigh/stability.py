@@ -10,6 +10,8 @@ __all__ = ["pose_change", "stability_weight"]
 
 _MAD_TO_SIGMA = 1.4826  # of a Gaussian
 _MIN_SIGMA_DEG = 1.0
+"""Least spread of changes: where nearly all poses stand still, small changes must not cost a
+particle its weight. Not measured."""
 
 
 def pose_change(

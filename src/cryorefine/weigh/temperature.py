@@ -7,6 +7,8 @@ from torch import Tensor
 __all__ = ["angular_temperature"]
 
 _MEMORY = 2 / 3
+"""Share of the old value in the running mean, which so looks back over about three iterations. Not
+measured."""
 
 
 def angular_temperature(

@@ -1,0 +1,130 @@
+"""All settings of a refinement in one model, and what must hold between them."""
+
+import math
+from collections.abc import Iterator
+
+from pydantic import model_validator
+
+from cryorefine.refine.settings.alignment import AlignmentSettings
+from cryorefine.refine.settings.computing import ComputingSettings
+from cryorefine.refine.settings.group import SettingsGroup
+from cryorefine.refine.settings.local_alignment import LocalSettings
+from cryorefine.refine.settings.particle_optics import ParticleOpticsSettings
+from cryorefine.refine.settings.particles import ParticleSettings
+from cryorefine.refine.settings.reconstruction import ReconstructionSettings
+from cryorefine.refine.settings.reference import ReferenceSettings
+from cryorefine.refine.settings.weights import WeightSettings
+
+__all__ = ["GROUPS", "RefineSettings", "option_name"]
+
+GROUPS: dict[str, type[SettingsGroup]] = {
+    "Particles and images": ParticleSettings,
+    "Alignment": AlignmentSettings,
+    "Local iterations": LocalSettings,
+    "Values of single particles": ParticleOpticsSettings,
+    "References": ReferenceSettings,
+    "Reconstruction and resolution": ReconstructionSettings,
+    "Weights": WeightSettings,
+    "Computing and files": ComputingSettings,
+}
+"""Titles of the groups, in the order of help, documents and TOML files."""
+
+_UNUSED_WITHOUT_ALIGNMENT = (
+    "reference_mask",
+    "reference_shape",
+    "resolution_offset_angstrom",
+    "positivity",
+    "dropout",
+    "reference_command",
+    "target_resolution",
+    "multiresolution",
+)
+
+
+class RefineSettings(
+    # A model's fields begin with those of its last base: see GROUPS for the order.
+    ComputingSettings,
+    WeightSettings,
+    ReconstructionSettings,
+    ReferenceSettings,
+    ParticleOpticsSettings,
+    LocalSettings,
+    AlignmentSettings,
+    ParticleSettings,
+):
+    """Settings of a refinement; frozen, unknown names refused."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "RefineSettings":
+        problems = [*self._ranges(), *self._alignment(), *self._local(), *self._images()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _ranges(self) -> Iterator[str]:
+        for low, high in (
+            ("min_tilt_deg", "max_tilt_deg"),
+            ("reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg"),
+        ):
+            if getattr(self, low) >= getattr(self, high):
+                yield (
+                    f"{option_name(low)} {getattr(self, low):g} is not below {option_name(high)} "
+                    f"({getattr(self, high):g})"
+                )
+        if any(not 0 < value < math.inf for value in self.target_resolution):
+            yield "--target-resolution: resolutions are positive numbers of Å"
+        if self.command_shell and not (self.reference_command or self.post_command):
+            yield "--command-shell: there is no command (--reference-command, --post-command)"
+
+    def _alignment(self) -> Iterator[str]:
+        if self.alignment == "none" and (self.iterations or 1) != 1:
+            yield "--iterations: alignment 'none' has exactly one iteration"
+        if self.alignment == "none" and self.reference:
+            yield "--reference: alignment 'none' uses no initial map"
+        if self.automatic_schedule == "fixed" and self.alignment != "automatic":
+            yield f"--automatic-schedule: alignment '{self.alignment}' does not follow it"
+        if self.target_resolution and not self.multiresolution:
+            yield "--target-resolution: without multiresolution all detail is compared at once"
+        if self.alignment == "none":
+            for name in _UNUSED_WITHOUT_ALIGNMENT:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    yield f"{option_name(name)}: alignment 'none' compares with no next reference"
+
+    def _local(self) -> Iterator[str]:
+        if self.refines_optics and not self.has_local_iterations:
+            yield (
+                "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus act in "
+                f"local iterations; alignment {self.alignment!r} has none"
+            )
+        limits = self.max_shift_change_percent, self.max_angle_change_deg
+        is_free = self.refine_shifts and self.refine_angles and limits == (None, None)
+        if not is_free and not self.has_local_iterations:
+            yield (
+                "--no-refine-shifts, --no-refine-angles, --max-shift-change-percent and "
+                f"--max-angle-change-deg act in local iterations; alignment {self.alignment!r} has "
+                "none"
+            )
+        if self.weight_cost and not self.has_local_iterations:
+            yield f"--weight-cost acts in local iterations; alignment {self.alignment!r} has none"
+
+    def _images(self) -> Iterator[str]:
+        if self.refine_defocus and not self.ctf:
+            yield "--refine-defocus: images without contrast transfer have no defocus"
+        if self.phase_flipped and self.ctf_premultiplied:
+            yield "--phase-flipped and --ctf-premultiplied exclude each other"
+        if self.refine_defocus and self.ctf_premultiplied:
+            yield "--refine-defocus: images multiplied by their CTF hold no other defocus"
+        if not self.ctf and (self.phase_flipped or self.ctf_premultiplied):
+            yield "--phase-flipped, --ctf-premultiplied: the images have no contrast transfer"
+
+    @property
+    def starts_from_poses(self) -> bool:
+        """Whether the given poses' half maps tell at what resolution the run begins."""
+        return self.alignment == "local" and (
+            "initial_lowpass_angstrom" not in self.model_fields_set
+        )
+
+
+def option_name(name: str) -> str:
+    """Return how the command line writes a setting's name."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,39 @@
+"""Settings of the particles, and of how their images were made."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from cryorefine.refine.settings.group import SettingsGroup
+
+__all__ = ["ParticleSettings"]
+
+
+class ParticleSettings(SettingsGroup):
+    """The particles and how their images were made."""
+
+    particles: Path = Field(description="Particle STAR file (RELION 3.1 to 5).")
+    symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
+    particle_radius_px: float | None = Field(
+        None,
+        gt=0,
+        description="Radius of a sphere that holds the particle, in image pixels "
+        "(default: measured on the reference).",
+    )
+    ctf: bool = Field(True, description="Whether the images have contrast transfer.")
+    ctf_envelope: bool = Field(
+        True, description="Correct for the envelopes (B-factors) that the particle file declares."
+    )
+    phase_flipped: bool | None = Field(
+        None, description="Images are phase-flipped (default: as the particle file says)."
+    )
+    ctf_premultiplied: bool | None = Field(
+        None,
+        description="Images have been multiplied by their CTF (default: as the particle file "
+        "says).",
+    )
+    max_energy: float = Field(
+        30.0,
+        gt=1,
+        description="Images of more power than this many times their background's are rejected.",
+    )

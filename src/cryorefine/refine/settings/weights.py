@@ -1,0 +1,29 @@
+"""Settings of what particles are weighted by in the reconstruction."""
+
+from pydantic import Field
+
+from cryorefine.refine.settings.group import SettingsGroup
+
+__all__ = ["WeightSettings"]
+
+
+class WeightSettings(SettingsGroup):
+    """What particles are weighted by in the reconstruction."""
+
+    weight_ssnr: bool = Field(
+        False, description="Weight particles by the signal-to-noise ratio of their images."
+    )
+    weight_cost: bool = Field(
+        False, description="Weight particles by their correlation in local iterations."
+    )
+    weight_stability: bool = Field(
+        False, description="Weight particles by how little their pose changed in two iterations."
+    )
+    weight_cc: bool = Field(
+        False,
+        description="Weight particles by the percentile of their correlation among those of like "
+        "defocus.",
+    )
+    min_cc_weight: float = Field(
+        0.1, ge=0, le=1, description="Weight of the lowest percentile, for --weight-cc."
+    )
