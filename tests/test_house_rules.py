@@ -43,6 +43,7 @@ MANY_PARAMETERS = {
     "assign/planted.py:planted_missed": 8,
     "engine/memory.py:plan_memory": 9,
     "reconstruct/accumulate.py:accumulate": 9,
+    "reconstruct/accumulate.py:residual_power": 8,
     "refine/backprojection.py:reconstruct_halves": 8,
     "refine/optics_refinement.py:refine_batch": 11,
     "refine/search_plan.py:coarse_search": 8,

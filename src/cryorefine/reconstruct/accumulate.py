@@ -21,7 +21,7 @@ def accumulate(
     view: GroupBand,
     x: Complex[Tensor, "b p"],
     c: Float[Tensor, "b p"],
-    inverse_variance: Float[Tensor, "#b p"],
+    inverse_variance: Float[Tensor, "*#b p"],
     rotations: Float[Tensor, "b 3 3"],
     weights: Float[Tensor, "b"],
     balance: Float[Tensor, "s"] | None = None,
@@ -34,7 +34,7 @@ def accumulate(
     x, c
         Coefficients of *centred* images and their contrast transfer, not whitened.
     inverse_variance
-        One over the noise variance of each coefficient.
+        One over the noise variance of each coefficient, of all images or of each.
     weights
         One per particle.
     balance

@@ -24,7 +24,7 @@ class DataPerShell:
         self,
         view: GroupBand,
         c: Float[Tensor, "b p"],
-        inverse_variance: Float[Tensor, "#b p"],
+        inverse_variance: Float[Tensor, "*#b p"],
         particles: int,
     ) -> None:
         """Add a sample of images of one geometry that stands for so many particles."""

@@ -163,7 +163,7 @@ def _shared(
     None where the half has no image of the geometry.
     """
     geometry = np.array(optics.geometry_of)
-    out: list[Float[Tensor, s] | None] = []
+    out: list[Tensor | None] = []
     for g, band in enumerate(optics.bands):
         alike = np.flatnonzero(geometry == geometry[g])
         n, n_alike = int(counts[g]), int(counts[alike].sum())
