@@ -211,7 +211,7 @@ class Particles:
         Raises
         ------
         InputError
-            If the folder does not exist.
+            If the folder does not exist, or there is no particle to write.
         """
         target = Path(path)
         if not target.absolute().parent.is_dir():
@@ -219,6 +219,8 @@ class Particles:
         self._write(target)
 
     def _write(self, path: Path, *, absolute: bool = False) -> None:
+        if len(self) == 0:
+            raise InputError("no particles are selected", where="particles", do="select some")
         names = image_names(path, self._table, absolute=absolute)
         columns = {**self._block.columns, "rlnImageName": names}
         write_star(path, {"optics": self._optics, "particles": columns})

@@ -23,7 +23,7 @@ _SAME_VOXEL = 1e-3  # relative; headers are written with three to four digits
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A cubic map.
+    """A cubic map: its values and the size of its voxels.
 
     Attributes
     ----------
