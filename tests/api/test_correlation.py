@@ -3,7 +3,6 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.io.star import read_star
-
 from tests.builders import refused
 
 

@@ -4,7 +4,6 @@ import pytest
 import cryorefine as cr
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
-
 from tests.builders import optics_columns, particle_columns, refused, write_mrc, write_particle_star
 
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 import cryorefine as cr
-
 from tests.builders import refused
 
 

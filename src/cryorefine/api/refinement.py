@@ -130,7 +130,7 @@ def reconstruct(
         if name in settings:
             raise InputError(
                 "a reconstruction keeps the poses and needs no reference",
-                where=f"{name}=",
+                where=name,
                 do="leave it out, or call refine",
             )
     values = {**settings, "particles": particles, "symmetry": symmetry, "alignment": "none"}
