@@ -69,10 +69,10 @@ def test_the_callers_threads_come_back_also_after_an_error():
     before = torch.get_num_threads()
     other = 1 if before > 1 else 2
 
-    @library_call
     def fail():
-        torch.set_num_threads(other)
-        raise RuntimeError
+        with threads_restored():
+            torch.set_num_threads(other)
+            raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()

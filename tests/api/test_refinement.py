@@ -86,6 +86,29 @@ def test_a_reconstruction_keeps_the_poses(small):
         cr.reconstruct(small.true_particles, alignment="local")
 
 
+def test_maps_of_all_kinds_may_be_objects(small):
+    z = np.arange(32)[:, None, None]
+    upper = cr.Volume(np.broadcast_to(z >= 16, (32, 32, 32)), 5.0)
+    result = cr.reconstruct(
+        small.true_particles,
+        symmetry="d2",
+        threads=2,
+        post_mask=upper,
+        compare_to=small.true_map,
+        mask=cr.Volume(np.ones((32, 32, 32)), 5.0),
+    )
+    np.testing.assert_array_equal(result.processed_map.data, result.map.data * upper.data)
+    assert result.fsc.comparison[2] > 0.9
+    assert result.mask.data.min() == 1
+
+
+def test_images_that_cannot_be_used_are_named(small):
+    result = cr.reconstruct(small.true_particles, symmetry="d2", threads=2, max_energy=1.4)
+    assert 0 < len(result.rejected) < 120
+    assert len(result.rejected) + len(result.particles) == 120
+    assert "power" in result.rejected.cryorefineRejectedBecause[0]
+
+
 def test_a_refused_run_leaves_the_folder_as_it_was(small, run, tmp_path):
     before = files_below(run)
     with refused("symmetry", "x9"):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 import cryorefine as cr
 from tests.builders import refused
@@ -17,6 +18,9 @@ def test_a_run_shows_its_iterations_and_history(run):
     assert not np.array_equal(first.map.data, last.map.data)
     assert first.fsc.resolution_A() == pytest.approx(first.resolution_A)
     assert len(first.particles) == 120
+    # The first search leaves most of these particles several poses.
+    assert len(first.undecided) > 120
+    assert 0 < first.undecided.probability.min() < 1
     assert opened.is_finished
     assert opened.settings.symmetry == "d2"
 
@@ -69,6 +73,16 @@ def test_changes_that_cannot_be_made_leave_the_run_as_it_was(small, run):
     with refused("seed"):
         opened.resume(seed=3, particles=small.particles[:50])
     assert files_below(run) == before
+
+
+def test_resuming_gives_the_callers_threads_back(run):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        cr.open_run(run).resume()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

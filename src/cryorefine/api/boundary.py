@@ -31,7 +31,10 @@ _COMMAND = re.compile(r"'cryorefine (?P<name>refine|resume)(?P<rest>[^']*)'")
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Give torch and numba back, at the end, the numbers of threads that they had before."""
+    """Give torch and numba back, at the end, the numbers of threads that they had before.
+
+    For what sets them, which is runs: asking numba starts its threads.
+    """
     of_torch, of_numba = torch.get_num_threads(), numba.get_num_threads()
     try:
         yield
@@ -42,18 +45,13 @@ def threads_restored() -> Iterator[None]:
 
 
 def library_call(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function of the program one of the library.
-
-    The caller's numbers of threads are as they were after it, and errors name parameters instead of
-    options of the command line.
-    """
+    """Make a function one of the library: its errors name parameters instead of options."""
     names = tuple(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with threads_restored():
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
         except InputError as error:
             what, do = in_parameters(error.what, names), in_parameters(error.do, names)
             translated = InputError(what, where=in_parameters(error.where, names), do=do)

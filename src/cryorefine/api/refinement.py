@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cryorefine.api.boundary import in_parameters, library_call
+from cryorefine.api.boundary import in_parameters, library_call, threads_restored
 from cryorefine.api.inputs import inputs_as_paths
 from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.results import Refinement
@@ -153,6 +153,7 @@ def _refined(
 def _run(values: dict[str, Any], output: Path, overwrite: bool, progress: Progress) -> Refinement:
     check_output_folder(output, overwrite=overwrite)
     with (
+        threads_restored(),
         inputs_as_paths(output, values, replaces=overwrite) as given,
         listening(progress) as listeners,
     ):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cryorefine.api.boundary import library_call
+from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.inputs import inputs_as_paths
 from cryorefine.api.refinement import Progress, listening
 from cryorefine.api.results import Iteration, Refinement
@@ -103,6 +103,7 @@ class Run:
             On Ctrl-C, a full disk or too little memory; whole iterations are kept.
         """
         with (
+            threads_restored(),
             inputs_as_paths(self.output, changes) as given,
             listening(progress) as listeners,
         ):

@@ -2,7 +2,6 @@
 
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ __all__ = ["Volume", "as_tensor", "as_volume", "read_volume", "require_same_grid
 _SAME_VOXEL = 1e-3  # relative; headers are written with three to four digits
 
 
-@dataclass(frozen=True, eq=False)
 class Volume:
     """A cubic map: its values and the size of its voxels.
 
     Attributes
     ----------
     data
-        float32, axes z, y, x; the origin is at voxel ``n // 2`` of each axis. Other numbers are
-        converted.
+        float32, axes z, y, x; the origin is at voxel ``n // 2`` of each axis. What is given is
+        converted: an array of any numbers, a tensor or a list.
     voxel_A
         Side of a voxel in ångströms.
 
@@ -47,13 +45,9 @@ class Volume:
     >>> hand.write("other_hand.mrc")
     """
 
-    data: Float[np.ndarray, "z y x"]
-    voxel_A: float
-
-    def __post_init__(self) -> None:
-        # Frozen for the caller; here it takes the form that everything else relies on.
-        object.__setattr__(self, "data", _checked(self.data))
-        object.__setattr__(self, "voxel_A", _positive(self.voxel_A))
+    def __init__(self, data: Any, voxel_A: float) -> None:
+        self.data: Float[np.ndarray, "z y x"] = _checked(data)
+        self.voxel_A: float = _positive(voxel_A)
 
     @property
     def size_px(self) -> int:
