@@ -16,7 +16,7 @@ from cryorefine.errors import InputError
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.particles.formats.relion import image_names
-from cryorefine.particles.images import open_images
+from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles as read_table
 from cryorefine.particles.table import ParticleTable
 from cryorefine.run.particle_tables import QUALITY_COLUMNS
@@ -168,8 +168,9 @@ class Particles:
         return np.array([g.name for g in self._table.optics])[self._table.optics_index]
 
     @cached_property
-    def _source(self) -> Any:
-        return open_images(self._table)[1]
+    def _opened(self) -> tuple[ParticleTable, ImageSource]:
+        """The table with the box of every optics group, and the stacks, which were checked."""
+        return open_images(self._table)
 
     def images(self, rows: Any = None) -> Float[np.ndarray, "n y x"]:
         """Read images as they are in their files.
@@ -191,15 +192,16 @@ class Particles:
     def _read(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) == 0:
             raise InputError("there is no image to read", do="select some particles")
-        box_px = np.array([g.box_px for g in open_images(self._table)[0].optics])
-        sizes = np.unique(box_px[self._table.optics_index[rows]])
+        table, source = self._opened
+        box_px = np.array([g.box_px for g in table.optics])
+        sizes = np.unique(box_px[table.optics_index[rows]])
         if len(sizes) > 1:
             raise InputError(
                 f"images of {sizes[0]} and of {sizes[-1]} pixels do not fit into one array",
                 where=str(self._table.source),
                 do="read the images of one optics_group at a time",
             )
-        return self._source.read(rows).numpy()
+        return source.read(rows).numpy()
 
     @library_call
     def write(self, path: str | os.PathLike[str]) -> None:
