@@ -8,7 +8,9 @@ maximum, grown by 2 px, 6 px cosine edge). ``--price-of-loss`` and ``--settled-f
 change what ``assign/search_depth.py`` and ``refine/policy.py`` fix, to show why they fix it so.
 """
 
-import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
+from cryorefine.cli.environment import prepare_environment
+
+prepare_environment()  # before torch is loaded
 
 import argparse
 import json
@@ -20,7 +22,7 @@ import torch
 from scipy import ndimage
 
 from cryorefine.assign import search_depth
-from cryorefine.cli.progress import ProgressDisplay
+from cryorefine.api.progress import ProgressDisplay
 from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.io.mrc import read_volume
 from cryorefine.masks.soft import soft_edge

@@ -19,7 +19,9 @@ operations or bytes that the stage was given over the rate of this machine, meas
 With several threads the wait of the others for one counts; use one to see the work alone.
 """
 
-import cryorefine  # noqa: F401, I001  before torch: it says how threads wait
+from cryorefine.cli.environment import prepare_environment
+
+prepare_environment()  # before torch is loaded
 
 import argparse
 import functools

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-import cryorefine  # noqa: F401  before torch: it says how threads wait
+from cryorefine.cli.environment import prepare_environment
+
+prepare_environment()  # before torch is loaded
+import torch  # noqa: E402
 
 # Shapes and types in the annotations are checked at run time by every test, from here on. Not in
 # the commands and the report, which have no tensors, nor in numba's functions, which cannot be.
@@ -20,7 +22,7 @@ install_import_hook(
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
             "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
             "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "refine",
-            "run",
+            "run", "api",
         )
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

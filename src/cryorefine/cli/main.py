@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from cryorefine.cli.environment import prepare_environment
 from cryorefine.errors import CryorefineError
 
 __all__ = ["main"]
@@ -54,6 +55,7 @@ def _complain(message: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    prepare_environment()
     try:
         code = cli.main(args=arguments, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cryorefine.cli.progress import ProgressDisplay
+from cryorefine.api.progress import ProgressDisplay
 from cryorefine.report.build import write_report
 
 __all__ = ["run_and_show"]

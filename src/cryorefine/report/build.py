@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that opens offline."""
 
+import os
 import time
 import warnings
 from functools import partial
@@ -56,7 +57,7 @@ _BY_ITERATION = {
 }
 
 
-def write_report(run: Path) -> None:
+def write_report(run: str | os.PathLike[str]) -> None:
     """Write ``report.html`` of a run folder from what the folder holds.
 
     The page is one file without any reference to another. It can be rebuilt at any time, during
@@ -78,6 +79,7 @@ def write_report(run: Path) -> None:
     RuntimeWarning
         If the page cannot be written, which must not end a run.
     """
+    run = Path(run)
     if not (run / "events.jsonl").exists() and not (run / "settings.toml").exists():
         raise InputError("holds no run", where=str(run), do="give the folder of a refinement")
     page = _render(_content(RunFolder(run)))

@@ -10,6 +10,8 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -30,6 +32,7 @@ from cryorefine.run.particle_tables import as_arrays, from_arrays
 __all__ = [
     "committed_iterations",
     "iteration_folder",
+    "load_measurements",
     "load_start",
     "load_state",
     "prune_references",
@@ -212,6 +215,20 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
     return _load(folder, None, "remove this iteration's folder to resume from the one before")
 
 
+def load_measurements(run: Path, iteration: int) -> tuple[list[IterationRecord], Evaluation | None]:
+    """Read a run's history up to a committed iteration, and what that one measured.
+
+    Raises
+    ------
+    InputError
+        If the folder is damaged.
+    """
+    path = iteration_folder(run, iteration) / "state.npz"
+    with _damage_named(path, "restore the folder"):
+        arrays = _read_arrays(path)
+        return _history(arrays), _evaluation(arrays)
+
+
 def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
     """Read what a segment began with, and the arrays kept with it.
 
@@ -225,16 +242,23 @@ def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
 
 def _load(folder: Path, run: Path | None, do: str) -> tuple[State, dict[str, np.ndarray]]:
     """Read a folder's arrays, and the volumes beside them or of the run's iteration."""
-    try:
+    with _damage_named(folder / "state.npz", do):
         arrays = _read_arrays(folder / "state.npz")
         volumes = folder
         if run is not None:
             volumes = iteration_folder(run, int(arrays["iteration"]))
         return _state(volumes, arrays), arrays
+
+
+@contextmanager
+def _damage_named(path: Path, do: str) -> Iterator[None]:
+    """Turn what reading a damaged checkpoint raises into an error that names the file."""
+    try:
+        yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"the checkpoint cannot be read ({reason})", where=str(folder / "state.npz"), do=do
+            f"the checkpoint cannot be read ({reason})", where=str(path), do=do
         ) from None
 
 
@@ -251,28 +275,12 @@ def _poses(arrays: dict[str, np.ndarray], prefix: str) -> Poses | None:
 
 
 def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
-    history = [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
     references = tuple(read_volume(folder / f"reference{n}.mrc").data for n in (1, 2))
-    halves = mask = evaluation = None
-    if "evaluation" in arrays:
+    halves = mask = None
+    evaluation = _evaluation(arrays)
+    if evaluation is not None:
         halves = tuple(read_volume(folder / f"half{n}.mrc").data for n in (1, 2))
         mask = read_volume(folder / "mask.mrc").data
-        randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = arrays[
-            "evaluation"
-        ].tolist()
-        curves = FscCurves(
-            **{name: torch.from_numpy(arrays[f"curve_{name}"]) for name in _CURVES},
-            randomised_from_A=randomised_from_A,
-        )
-        comparison = arrays.get("comparison_fsc")
-        evaluation = Evaluation(
-            curves=curves,
-            resolution_A=resolution_A,
-            resolution_unmasked_A=unmasked_A,
-            comparison_fsc=None if comparison is None else torch.from_numpy(comparison),
-            coverage=coverage,
-            resolution_worst_A=worst_A,
-        )
     n_groups = sum(k.startswith("noise_1_") for k in arrays)
     noise = tuple(
         tuple(torch.from_numpy(arrays[f"noise_{half}_{g}"]) for g in range(n_groups))
@@ -291,11 +299,35 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
         halves=halves,  # type: ignore[arg-type]
         mask=mask,
         evaluation=evaluation,
-        history=history,
+        history=_history(arrays),
         previous=_poses(arrays, "previous"),
         sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
         own_share=_own_share(arrays),
         start_A=float(arrays.get("start_A", math.nan)),
+    )
+
+
+def _history(arrays: dict[str, np.ndarray]) -> list[IterationRecord]:
+    return [IterationRecord(**record) for record in json.loads(str(arrays["history"]))]
+
+
+def _evaluation(arrays: dict[str, np.ndarray]) -> Evaluation | None:
+    """Return what an iteration measured; None before the first."""
+    if "evaluation" not in arrays:
+        return None
+    randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = arrays["evaluation"].tolist()
+    curves = FscCurves(
+        **{name: torch.from_numpy(arrays[f"curve_{name}"]) for name in _CURVES},
+        randomised_from_A=randomised_from_A,
+    )
+    comparison = arrays.get("comparison_fsc")
+    return Evaluation(
+        curves=curves,
+        resolution_A=resolution_A,
+        resolution_unmasked_A=unmasked_A,
+        comparison_fsc=None if comparison is None else torch.from_numpy(comparison),
+        coverage=coverage,
+        resolution_worst_A=worst_A,
     )
 
 

@@ -43,6 +43,7 @@ from cryorefine.run.particle_tables import (
 )
 
 __all__ = [
+    "INPUTS",
     "Clock",
     "check_output_folder",
     "clear_run",
@@ -70,6 +71,9 @@ _TOP = (
 )
 _RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
               "rejected_particles.star")  # fmt: skip
+INPUTS = "inputs"
+"""Folder within a run's for inputs that were no files; it may be there before the run."""
+
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
 
 
@@ -110,7 +114,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         raise InputError("may not be written to", where=str(nearest), do="choose another folder")
     if nearest != folder:
         return
-    if not any(folder.iterdir()):
+    if all(path.name == INPUTS for path in folder.iterdir()):
         return
     if not ((folder / "manifest.json").exists() or committed_iterations(folder)):
         raise InputError(

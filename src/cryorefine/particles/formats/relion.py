@@ -15,7 +15,7 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 from cryorefine.units import DEG
 
-__all__ = ["read_relion", "write_relion"]
+__all__ = ["image_names", "read_relion", "write_relion"]
 
 _CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
@@ -373,7 +373,7 @@ def write_relion(
             optics[label] = np.array([int(g.correction == state) for g in groups])
     optics.update(table.extra_optics)
 
-    particles: dict[str, np.ndarray] = {"rlnImageName": _image_names(path, table)}
+    particles: dict[str, np.ndarray] = {"rlnImageName": image_names(path, table)}
     if table.micrographs:
         particles["rlnMicrographName"] = np.array(table.micrographs)[table.micrograph_index]
     particles["rlnOpticsGroup"] = table.optics_index.astype(np.int64) + 1
@@ -398,13 +398,20 @@ def write_relion(
     write_star(path, {"optics": optics, "particles": particles})
 
 
-def _image_names(path: Path, table: ParticleTable) -> np.ndarray:
-    """Return image names that lead to the stacks from the output file or the working folder."""
+def image_names(path: Path, table: ParticleTable, *, absolute: bool = False) -> np.ndarray:
+    """Return image names that lead to the stacks from a file to be written.
+
+    Names stay as they were read where they do so from ``path``'s folder or the working folder;
+    others, or with ``absolute`` all, name the stack by its absolute path.
+    """
     written = np.char.partition(table.names, "@")
     stack_names = {}
     for index in np.unique(table.stack_index):
         name = str(written[int(np.argmax(table.stack_index == index)), 2])
         target = table.stacks[index]
+        if absolute:
+            stack_names[int(index)] = str(target.absolute())
+            continue
         found = _resolve(name, path)
         leads = found in [base / name for base in (Path.cwd(), path.absolute().parent)]
         same = leads and os.path.exists(found) and found.samefile(target)

@@ -1,0 +1,1 @@
+"""What Python programs call: paths or objects in, result objects out."""

@@ -1,0 +1,56 @@
+import inspect
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cryorefine as cr
+from cryorefine.api.simulation import write_simulation
+from cryorefine.cli.simulate import command
+from tests.builders import refused
+
+
+def test_parameters_and_defaults_are_those_of_the_command():
+    mine = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cr.simulate).parameters.items()
+        if name not in ("model", "output", "progress")
+    }
+    given = command.make_context("simulate", ["phantom", "--output", "new"]).params
+    assert mine == {k: v for k, v in given.items() if k not in ("model", "output")}
+
+
+def test_a_set_is_that_of_the_command_to_the_bit(tmp_path):
+    cr.simulate(output=tmp_path / "a", particles=6, box_px=32, pixel_angstrom=5.0, snr=0.1)
+    arguments = ["--particles", "6", "--box-px", "32", "--pixel-angstrom", "5.0", "--snr", "0.1"]
+    arguments = ["phantom", "--output", str(tmp_path / "b"), *arguments]
+    end = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert end.exit_code == 0
+    a, b = (cr.read_particles(tmp_path / name / "truth_particles.star") for name in "ab")
+    np.testing.assert_array_equal(a.images(), b.images())
+    np.testing.assert_array_equal(a.euler_deg, b.euler_deg)
+    maps = [cr.read_volume(tmp_path / name / "reference.mrc").data for name in "ab"]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_what_is_out_of_range_is_named_by_its_parameter(tmp_path):
+    with refused("box_px= must be 16 or more", "snr= must be positive", "the parameters"):
+        cr.simulate(output=tmp_path / "a", box_px=8, snr=0)
+    with refused("box_px", "across"):
+        cr.simulate(output=tmp_path / "a", box_px=16, pixel_angstrom=1.0)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_folder_that_is_not_empty_is_refused(tmp_path, progress):
+    (tmp_path / "file").write_text("mine")
+    with refused(str(tmp_path), "not empty"):
+        cr.simulate(output=tmp_path, progress=progress)
+
+
+def test_words_that_are_no_choice_are_refused(tmp_path):
+    given = command.make_context("simulate", ["phantom", "--output", "new"]).params
+    options = {k: v for k, v in given.items() if k not in ("model", "output")}
+    with refused("--noise must be one of coloured, white, ice", "--poses must be one of uniform"):
+        write_simulation("phantom", tmp_path / "a", {**options, "noise": "pink", "poses": "up"})
+    assert not any(tmp_path.iterdir())
