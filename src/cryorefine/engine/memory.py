@@ -43,9 +43,10 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 # Measured: the peak above what is in use when the images have been screened, in half grids of
 # complex numbers up to Nyquist, with one half at a time and with both; what is kept of a batch, in
 # its own size, by each thread; what a search keeps.
-_GRIDS, _GRIDS_SYMMETRIC = 8.0, 12.0
-_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 20.0
-_GRIDS_PER_SUM = 1.5
+_GRIDS, _GRIDS_SYMMETRIC = 9.0, 11.0
+_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 16.0
+# While images are inserted: what partial sums take, and the references and sums beside them.
+_GRIDS_PER_SUM, _GRIDS_BESIDE_SUMS = 1.5, 3.0
 _BATCHES = 4.0
 # Measured as above: what every run holds, what a search keeps, what each particle's values take.
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
@@ -122,11 +123,12 @@ def plan_memory(
     grid = grid_bytes(size_px, oversampling)
 
     def plan(partial_sums: int, both_halves: bool, batch_bytes: int) -> MemoryPlan:
-        sums = _GRIDS_PER_SUM * partial_sums
         if both_halves:
-            grids = 2 * sums + (_GRIDS_BOTH_SYMMETRIC if is_symmetric else _GRIDS_BOTH)
+            solving = _GRIDS_BOTH_SYMMETRIC if is_symmetric else _GRIDS_BOTH
         else:
-            grids = sums + (_GRIDS_SYMMETRIC if is_symmetric else _GRIDS)
+            solving = _GRIDS_SYMMETRIC if is_symmetric else _GRIDS
+        at_once = partial_sums * (2 if both_halves else 1)
+        grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
         images = image_bytes(size_px) * min(_LARGEST_BATCH, n_particles // 2)
         batches = _BATCHES * min(batch_bytes, images) * threads
         # The tables of both halves are kept while poses are searched.
