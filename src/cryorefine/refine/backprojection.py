@@ -18,7 +18,12 @@ from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.image_statistics import positive_spectrum
-from cryorefine.refine.particle_batches import batches_of, group_bands_of, inverse_noise_variance
+from cryorefine.refine.particle_batches import (
+    batches_of,
+    group_bands_of,
+    inverse_noise_variance,
+    largest_magnification,
+)
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["data_per_shell", "reconstruct_halves"]
@@ -26,8 +31,13 @@ __all__ = ["data_per_shell", "reconstruct_halves"]
 _DATA_SAMPLE = 64
 
 
-def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
-    """Return the last shell of a group's images that the reference has a model for."""
+def _model_shell(group_band: GroupBand, resolution_A: float, largest: float) -> int:
+    """Return the last shell of a group's images that the reference has a model for.
+
+    The reference ends at a resolution, and slices of particles that magnify frequencies by up to
+    ``largest``, and of groups that do, reach it in an earlier shell.
+    """
+    resolution_A = resolution_A * largest * group_band.group.largest_stretch
     return min(group_band.band.n_shells - 1, int(group_band.group.box_A / resolution_A + 1e-6))
 
 
@@ -111,7 +121,8 @@ def reconstruct_halves(
     n, done = len(inputs.table), 0
     all_sums, all_noise = [], []
     for half in (1, 2):
-        group_bands = group_bands_of(inputs, state, half, resolution_A)
+        group_bands = group_bands_of(inputs, state, half, resolution_A, poses.optics)
+        largest = largest_magnification(inputs, half, poses.optics)
         grid = None if grids is None else grids[half - 1]
         balance = balancing_curve(data_per_shell(inputs, state, half, group_bands))
         mine = torch.from_numpy(inputs.half == half)
@@ -132,7 +143,7 @@ def reconstruct_halves(
                 continue
             n_shells = group_band.band.n_shells
             inverse_variance = inverse_noise_variance(state, half, g, group_band)
-            shell = 0 if grid is None else _model_shell(group_band, model_resolution_A)
+            shell = 0 if grid is None else _model_shell(group_band, model_resolution_A, largest)
             total = torch.zeros(n_shells, dtype=torch.float64, device=inputs.device)
             for batch in batches_of(inputs, group_band, rows, poses.optics):
                 weight = weights[torch.from_numpy(batch.rows)].to(inputs.device)

@@ -32,7 +32,8 @@ def measure_image_similarity(
     n, done = len(inputs.table), 0
     out: dict[str, Tensor] = {}
     for half in (1, 2):
-        for g, group_band in enumerate(group_bands_of(inputs, state, half, resolution_A)):
+        group_bands = group_bands_of(inputs, state, half, resolution_A, poses.optics)
+        for g, group_band in enumerate(group_bands):
             radius_px = inputs.radius_px * inputs.voxel_A / group_band.group.pixel_A
             for batch in batches_of(inputs, group_band, inputs.rows(half, g), poses.optics):
                 rotations, shifts_px = poses_of(poses, batch.rows, group_band)

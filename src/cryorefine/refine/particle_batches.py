@@ -8,7 +8,11 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.assign.particle_optics import with_defocus_change, without_offset
+from cryorefine.assign.particle_optics import (
+    magnification_matrix,
+    with_defocus_change,
+    without_offset,
+)
 from cryorefine.engine.memory import batch_size
 from cryorefine.model.observe import GroupBand, make_group_band, observe, select_statistics
 from cryorefine.refine.state import Inputs, Poses, State
@@ -19,6 +23,7 @@ __all__ = [
     "group_bands_of",
     "inverse_noise_variance",
     "is_assigned",
+    "largest_magnification",
     "max_shift_px",
     "poses_of",
     "whitening",
@@ -34,10 +39,46 @@ class Batch:
     c: Float[Tensor, "b p"]
 
 
-def group_bands_of(inputs: Inputs, state: State, half: int, resolution_A: float) -> list[GroupBand]:
-    """Return each optics group's band, its amplitude times the group's scale in that half."""
-    # Slices of magnified particles must not leave the grids.
-    resolution_A = resolution_A * inputs.settings.largest_magnification
+def largest_magnification(
+    inputs: Inputs, half: int, optics: Float[Tensor, "n v"] | None = None
+) -> float:
+    """Return by what a half's particles magnify frequencies at most, at least 1.
+
+    It is what refinement may make of them, or more where it took out their mean since.
+
+    Parameters
+    ----------
+    optics
+        The particles' own values that slices are read or written with; None: none but those
+        that are being refined.
+    """
+    largest = inputs.settings.largest_magnification
+    # The other half's particles must not change this one's band.
+    mine = torch.from_numpy(inputs.half == half)
+    if optics is None or not bool(mine.any()):
+        return largest
+    return max(
+        largest, float(torch.linalg.matrix_norm(magnification_matrix(optics[mine]), 2).max())
+    )
+
+
+def group_bands_of(
+    inputs: Inputs,
+    state: State,
+    half: int,
+    resolution_A: float,
+    optics: Float[Tensor, "n v"] | None = None,
+) -> list[GroupBand]:
+    """Return each optics group's band, its amplitude times the group's scale in that half.
+
+    Bands end so early that no particle's slice leaves a grid made for the resolution, however the
+    particle is magnified; ``optics`` is as for :func:`largest_magnification`.
+    """
+    largest = largest_magnification(inputs, half, optics)
+    if largest > 1:
+        # The volume's own transform ends here, whatever the resolution.
+        finest_A = 2 * inputs.geometry.box_A / (inputs.size_px - 1)
+        resolution_A = largest * max(resolution_A, finest_A)
     group_bands = []
     for group, scale in zip(inputs.optics, state.group_scale[half - 1], strict=True):
         group_band = make_group_band(

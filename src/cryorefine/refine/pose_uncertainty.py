@@ -42,11 +42,13 @@ def calibrate_covariance(
     resolution_A = plan.align_resolution_A
     apart = []
     for half in (1, 2):
-        for g, group_band in enumerate(group_bands_of(inputs, state, half, resolution_A)):
+        group_bands = group_bands_of(inputs, state, half, resolution_A, poses.optics)
+        for g, group_band in enumerate(group_bands):
             rows = inputs.rows(half, g)
             every = max(1, len(inputs.table) // (2 * _SAMPLE))
             white = whitening(state, half, g, group_band)
             for batch in batches_of(inputs, group_band, rows[::every], poses.optics):
+                own = None if poses.optics is None else poses.optics[torch.from_numpy(batch.rows)]
                 apart.append(
                     split_disagreement(
                         grids[2 - half],
@@ -55,6 +57,7 @@ def calibrate_covariance(
                         batch.c * white,
                         *poses_of(poses, batch.rows, group_band),
                         max_turn_rad=resolution_A / inputs.geometry.radius_A,
+                        optics=own,
                     )
                 )
     lag = _lag(inputs, state, poses)
