@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from cryorefine.run import folder as folder_module
-from cryorefine.run.folder import check_output_folder, clear_run
+from cryorefine.refine.settings import make_settings
+from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run, publish
 from tests.builders import refused
 
 
@@ -10,7 +13,7 @@ def make_run(folder):
     for name in ("iteration_000", "iteration_001", ".iteration_002.part"):
         (folder / name).mkdir(parents=True)
         (folder / name / "state.npz").write_text("x")
-    for name in folder_module._RUN_FILES:
+    for name in (*folder_module._RUN_FILES, "manifest.json"):
         (folder / name).write_text("x")
     return folder
 
@@ -80,10 +83,72 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
         "iteration_001.txt",
         "iteration_plan",
         "iteration_plan/ideas.txt",
+        "manifest.json",  # by it the folder is still known as one that may be overwritten
         "notes.txt",
     ]
+    check_output_folder(run, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("particles", "particles.star"),
+        ("reference", "map.mrc"),
+        ("mask", "mask.mrc"),
+        ("compare_to", "iteration_001/map.mrc"),
+        ("post_mask", "leg_002/mask.mrc"),
+    ],
+)
+def test_an_input_among_the_results_that_would_be_replaced_is_refused(tmp_path, option, name):
+    run = make_run(tmp_path / "run")
+    path = tmp_path / "here" / ".." / "run" / name  # however it is written
+    values = {"particles": "p.star", "reference": ["m.mrc"]}
+    values[option] = [path] if option == "reference" else path
+    with refused(f"{path}: an input lies among the results", "copy the file"):
+        check_inputs_stay(run, make_settings(values), ())
+    check_inputs_stay(tmp_path / "other", make_settings(values), ())
+
+
+def test_inputs_beside_the_results_are_accepted_and_stay(tmp_path):
+    run = make_run(tmp_path / "run")
+    inputs = [run / "particles" / "map.mrc", run / "start.mrc", run / "stack.mrcs"]
+    inputs[0].parent.mkdir()
+    for path in inputs:
+        path.write_text("x")
+    settings = make_settings({"particles": inputs[0], "reference": [inputs[1]]})
+    check_inputs_stay(run, settings, (inputs[2],))
+    clear_run(run)
+    assert all(path.exists() for path in inputs)
+    stack = run / "half1.mrc"
+    with refused(f"{stack}: an input"):
+        check_inputs_stay(run, settings, (stack,))
 
 
 def test_clearing_an_empty_folder_does_nothing(tmp_path):
     clear_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_top_of_a_folder_shows_the_newest_iteration_only(tmp_path):
+    run = make_run(tmp_path / "run")
+    newest = run / "iteration_001"
+    for name in ("map.mrc", "fsc.star"):
+        (newest / name).write_text("new")
+    mine = run / "mask.mrc"  # an input of the run by the name of a result
+    inputs = SimpleNamespace(
+        settings=make_settings({"particles": "p.star", "reference": ["m.mrc"], "mask": mine}),
+        table=SimpleNamespace(stacks=()),
+        rejected=(),
+    )
+    publish(run, newest, inputs)
+    shown = {p.name: p.read_text() for p in run.iterdir() if p.is_file()}
+    assert shown == {
+        "map.mrc": "new",
+        "fsc.star": "new",
+        "mask.mrc": "x",
+        # What belongs to the run and to no iteration.
+        "settings.toml": "x",
+        "manifest.json": "x",
+        "events.jsonl": "x",
+        "report.html": "x",
+    }
