@@ -148,7 +148,7 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_says_that_nothing_is_writt
         raise error
 
     monkeypatch.setattr(*STAGES_BEFORE_THE_FOLDER[stage], stops)
-    with pytest.raises(StoppedEarly, match="; nothing has been written yet$") as caught:
+    with pytest.raises(StoppedEarly, match=r"; nothing has been written yet$") as caught:
         refine(settings_for(small_set), tmp_path / "run")
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
     (run / "notes.txt").write_text("mine")
     settings = settings_for(small_set, alignment="global", iterations=1)
     monkeypatch.setattr(loop_module, stage, stops)
-    with pytest.raises(StoppedEarly, match="no iteration has been made yet; .* --overwrite$"):
+    with pytest.raises(StoppedEarly, match=r"no iteration has been made yet; .* --overwrite$"):
         refine(settings, run, overwrite=True)
     monkeypatch.undo()
     check_output_folder(run, overwrite=True)
@@ -183,7 +183,7 @@ def test_a_run_resumes_or_says_that_it_is_as_it_was(small_set, tmp_path, monkeyp
         raise MemoryError
 
     monkeypatch.setattr(loop_module, "open_inputs", stops)
-    with pytest.raises(StoppedEarly, match="memory is full.*; the run is as it was"):
+    with pytest.raises(StoppedEarly, match=r"memory is full.*; the run is as it was"):
         resume(run)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 

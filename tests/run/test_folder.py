@@ -1,10 +1,8 @@
-from types import SimpleNamespace
-
 import pytest
 
-from cryorefine.run import folder as folder_module
 from cryorefine.refine.settings import make_settings
-from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run, publish
+from cryorefine.run import folder as folder_module
+from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run
 from tests.builders import refused
 
 
@@ -127,28 +125,3 @@ def test_inputs_beside_the_results_are_accepted_and_stay(tmp_path):
 def test_clearing_an_empty_folder_does_nothing(tmp_path):
     clear_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_top_of_a_folder_shows_the_newest_iteration_only(tmp_path):
-    run = make_run(tmp_path / "run")
-    newest = run / "iteration_001"
-    for name in ("map.mrc", "fsc.star"):
-        (newest / name).write_text("new")
-    mine = run / "mask.mrc"  # an input of the run by the name of a result
-    inputs = SimpleNamespace(
-        settings=make_settings({"particles": "p.star", "reference": ["m.mrc"], "mask": mine}),
-        table=SimpleNamespace(stacks=()),
-        rejected=(),
-    )
-    publish(run, newest, inputs)
-    shown = {p.name: p.read_text() for p in run.iterdir() if p.is_file()}
-    assert shown == {
-        "map.mrc": "new",
-        "fsc.star": "new",
-        "mask.mrc": "x",
-        # What belongs to the run and to no iteration.
-        "settings.toml": "x",
-        "manifest.json": "x",
-        "events.jsonl": "x",
-        "report.html": "x",
-    }
