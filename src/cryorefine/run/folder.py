@@ -71,7 +71,7 @@ _TOP = (
 )
 _RUN_FILES = (*_TOP, "settings.toml", "events.jsonl", "report.html", "rejected_particles.star")
 _MANIFEST = "manifest.json"
-"""Goes last and comes first, since a folder is known as a run's by it."""
+"""By which a folder is known as that of a run."""
 
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
 
@@ -162,8 +162,8 @@ def _input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Pat
 def clear_run(folder: Path) -> None:
     """Remove an earlier run's files but its manifest; anything else in the folder stays.
 
-    The manifest is what the next run replaces: a folder without it could not be overwritten
-    again if that run were stopped before it has anything.
+    The manifest is the next run's already: a folder without it could not be overwritten again if
+    that run were stopped before it has anything else.
     """
     for name in _RUN_FILES:
         with contextlib.suppress(FileNotFoundError):

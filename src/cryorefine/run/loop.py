@@ -125,11 +125,11 @@ def refine(
 
     with _interruptible("no iteration has been made yet; give the command again with --overwrite"):
         output.mkdir(parents=True, exist_ok=True)
+        # First: by the manifest a folder is known as that of a run, which may be overwritten.
+        write_manifest(output, settings, opened.table.stacks, opened.device)
         if overwrite:
             clear_segments(output)
             clear_run(output)
-        # First: by the manifest a folder is known as that of a run, which may be overwritten.
-        write_manifest(output, settings, opened.table.stacks, opened.device)
         save_settings(output / "settings.toml", settings)
         segment = Segment(
             first_iteration=1,
