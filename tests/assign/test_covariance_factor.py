@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
+from cryorefine.assign.particle_optics import N_VALUES, magnified
+from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import matrix_from_rotvec
+from cryorefine.kernels.reference import extract_slices
 
 from .test_alignment import Case
 
@@ -29,6 +32,24 @@ def test_two_parts_of_an_image_agree_as_their_covariances_say_when_the_model_is_
 def test_an_underestimated_noise_shows_in_full():
     case = Case("c1", 400, noise=1.0)
     assert factor(case, claimed=1.5) / factor(case) == pytest.approx(1.5**2, rel=0.1)
+
+
+@pytest.mark.parametrize("triple", [(0.05, 0.0, 0.0), (-0.02, 0.03, 0.02)])
+def test_magnified_particles_agree_as_their_covariances_say_about_their_own_poses(triple):
+    case = Case("c1", 400, noise=1.0)
+    optics = torch.zeros(400, N_VALUES, dtype=torch.float64)
+    optics[:, 2:5] = torch.tensor(triple)
+    slices = extract_slices(case.grid, magnified(case.rotations, optics), case.view.points)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(case.x.shape, generator=generator, dtype=case.x.dtype)
+    case.x = case.c * slices * phase_ramp(case.view.band, -case.shifts.float()) + noise
+    arguments = (case.grid, case.view, case.x, case.c, case.rotations, case.shifts)
+    apart = split_disagreement(*arguments, max_turn_rad=0.1, optics=optics)
+    # As for particles without a magnification, whose poses are compared as rotations.
+    assert variance_factor(apart) == pytest.approx(1.05, abs=0.15)
+    assert float(apart.median()) == pytest.approx(4.351, rel=0.2)
+    misread = split_disagreement(*arguments, max_turn_rad=0.1)
+    assert variance_factor(misread) > 1.3
 
 
 def test_a_noisy_reference_shows_as_excess_variance():

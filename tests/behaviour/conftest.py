@@ -7,8 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
-from cryorefine.events import read_events
+from cryorefine.events import EventLog, read_events
 from cryorefine.refine.settings import RefineSettings, make_settings
+from cryorefine.refine.state import Inputs, State
+from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine
 
 OPTIONS = {
@@ -44,6 +46,19 @@ def settings_for(folder: Path, **changes) -> RefineSettings:
         "threads": 2,
     }
     return make_settings({**values, **changes})
+
+
+def begun(settings: RefineSettings) -> tuple[Inputs, State]:
+    """Inputs of a run and its state before the first iteration, without a folder."""
+    quiet = EventLog()
+    opened = open_inputs(settings)
+    start = opened.start_volumes(quiet)
+    radius_px = opened.radius_px(start[0], quiet)
+    engine = SerialEngine()
+    inputs = screened_inputs(
+        opened, screen(opened, radius_px, quiet, engine), None, radius_px, quiet
+    )
+    return inputs, first_state(inputs, start, quiet, engine)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Whatever stops a run, the iterations before it are safe and the rest can be resumed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import torch
 import cryorefine.run.loop as loop_module
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.folder import check_output_folder
+from cryorefine.run.inputs import Opened
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
 from tests.run.test_checkpoint import assert_bit_equal
@@ -101,6 +104,12 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
         (torch.OutOfMemoryError("CUDA out of memory."), "GPU's memory is full.*--device cpu"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine's memory is full"),
         (MemoryError("Unable to allocate"), "machine's memory is full"),
+        (RuntimeError("CUDA error: out of memory"), "GPU's memory is full"),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), "GPU's memory is full"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), "GPU's memory is full"),
+        (RuntimeError("[enforce fail] not enough memory: you tried"), "machine's memory is full"),
+        (RuntimeError("std::bad_alloc"), "machine's memory is full"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "machine's memory is full"),
     ],
 )
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
@@ -119,6 +128,75 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
         refine(settings_for(small_set, iterations=2), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
     assert resume(tmp_path / "run")["iterations"] == 2
+
+
+STAGES_BEFORE_THE_FOLDER = {
+    "opening": (loop_module, "open_inputs"),
+    "preparing the map": (Opened, "start_volumes"),
+    "measuring the radius": (Opened, "radius_px"),
+    "screening": (loop_module, "screen"),
+}
+STAGES_IN_THE_FOLDER = ("clear_run", "write_manifest", "save_settings", "_emit_start", "save_state")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("Unable to allocate")])
+@pytest.mark.parametrize("stage", STAGES_BEFORE_THE_FOLDER)
+def test_a_run_that_is_stopped_before_it_has_a_folder_says_that_nothing_is_written(
+    small_set, tmp_path, monkeypatch, stage, error
+):
+    def stops(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(*STAGES_BEFORE_THE_FOLDER[stage], stops)
+    with pytest.raises(StoppedEarly, match=r"; nothing has been written yet$") as caught:
+        refine(settings_for(small_set), tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("Unable to allocate")])
+@pytest.mark.parametrize("stage", STAGES_IN_THE_FOLDER)
+def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
+    small_set, tmp_path, monkeypatch, stage, error
+):
+    def stops(*args, **kwargs):
+        raise error
+
+    run = tmp_path / "run"
+    (run / "iteration_000").mkdir(parents=True)
+    (run / "notes.txt").write_text("mine")
+    settings = settings_for(small_set, alignment="global", iterations=1)
+    monkeypatch.setattr(loop_module, stage, stops)
+    with pytest.raises(StoppedEarly, match=r"no iteration has been made yet; .* --overwrite$"):
+        refine(settings, run, overwrite=True)
+    monkeypatch.undo()
+    check_output_folder(run, overwrite=True)
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_resumes_or_says_that_it_is_as_it_was(small_set, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    refine(settings_for(small_set, alignment="global", iterations=1), run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+    def stops(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(loop_module, "open_inputs", stops)
+    with pytest.raises(StoppedEarly, match=r"memory is full.*; the run is as it was"):
+        resume(run)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_other_errors_of_the_program_are_not_taken_for_a_full_memory(
+    small_set, tmp_path, monkeypatch
+):
+    def fails(*args, **kwargs):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop_module, "screen", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        refine(settings_for(small_set), tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -8,14 +8,24 @@ import pytest
 import torch
 
 import cryorefine.run.loop as loop_module
+from cryorefine.assign.particle_optics import N_VALUES, magnified
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.errors import StoppedEarly
+from cryorefine.events import EventLog
+from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
+from cryorefine.kernels.reference import extract_slices
 from cryorefine.particles.formats.relion import read_relion, write_relion
+from cryorefine.refine.backprojection import reconstruct_halves
+from cryorefine.refine.particle_batches import half_optics
+from cryorefine.refine.reference import reference_grid
+from cryorefine.refine.state import Poses
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
+from tests.kernels.problems import exact_slices, relative_error
 
-from .conftest import settings_for, simulate_set
+from .conftest import begun, settings_for, simulate_set
 
 RMS_A = 500.0
 
@@ -142,3 +152,68 @@ def test_magnifications_are_refined_and_written_with_the_rest_left_alone(fine_se
     before = read_relion(fine_set / "truth_particles.star")
     after = read_relion(tmp_path / "run" / "particles.star")
     np.testing.assert_allclose(after.defocus_u_A, before.defocus_u_A, atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def ten_percent(small_set):
+    """Inputs and state of a run whose particles may be magnified by 10 %."""
+    settings = settings_for(
+        small_set, refine_magnification=True, max_magnification_change_percent=10.0
+    )
+    return begun(settings)
+
+
+def all_magnified(inputs, by):
+    """Values of particles whose frequencies are all this much longer."""
+    optics = torch.zeros(len(inputs.table), N_VALUES, dtype=torch.float64)
+    optics[:, 2] = by
+    return optics
+
+
+@pytest.mark.parametrize("resolution_A", [7.2, 12.0, 25.0])
+@pytest.mark.parametrize("by", [0.1, 0.2])  # to the limit, and beyond: the mean was taken out
+def test_slices_of_magnified_particles_stay_within_the_references_grid(
+    small_set, ten_percent, resolution_A, by
+):
+    inputs, state = ten_percent
+    optics = all_magnified(inputs, by)
+    volume = read_volume(small_set / "truth_map.mrc").data
+    grid = reference_grid(inputs, volume, resolution_A)
+    band = half_optics(inputs, state, 1, resolution_A, optics).bands[0]
+    rotations = magnified(random_rotations(20, torch.Generator().manual_seed(0)), optics[:20])
+    read = extract_slices(grid, rotations, band.points)
+    assert relative_error(read, exact_slices(volume, rotations, band.points)) < 0.02
+    # No more is given up than must be.
+    reach = (inputs.size_px - 1) / 2
+    reach = min(reach, inputs.geometry.box_A / resolution_A)
+    assert reach - 1.5 < float(band.points.norm(dim=1).max()) * (1 + by) <= reach + 1e-3
+
+
+def test_one_half_s_magnifications_do_not_change_the_other_half_s_band(ten_percent):
+    inputs, state = ten_percent
+    optics = all_magnified(inputs, 0.0)
+    optics[torch.from_numpy(inputs.half == 2), 2] = 0.2
+    ours, theirs = (half_optics(inputs, state, half, 7.2, optics).bands[0] for half in (1, 2))
+    assert len(ours.band) == len(half_optics(inputs, state, 1, 7.2).bands[0].band)
+    assert len(theirs.band) < len(ours.band)
+
+
+def test_residuals_end_where_magnified_slices_would_leave_the_reference(small_set, ten_percent):
+    inputs, state = ten_percent
+    n, reference_A = len(inputs.table), 12.0
+    rotations = random_rotations(n, torch.Generator().manual_seed(0))
+    zeros = torch.zeros(n, 2, dtype=torch.float64)
+    poses = Poses(rotations, zeros, optics=all_magnified(inputs, 0.1))
+    volume = read_volume(small_set / "truth_map.mrc").data
+    grid = reference_grid(inputs, 0.3 * volume / volume.std(), reference_A)
+
+    def noise(grids):
+        _, found = reconstruct_halves(
+            inputs, state, poses, grids, model_resolution_A=reference_A, resolution_A=7.2,
+            weights=torch.ones(n), events=EventLog(), engine=SerialEngine(),
+        )  # fmt: skip
+        return found[0][0]
+
+    differs = (noise((grid, grid)) / noise(None) - 1).abs() > 1e-3
+    box_A = inputs.geometry.box_A
+    assert int(torch.nonzero(differs).max()) == int(box_A / (1.1 * reference_A))

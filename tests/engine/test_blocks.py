@@ -45,10 +45,22 @@ def test_there_is_work_for_many_where_there_are_particles_and_full_batches_where
     def sizes(n):
         return [len(b.rows) for b in plan_blocks([Rows(1, 0, "find", np.arange(n))])]
 
-    assert len(sizes(40_000)) == 32
+    assert len(sizes(20_000)) == 16
     assert max(sizes(400_000)) == 2000
     assert min(sizes(1000)) >= 60
     assert sizes(63) == [63]
+
+
+@given(parts=parts(), other=parts())
+def test_the_blocks_of_a_half_do_not_depend_on_the_other_half(parts, other):
+    mine = [part for part in parts if part.half == 1]
+    alone = plan_blocks(mine)
+    beside = plan_blocks([*mine, *(part for part in other if part.half == 2)])
+    kept = [block for block in beside if block.half == 1]
+    assert len(alone) == len(kept)
+    for a, b in zip(alone, kept, strict=True):
+        assert (a.geometry, a.action) == (b.geometry, b.action)
+        np.testing.assert_array_equal(a.rows, b.rows)
 
 
 def test_the_first_two_blocks_are_of_different_halves():

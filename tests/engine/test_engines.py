@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,18 @@ from cryorefine.engine.threaded import ThreadEngine
 from cryorefine.engine.threads import side_by_side
 from tests.engine.tasks import Die, Fail, Scale, Threads
 
+ROOT = Path(__file__).parents[2]
+
 
 def blocks_of(n: int, size: int = 5) -> list[Block]:
     return [Block(1 + k % 2, k, "", np.arange(k * size, (k + 1) * size)) for k in range(n)]
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_tests(monkeypatch):
+    """Let worker processes import the tasks of this folder."""
+    known = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), known])))
 
 
 @pytest.fixture(params=["serial", "threads", "processes"])

@@ -4,10 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.plan import Geometry
 from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.settings import make_settings
 from cryorefine.refine.state import Poses, unknown_poses
+from cryorefine.refine.subset import mixed_sums, plain_poses
 from tests.builders import make_record
 
 
@@ -95,3 +97,39 @@ def test_covariances_and_particle_values_stay_with_their_particles(known):
     else:
         assert bool(after.select(others).covariance.isnan().all())
         assert bool((after.select(others).optics == 0).all())
+
+
+def sums(value: float, weight: float, evenness: float) -> FoldedSums:
+    values = torch.full((3, 3, 2), value, dtype=torch.complex64)
+    return FoldedSums(values, torch.full((3, 3, 2), weight), 1, 1.5, 2, 0.5, 1, evenness)
+
+
+def test_sums_of_subsets_are_mixed_numerators_and_denominators_alike():
+    old, new = (sums(1.0, 4.0, 1.0),) * 2, (sums(3.0, 8.0, 0.5), sums(5.0, 0.0, 1.0))
+    mixed = mixed_sums(old, new, 0.25)
+    assert mixed[0].values.real.unique().tolist() == [1.5]
+    assert mixed[0].weights.unique().tolist() == [5.0]
+    assert mixed[0].evenness == pytest.approx(0.875)
+    # Each half with its own: the second had other values, and nothing new in its denominator.
+    assert mixed[1].values.real.unique().tolist() == [2.0]
+    assert mixed[1].weights.unique().tolist() == [3.0]
+
+
+def test_the_first_subset_has_nothing_to_be_mixed_with():
+    new = (sums(3.0, 8.0, 0.5), sums(5.0, 1.0, 1.0))
+    assert mixed_sums(None, new, 0.25) is new
+
+
+def test_of_earlier_poses_only_where_they_were_and_which_were_found_is_kept():
+    poses = unknown_poses(2)
+    score = torch.tensor([1.0, torch.nan], dtype=torch.float64)
+    full = Poses(
+        poses.rotations, poses.shift_A, {"score": score, "weight": score},
+        torch.zeros(2, 5, 5).double(), torch.zeros(2, 8).double(),
+    )  # fmt: skip
+    plain = plain_poses(full)
+    assert set(plain.quality) == {"score"}
+    assert plain.covariance is None
+    assert plain.optics is None
+    assert plain.is_assigned.tolist() == [True, False]
+    assert plain_poses(poses).quality == {}

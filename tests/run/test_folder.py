@@ -1,7 +1,8 @@
 import pytest
 
+from cryorefine.refine.settings import make_settings
 from cryorefine.run import folder as folder_module
-from cryorefine.run.folder import check_output_folder, clear_run
+from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run
 from tests.builders import refused
 
 
@@ -10,7 +11,7 @@ def make_run(folder):
     for name in ("iteration_000", "iteration_001", ".iteration_002.part"):
         (folder / name).mkdir(parents=True)
         (folder / name / "state.npz").write_text("x")
-    for name in folder_module._RUN_FILES:
+    for name in (*folder_module._RUN_FILES, "manifest.json"):
         (folder / name).write_text("x")
     return folder
 
@@ -80,8 +81,45 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
         "iteration_001.txt",
         "iteration_plan",
         "iteration_plan/ideas.txt",
+        "manifest.json",  # by it the folder is still known as one that may be overwritten
         "notes.txt",
     ]
+    check_output_folder(run, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("particles", "particles.star"),
+        ("reference", "map.mrc"),
+        ("mask", "mask.mrc"),
+        ("compare_to", "iteration_001/map.mrc"),
+        ("post_mask", "leg_002/mask.mrc"),
+    ],
+)
+def test_an_input_among_the_results_that_would_be_replaced_is_refused(tmp_path, option, name):
+    run = make_run(tmp_path / "run")
+    path = tmp_path / "here" / ".." / "run" / name  # however it is written
+    values = {"particles": "p.star", "reference": ["m.mrc"]}
+    values[option] = [path] if option == "reference" else path
+    with refused(f"{path}: an input lies among the results", "copy the file"):
+        check_inputs_stay(run, make_settings(values), ())
+    check_inputs_stay(tmp_path / "other", make_settings(values), ())
+
+
+def test_inputs_beside_the_results_are_accepted_and_stay(tmp_path):
+    run = make_run(tmp_path / "run")
+    inputs = [run / "particles" / "map.mrc", run / "start.mrc", run / "stack.mrcs"]
+    inputs[0].parent.mkdir()
+    for path in inputs:
+        path.write_text("x")
+    settings = make_settings({"particles": inputs[0], "reference": [inputs[1]]})
+    check_inputs_stay(run, settings, (inputs[2],))
+    clear_run(run)
+    assert all(path.exists() for path in inputs)
+    stack = run / "half1.mrc"
+    with refused(f"{stack}: an input"):
+        check_inputs_stay(run, settings, (stack,))
 
 
 def test_clearing_an_empty_folder_does_nothing(tmp_path):

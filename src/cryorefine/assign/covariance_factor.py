@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
+from cryorefine.assign.particle_optics import magnified
 from cryorefine.geometry.rotation import rotvec_from_matrix
 from cryorefine.kernels.dispatch import refine_poses
 from cryorefine.kernels.grid import SliceGrid
@@ -41,6 +42,7 @@ def split_disagreement(
     shifts_px: Float[Tensor, "b 2"],
     *,
     max_turn_rad: float,
+    optics: Float[Tensor, "b v"] | None = None,
 ) -> Float[Tensor, "b"]:
     """Return how far apart the poses are that two disjoint parts of each image's band lead to.
 
@@ -59,7 +61,11 @@ def split_disagreement(
         Where the refinements start: poses within the right maximum.
     max_turn_rad
         Limit of a single step.
+    optics
+        Values that the particles have of their own; their magnification stays as it is.
     """
+    if optics is not None:
+        rotations = magnified(rotations, optics.to(rotations))
 
     def refine(part: Bool[Tensor, "p"], start: tuple[Tensor, Tensor]) -> PoseResult:
         index = torch.nonzero(part)[:, 0]
@@ -90,19 +96,17 @@ def split_disagreement(
     start = (whole.rotations, whole.shifts_px)
     first, second = refine(is_used & is_even, start), refine(is_used & ~is_even, start)
     covariance = covariance_of(first.information) + covariance_of(second.information)
-    return _squared_distance(
-        (second.rotations, first.rotations), (second.shifts_px, first.shifts_px), covariance
-    )
+    # Of magnified particles neither matrix is a rotation, but both are the same one turned.
+    back = second.rotations.transpose(1, 2) if optics is None else second.rotations.inverse()
+    turn = rotvec_from_matrix(first.rotations @ back)
+    return _squared_length(turn, first.shifts_px - second.shifts_px, covariance)
 
 
-def _squared_distance(
-    rotations: tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3 3"]],
-    shifts: tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]],
-    covariance: Float[Tensor, "n 5 5"],
+def _squared_length(
+    turn: Float[Tensor, "n 3"], shift: Float[Tensor, "n 2"], covariance: Float[Tensor, "n 5 5"]
 ) -> Float[Tensor, "n"]:
-    """Return ``dᵀ C⁻¹ d`` for the difference d of the second poses from the first."""
-    turn = rotvec_from_matrix(rotations[1] @ rotations[0].transpose(1, 2))
-    d = torch.cat([turn, shifts[1] - shifts[0]], 1)
+    """Return ``dᵀ C⁻¹ d`` for a difference d of poses: a rotation vector and a shift."""
+    d = torch.cat([turn, shift], 1)
     return (d * torch.linalg.solve(covariance, d)).sum(1)
 
 
@@ -141,9 +145,8 @@ def lag_factor(
     is_known &= torch.linalg.det(covariance) > 0
     if not bool(is_known.any()):
         return 0.0
-    length2 = _squared_distance(
-        (rotations[0][is_known], rotations[1][is_known]),
-        (shifts[0][is_known], shifts[1][is_known]),
-        covariance[is_known],
-    )
+    before, after = rotations[0][is_known], rotations[1][is_known]
+    turn = rotvec_from_matrix(after @ before.transpose(1, 2))
+    shift = shifts[1][is_known] - shifts[0][is_known]
+    length2 = _squared_length(turn, shift, covariance[is_known])
     return float(length2.median()) / _MEDIAN

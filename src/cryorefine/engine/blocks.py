@@ -1,6 +1,7 @@
 """Work on particles, cut into pieces that do not depend on who does them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ _MIN_PARTICLES = 64
 """Smaller blocks would leave the products of a search half empty: batches of 64 images take 1.1
 times as long for each image as batches of 128."""
 
-_MIN_BLOCKS = 32
-"""So many blocks, where there are particles enough, keep 16 workers busy to the end."""
+_MIN_BLOCKS = 16
+"""So many blocks of each half, where there are particles enough, keep 16 workers busy to the
+end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +54,20 @@ def plan_blocks(parts: Iterable[Rows]) -> list[Block]:
     """Cut parts into blocks of nearly equal size, no larger than the particles allow.
 
     A pure function of the particles: neither the number of workers nor their memory changes it,
-    so that results do not depend on these to the bit. Parts of different halves take turns, which
-    lets two workers begin with one half each. Parts without particles give no block.
+    so that results do not depend on these to the bit. Nor do the blocks of a half depend on the
+    other half. Parts of different halves take turns, which lets two workers begin with one half
+    each. Parts without particles give no block.
     """
     parts = [part for part in parts if len(part.rows)]
-    total = sum(len(part.rows) for part in parts)
-    size = min(_MAX_PARTICLES, max(_MIN_PARTICLES, math.ceil(total / _MIN_BLOCKS)))
-    cut = [
-        [
-            Block(part.half, part.geometry, part.action, rows)
-            for rows in np.array_split(part.rows, math.ceil(len(part.rows) / size))
-        ]
-        for part in parts
-    ]
+    totals = Counter[int]()
+    for part in parts:
+        totals[part.half] += len(part.rows)
+    cut = []
+    for part in parts:
+        share = math.ceil(totals[part.half] / _MIN_BLOCKS)
+        size = min(_MAX_PARTICLES, max(_MIN_PARTICLES, share))
+        pieces = np.array_split(part.rows, math.ceil(len(part.rows) / size))
+        cut.append([Block(part.half, part.geometry, part.action, rows) for rows in pieces])
     # Sorted by their place within the part: the first ones of all parts come first.
     placed = [(place, block) for blocks in cut for place, block in enumerate(blocks)]
     return [block for _, block in sorted(placed, key=lambda item: item[0])]

@@ -97,9 +97,7 @@ def make_group_band(
         )
     box_A = volume_size_px * voxel_A
     limit_per_A = min(1 / resolution_A, (volume_size_px - 1) / 2 / box_A)
-    m = torch.tensor(group.magnification, dtype=torch.float64).view(2, 2)
-    stretch = max(1.0, float(torch.linalg.matrix_norm(m, 2)))
-    band = make_band(group.box_px, limit_per_A * group.box_A / stretch)
+    band = make_band(group.box_px, limit_per_A * group.box_A / group.largest_stretch)
     k = torch.stack([band.kx, band.ky], -1).double()
     s = image_frequencies(group, k)
     return GroupBand(

@@ -88,6 +88,13 @@ class OpticsGroup:
         return self.pixel_A * self.box_px
 
     @property
+    def largest_stretch(self) -> float:
+        """Factor by which the magnification lengthens frequencies at most, at least 1."""
+        a, b, c, d = self.magnification
+        # The larger singular value of a 2 x 2 matrix.
+        return max(1.0, (math.hypot(a + d, b - c) + math.hypot(a - d, b + c)) / 2)
+
+    @property
     def has_odd_aberration(self) -> bool:
         """Whether images carry phases that differ between s and -s."""
         return any(self.odd_zernike) or any(self.beam_tilt_mrad)

@@ -27,6 +27,7 @@ from cryorefine.refine.particle_batches import (
     HalfOptics,
     ParticleStack,
     both_optics,
+    largest_magnification,
     particle_stack,
     rows_by_geometry,
 )
@@ -84,8 +85,9 @@ class InsertImages:
     ----------
     optics, grids, balance, crowding
         By half. ``grids`` are the references that residuals are taken against; None: nothing.
-    model_resolution_A
-        The references are a model down to here.
+    model_resolution_A, largest
+        The references are a model down to here, and slices reach it so much earlier; by half:
+        see :func:`~cryorefine.refine.particle_batches.largest_magnification`.
     weights
         One per particle.
     size_px, max_radius, oversampling
@@ -97,6 +99,7 @@ class InsertImages:
     poses: Poses
     grids: tuple[SliceGrid, SliceGrid] | None
     model_resolution_A: float
+    largest: tuple[float, float]
     weights: Float[Tensor, "n"]
     balance: tuple[Float[Tensor, "s"], Float[Tensor, "s"]]
     crowding: tuple[Crowding | None, Crowding | None]
@@ -127,7 +130,8 @@ class InsertImages:
 
     def _insert(self, sums: PartialSums, half: int, band: GroupBand, batch: Batch) -> None:
         grid = None if self.grids is None else self.grids[half - 1]
-        shell = 0 if grid is None else _model_shell(band, self.model_resolution_A)
+        resolution_A = self.model_resolution_A * self.largest[half - 1]
+        shell = 0 if grid is None else _model_shell(band, resolution_A)
         weight = self.weights[batch.index].to(self.stack.device)
         groups, place = np.unique(batch.group_of, return_inverse=True)
         of = torch.from_numpy(place).to(self.stack.device)
@@ -150,7 +154,11 @@ class InsertImages:
 
 
 def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
-    """Return the last shell of a group's images that the reference has a model for."""
+    """Return the last shell of a group's images that the reference has a model for.
+
+    Slices of groups that magnify frequencies reach the end of the reference earlier.
+    """
+    resolution_A = resolution_A * group_band.group.largest_stretch
     return min(group_band.band.n_shells - 1, int(group_band.group.box_A / resolution_A + 1e-6))
 
 
@@ -221,7 +229,7 @@ def reconstruct_halves(
         Per half; the noise spectra keep their old values beyond ``resolution_A``.
     """
     halves = (1, 2)
-    optics = both_optics(inputs, state, resolution_A)
+    optics = both_optics(inputs, state, resolution_A, poses.optics)
     crowding = side_by_side(lambda half: _crowding(inputs, poses, weights, half), halves)
     task = InsertImages(
         stack=particle_stack(inputs),
@@ -229,6 +237,10 @@ def reconstruct_halves(
         poses=poses,
         grids=grids,
         model_resolution_A=model_resolution_A,
+        largest=(
+            largest_magnification(inputs, 1, poses.optics),
+            largest_magnification(inputs, 2, poses.optics),
+        ),
         weights=weights,
         balance=(
             balancing_curve(data_per_shell(inputs, optics[0], 1)),

@@ -86,7 +86,7 @@ def measure_image_similarity(
     Of the centred image and the half's reference seen through the particle's own contrast
     transfer, both down to a resolution, within the particle's radius.
     """
-    optics = both_optics(inputs, state, resolution_A)
+    optics = both_optics(inputs, state, resolution_A, poses.optics)
     blocks = plan_blocks(
         part
         for half in (1, 2)

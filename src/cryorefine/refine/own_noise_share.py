@@ -56,7 +56,7 @@ def own_share(
     their symmetric copies, since a plane through the origin puts ``1 / 2 k`` into each point of a
     shell.
     """
-    optics = half_optics(inputs, state, half, resolution_A)
+    optics = half_optics(inputs, state, half, resolution_A, poses.optics)
     mine = torch.from_numpy(inputs.half == half)
     total = float(poses.quality["weight"][mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)

@@ -9,7 +9,11 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryorefine.assign.particle_optics import with_defocus_change, without_offset
+from cryorefine.assign.particle_optics import (
+    magnification_matrix,
+    with_defocus_change,
+    without_offset,
+)
 from cryorefine.engine.blocks import Rows
 from cryorefine.engine.memory import MemoryPlan, batch_size
 from cryorefine.model.observe import (
@@ -34,6 +38,7 @@ __all__ = [
     "both_optics",
     "half_optics",
     "is_assigned",
+    "largest_magnification",
     "make_half_optics",
     "max_shift_px",
     "particle_stack",
@@ -238,14 +243,50 @@ def make_half_optics(
     return HalfOptics(tuple(bands), tuple(geometry_of), tuple(noise))
 
 
-def half_optics(inputs: Inputs, state: State, half: int, resolution_A: float) -> HalfOptics:
-    """Return how a half's optics groups see the volume down to a resolution."""
+def largest_magnification(
+    inputs: Inputs, half: int, values: Float[Tensor, "n v"] | None = None
+) -> float:
+    """Return by what a half's particles magnify frequencies at most, at least 1.
+
+    It is what refinement may make of them, or more where it took out their mean since.
+
+    Parameters
+    ----------
+    values
+        The particles' own values that slices are read or written with; None: none but those
+        that are being refined.
+    """
+    largest = inputs.settings.largest_magnification
+    # The other half's particles must not change this one's band.
+    mine = torch.from_numpy(inputs.half == half)
+    if values is None or not bool(mine.any()):
+        return largest
+    matrices = magnification_matrix(values[mine])
+    return max(largest, float(torch.linalg.matrix_norm(matrices, 2).max()))
+
+
+def half_optics(
+    inputs: Inputs,
+    state: State,
+    half: int,
+    resolution_A: float,
+    values: Float[Tensor, "n v"] | None = None,
+) -> HalfOptics:
+    """Return how a half's optics groups see the volume down to a resolution.
+
+    Bands end so early that no particle's slice leaves a grid made for the resolution, however the
+    particle is magnified; ``values`` is as for :func:`largest_magnification`.
+    """
+    largest = largest_magnification(inputs, half, values)
+    if largest > 1:
+        # The volume's own transform ends here, whatever the resolution.
+        finest_A = 2 * inputs.geometry.box_A / (inputs.size_px - 1)
+        resolution_A = largest * max(resolution_A, finest_A)
     plain = make_half_optics(
         inputs.optics,
         volume_size_px=inputs.size_px,
         voxel_A=inputs.voxel_A,
-        # Slices of magnified particles must not leave the grids.
-        resolution_A=resolution_A * inputs.settings.largest_magnification,
+        resolution_A=resolution_A,
         device=inputs.device,
     )
     scales, noise = state.group_scale[half - 1], state.noise[half - 1]
@@ -258,11 +299,16 @@ def half_optics(inputs: Inputs, state: State, half: int, resolution_A: float) ->
     )
 
 
-def both_optics(inputs: Inputs, state: State, resolution_A: float) -> tuple[HalfOptics, HalfOptics]:
-    """Return how the optics groups of both halves see the volume."""
+def both_optics(
+    inputs: Inputs,
+    state: State,
+    resolution_A: float,
+    values: Float[Tensor, "n v"] | None = None,
+) -> tuple[HalfOptics, HalfOptics]:
+    """Return how the optics groups of both halves see the volume; see :func:`half_optics`."""
     return (
-        half_optics(inputs, state, 1, resolution_A),
-        half_optics(inputs, state, 2, resolution_A),
+        half_optics(inputs, state, 1, resolution_A, values),
+        half_optics(inputs, state, 2, resolution_A, values),
     )
 
 

@@ -54,6 +54,7 @@ class SplitImages:
         band = optics.band_of(block.geometry)
         apart = []
         for batch in optics.batches(self.stack, block.geometry, block.rows, self.poses.optics):
+            own = None if self.poses.optics is None else self.poses.optics[batch.index]
             apart.append(
                 split_disagreement(
                     self.grids[2 - block.half],
@@ -62,6 +63,7 @@ class SplitImages:
                     batch.c * batch.white,
                     *poses_of(self.poses, batch.rows, band),
                     max_turn_rad=self.max_turn_rad,
+                    optics=own,
                 ).cpu()
             )
             done(len(batch.rows))
@@ -85,7 +87,7 @@ def calibrate_covariance(
     uncertainties comes from this, so that the halves stay
     independent. Poses that still move are less certain, too.
     """
-    optics = both_optics(inputs, state, plan.align_resolution_A)
+    optics = both_optics(inputs, state, plan.align_resolution_A, poses.optics)
     every = max(1, len(inputs.table) // (2 * _SAMPLE))
     blocks = plan_blocks(
         replace(part, rows=part.rows[::every])

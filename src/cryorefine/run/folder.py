@@ -45,6 +45,7 @@ from cryorefine.run.particle_tables import (
 __all__ = [
     "INPUTS",
     "Clock",
+    "check_inputs_stay",
     "check_output_folder",
     "clear_run",
     "particle_statistics",
@@ -69,8 +70,9 @@ _TOP = (
     "map_processed.mrc",
     "undecided_poses.star",
 )
-_RUN_FILES = (*_TOP, "settings.toml", "manifest.json", "events.jsonl", "report.html",
-              "rejected_particles.star")  # fmt: skip
+_RUN_FILES = (*_TOP, "settings.toml", "events.jsonl", "report.html", "rejected_particles.star")
+_MANIFEST = "manifest.json"
+"""By which a folder is known as that of a run."""
 INPUTS = "inputs"
 """Folder within a run's for inputs that were no files; it may be there before the run."""
 
@@ -116,7 +118,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         return
     if all(path.name == INPUTS for path in folder.iterdir()):
         return
-    if not ((folder / "manifest.json").exists() or committed_iterations(folder)):
+    if not ((folder / _MANIFEST).exists() or committed_iterations(folder)):
         raise InputError(
             "the folder is not empty and holds no cryorefine run",
             where=str(folder),
@@ -130,8 +132,42 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
+    """Refuse inputs that a run in this folder would remove or replace.
+
+    Raises
+    ------
+    InputError
+        If one lies among the results of the run that is to be overwritten.
+    """
+    folder = folder.resolve()
+    for path in _input_paths(settings, stacks):
+        lies = path.resolve()
+        if not lies.is_relative_to(folder):
+            continue
+        parts = lies.relative_to(folder).parts
+        inside = len(parts) > 1 and re.fullmatch(r"\.?(iteration|leg)_\d+(\.part)?", parts[0])
+        if inside or (len(parts) == 1 and parts[0] in (*_RUN_FILES, _MANIFEST)):
+            raise InputError(
+                "an input lies among the results that --overwrite replaces",
+                where=str(path),
+                do="give another --output, or copy the file to another folder first",
+            )
+
+
+def _input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
+    """Return the files that a run reads."""
+    optional = (settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to)
+    given = [path for path in optional if path is not None]
+    return [settings.particles, *settings.reference, *stacks, *given]
+
+
 def clear_run(folder: Path) -> None:
-    """Remove an earlier run's files; anything else in the folder stays."""
+    """Remove an earlier run's files but its manifest; anything else in the folder stays.
+
+    The manifest is the next run's already: a folder without it could not be overwritten again if
+    that run were stopped before it has anything else.
+    """
     for name in _RUN_FILES:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
@@ -161,14 +197,6 @@ def write_manifest(
     folder: Path, settings: RefineSettings, stacks: tuple[Path, ...], device: torch.device
 ) -> None:
     """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
-    paths = [settings.particles, *settings.reference, *stacks]
-    paths += [
-        p
-        for p in (
-            settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to
-        )
-        if p is not None
-    ]  # fmt: skip
     manifest = {
         "cryorefine": version("cryorefine"),
         "python": platform.python_version(),
@@ -182,9 +210,9 @@ def write_manifest(
         "command": sys.argv,
         "seed": settings.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "inputs": {str(p): _digest(p) for p in paths},
+        "inputs": {str(p): _digest(p) for p in _input_paths(settings, stacks)},
     }
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def _number(value: float) -> float | None:
@@ -331,15 +359,21 @@ def _fit_counts(poses: Poses | None) -> dict[str, int]:
 
 
 def publish(run: Path, iteration: Path, inputs: Inputs) -> None:
-    """Show an iteration's files at the top of the run folder."""
+    """Show an iteration's files, and no other's, at the top of the run folder.
+
+    Not every iteration has what those before it had: particles that are not decided, a processed
+    map, particles that were left out. A file that is an input of the run is no result, and stays.
+    """
+    kept = {path.resolve() for path in _input_paths(inputs.settings, inputs.table.stacks)}
     for name in _TOP:
-        source = iteration / name
-        if not source.exists():
-            # That of an earlier iteration: not every one has particles that are not decided.
-            if name == "undecided_poses.star":
-                (run / name).unlink(missing_ok=True)
-            continue
-        with atomic_path(run / name) as temporary:
-            shutil.copyfile(source, temporary)
+        source, shown = iteration / name, run / name
+        if source.exists():
+            with atomic_path(shown) as temporary:
+                shutil.copyfile(source, temporary)
+        elif shown.resolve() not in kept:
+            shown.unlink(missing_ok=True)
+    rejected = run / "rejected_particles.star"
     if len(inputs.rejected):
-        write_rejected_table(run / "rejected_particles.star", inputs)
+        write_rejected_table(rejected, inputs)
+    elif rejected.resolve() not in kept:
+        rejected.unlink(missing_ok=True)

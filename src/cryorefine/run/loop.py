@@ -44,6 +44,7 @@ from cryorefine.run.continuation import (
 from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import (
     Clock,
+    check_inputs_stay,
     check_output_folder,
     clear_run,
     publish,
@@ -72,6 +73,10 @@ from cryorefine.run.segments import (
 )
 
 __all__ = ["Reporter", "refine", "resume"]
+
+_GPU_IS_FULL = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "CUFFT_ALLOC_FAILED")
+_MACHINE_IS_FULL = ("DefaultCPUAllocator", "not enough memory", "bad_alloc", "allocate memory")
+"""What libraries say whose errors are no MemoryError: torch, its libraries, the C++ library."""
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 
@@ -106,17 +111,19 @@ def refine(
     InputError
         If the inputs cannot be used.
     StoppedEarly
-        On Ctrl-C; whole iterations are kept.
+        On Ctrl-C, without memory or disk; whole iterations are kept.
     """
     use_threads(settings.threads)
     check_output_folder(output, overwrite=overwrite)
     early = _EarlyLog(listeners)
     clock = Clock()
-    opened = open_inputs(settings)
-    with engine_of(settings, opened.device) as engine:
-        start = opened.start_volumes(early) if settings.reference else None
-        radius_px = opened.radius_px(None if start is None else start[0], early)
+    with ExitStack() as stack:
         with _interruptible("nothing has been written yet"):
+            opened = open_inputs(settings)
+            check_inputs_stay(output, settings, opened.table.stacks)
+            engine = stack.enter_context(engine_of(settings, opened.device))
+            start = opened.start_volumes(early) if settings.reference else None
+            radius_px = opened.radius_px(None if start is None else start[0], early)
             screening = without_unassigned(opened, screen(opened, radius_px, early, engine))
             inputs = screened_inputs(opened, screening, None, radius_px, early)
             state = _begun(inputs, start, early, engine)
@@ -124,27 +131,30 @@ def refine(
                 radius_px = opened.radius_px(torch.add(*state.references) / 2, early)
                 inputs = screened_inputs(opened, screening, inputs.half, radius_px, EventLog())
 
-        output.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            clear_segments(output)
-            clear_run(output)
-        save_settings(output / "settings.toml", settings)
-        write_manifest(output, settings, opened.table.stacks, opened.device)
-        segment = Segment(
-            first_iteration=1,
-            counts_from=1,
-            settings=settings.model_dump(mode="json", exclude_unset=True),
-            started=_now(),
-            n_particles=len(opened.table),
-            n_used=len(inputs.table),
-        )
-        write_first_segment(output, segment)
-        events = early.continued(output)
-        _emit_start(events, opened, inputs)
-        used = np.flatnonzero(screening.is_usable)
-        registry = first_registry(opened.table, used, inputs.half)
-        constants = _constants(inputs, screening, registry)
-        _commit(output, inputs, state, constants, clock, finished=False)
+        safe = "no iteration has been made yet; give the command again with --overwrite"
+        with _interruptible(safe):
+            output.mkdir(parents=True, exist_ok=True)
+            # First: by the manifest a folder is known as that of a run, which may be overwritten.
+            write_manifest(output, settings, opened.table.stacks, opened.device)
+            if overwrite:
+                clear_segments(output)
+                clear_run(output)
+            save_settings(output / "settings.toml", settings)
+            segment = Segment(
+                first_iteration=1,
+                counts_from=1,
+                settings=settings.model_dump(mode="json", exclude_unset=True),
+                started=_now(),
+                n_particles=len(opened.table),
+                n_used=len(inputs.table),
+            )
+            write_first_segment(output, segment)
+            events = early.continued(output)
+            _emit_start(events, opened, inputs)
+            used = np.flatnonzero(screening.is_usable)
+            registry = first_registry(opened.table, used, inputs.half)
+            constants = _constants(inputs, screening, registry)
+            _commit(output, inputs, state, constants, clock, finished=False)
         return _loop(output, segment, inputs, state, constants, clock, events, engine, reporter)
 
 
@@ -198,14 +208,15 @@ def resume(
             output, segments, values, state, arrays, clock, requested, listeners, reporter
         )
     use_threads(settings.threads)
-    opened = open_inputs(settings_within_run(settings, segments[-1]), is_continued=True)
-    check_same_particles(opened, arrays)
-    reasons = tuple(str(r) for r in arrays["reasons"])
-    screening = Screening(
-        ImageStatistics(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])), reasons
-    )
-    quiet = EventLog()
-    inputs = screened_inputs(opened, screening, arrays["half"], float(arrays["radius_px"]), quiet)
+    with _interruptible("the run is as it was; give the command again to go on with it"):
+        opened = open_inputs(settings_within_run(settings, segments[-1]), is_continued=True)
+        check_same_particles(opened, arrays)
+        statistics = ImageStatistics(
+            torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
+        )
+        screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
+        half, radius_px = arrays["half"], float(arrays["radius_px"])
+        inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
     events = EventLog(output / "events.jsonl")
     for listener in listeners:
         events.subscribe(listener)
@@ -343,22 +354,28 @@ def _interruptible(safe: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise StoppedEarly(f"stopped by the user; {safe}") from None
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            message = "the GPU's memory is full: end other programs on it, say --device cpu"
-        elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            message = "the machine's memory is full: end other programs, raise the job's limit"
+    except (MemoryError, RuntimeError, OSError) as error:
+        message = _what_is_full(error)
+        if message:
+            message = f"{message}, or extract the particles in a smaller box"
+        elif isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+            message = f"{error.filename or 'writing'}: {error.strerror}"
         else:
             raise
-        raise StoppedEarly(
-            f"{message}, or extract the particles in a smaller box; {safe}"
-        ) from None
+        raise StoppedEarly(f"{message}; {safe}") from None
     except WorkersLost as lost:
         raise StoppedEarly(f"{lost}; {safe}") from None
-    except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
-            raise
-        raise StoppedEarly(f"{error.filename or 'writing'}: {error.strerror}; {safe}") from None
+
+
+def _what_is_full(error: Exception) -> str:
+    """Return which memory an error tells the lack of, and what to do; empty if of none."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _GPU_IS_FULL):
+        return "the GPU's memory is full: end other programs on it, say --device cpu"
+    lacks = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if lacks or any(part in text for part in _MACHINE_IS_FULL):
+        return "the machine's memory is full: end other programs, raise the job's limit"
+    return ""
 
 
 def _constants(
@@ -405,8 +422,6 @@ def _commit(
         lambda part: write_iteration_files(part, inputs, state, summary),
     )
     publish(output, folder, inputs)
-    if len(inputs.rejected) == 0:
-        (output / "rejected_particles.star").unlink(missing_ok=True)  # that of an earlier segment
     if inputs.settings.intermediate == "remove":
         prune_references(output, state.iteration)
     return summary

@@ -119,7 +119,8 @@ def methods_text(
         parts.append(f"{n_local} local {_times(n_local)}")
     text = [
         f"Particles ({statistics['n_input']} images, {statistics['n_rejected']} of them rejected) "
-        f"were refined with cryorefine {version('cryorefine')} (torch {version('torch')})",
+        f"were {'refined' if parts else 'reconstructed'} with cryorefine {version('cryorefine')} "
+        f"(torch {version('torch')})",
         f"in {_listed(parts)}" if parts else "with the poses given",
         f"imposing {inputs.group.name.upper()} symmetry.",
     ]
@@ -133,14 +134,17 @@ def methods_text(
         sentences.append(
             f"The initial {maps} low-pass filtered to {settings.initial_lowpass_angstrom:g} Å."
         )
-    sentences.append(
-        "Poses were found by maximum likelihood with the full contrast transfer function of every "
-        "particle and noise spectra estimated for each half set, which was refined on its own."
-    )
-    if not settings.ctf:
-        sentences[-1] = (
-            "Poses were found by maximum likelihood with noise spectra estimated for each half "
-            "set, which was refined on its own; no contrast transfer was corrected."
+    found = "Poses were found by maximum likelihood" if parts else "Half maps were made"
+    if settings.ctf:
+        sentences.append(
+            f"{found} with the full contrast transfer function of every particle and noise spectra "
+            f"estimated for each half set{', which was refined on its own' if parts else ''}."
+        )
+    else:
+        sentences.append(
+            f"{found} with noise spectra estimated for each half set"
+            f"{', which was refined on its own' if parts else ''}; no contrast transfer was "
+            "corrected."
         )
     weights = _requested(settings, _WEIGHTS)
     if weights:

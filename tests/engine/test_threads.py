@@ -1,0 +1,65 @@
+import ctypes
+import os
+
+import numba
+import pytest
+import torch
+
+from cryorefine.engine import threads
+from cryorefine.engine.threads import available_cpus, release_memory, use_threads
+
+
+@pytest.fixture(autouse=True)
+def pools_as_they_were():
+    before = torch.get_num_threads(), numba.get_num_threads()
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
+def test_the_cpus_are_those_that_this_process_may_use_not_those_of_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert available_cpus() == 3
+
+
+def test_where_the_system_does_not_tell_all_cpus_of_the_machine_are_used(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert available_cpus() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cpus() == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_both_thread_pools_get_the_same_number(count):
+    count = min(count, numba.config.NUMBA_NUM_THREADS)
+    assert use_threads(count) == count
+    assert torch.get_num_threads() == numba.get_num_threads() == count
+
+
+def test_no_more_threads_are_used_than_numba_has(monkeypatch):
+    most = numba.config.NUMBA_NUM_THREADS
+    assert use_threads(most + 5) == most
+    assert torch.get_num_threads() == numba.get_num_threads() == most
+    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
+    assert use_threads(None) == 1
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library keeps what is freed"
+)
+def test_memory_that_lies_free_between_what_is_in_use_goes_back_to_the_system():
+    def resident_MB():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    blocks = [bytearray(8192) for _ in range(10_000)]
+    for block in blocks:
+        block[::1024] = b"x" * 8
+    kept = blocks[::100]
+    del blocks, block
+    before = resident_MB()
+    release_memory()
+    assert before - resident_MB() > 40
+    assert len(kept) == 100
