@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.events import EventLog, read_events
 from cryorefine.refine.settings import RefineSettings, make_settings
 from cryorefine.refine.state import Inputs, State
