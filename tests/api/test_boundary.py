@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cryorefine.api.boundary import in_parameters, library_call, threads_restored
+from cryorefine.compiled import kernel_threads
 from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError, StoppedEarly
 
@@ -79,11 +80,9 @@ def test_the_callers_threads_come_back_also_after_an_error():
     assert torch.get_num_threads() == before
 
 
-def test_threads_that_numba_was_given_come_back_too():
-    import numba
-
-    before = numba.get_num_threads()
+def test_threads_that_the_kernels_were_given_come_back_too():
+    before = kernel_threads()
     with threads_restored():
-        use_threads(1)
-        assert numba.get_num_threads() == 1
-    assert numba.get_num_threads() == before
+        use_threads(before + 1)
+        assert kernel_threads() == before + 1
+    assert kernel_threads() == before

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-import numba
 import torch
 
+from cryorefine.compiled import kernel_threads, use_kernel_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.refine.settings import RefineSettings
 
@@ -31,17 +31,17 @@ _COMMAND = re.compile(r"'cryorefine (?P<name>refine|resume)(?P<rest>[^']*)'")
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Give torch and numba back, at the end, the numbers of threads that they had before.
+    """Give torch and our kernels back, at the end, the numbers of threads that they had before.
 
-    For what sets them, which is runs: asking numba starts its threads.
+    For what sets them, which is runs.
     """
-    of_torch, of_numba = torch.get_num_threads(), numba.get_num_threads()
+    of_torch, of_kernels = torch.get_num_threads(), kernel_threads()
     try:
         yield
     finally:
         if torch.get_num_threads() != of_torch:
             torch.set_num_threads(of_torch)
-        numba.set_num_threads(of_numba)
+        use_kernel_threads(of_kernels)
 
 
 def library_call(function: Callable[P, R]) -> Callable[P, R]:
