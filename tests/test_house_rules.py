@@ -27,7 +27,6 @@ LARGE_FUNCTIONS = {
     "particles/formats/relion.py:read_relion": 70,
     "particles/formats/relion.py:_read_optics": 80,
     "refine/expectation.py:assign_poses": 125,
-    "refine/iteration.py:_iterate": 69,
     "refine/search_plan.py:prepare_search": 69,
     "run/continuation.py:begin_segment": 83,
     "run/inputs.py:screened_inputs": 69,

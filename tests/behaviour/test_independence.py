@@ -17,7 +17,7 @@ from cryorefine.engine.serial import SerialEngine
 from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_stack_header, write_stack
-from cryorefine.refine.iteration import iterate
+from cryorefine.refine.advance import advance
 from cryorefine.refine.plan import IterationPlan, IterationRecord
 from cryorefine.refine.state import Inputs, State
 from cryorefine.run.checkpoint import load_state
@@ -95,7 +95,7 @@ def iterations(inputs: Inputs, state: State, plans: tuple[IterationPlan, ...]) -
     out = []
     for plan in plans:
         is_over = plan is plans[-1]
-        state = iterate(
+        state = advance(
             inputs, state, plan, EventLog(), SerialEngine(), is_over=lambda _, over=is_over: over
         )
         out.append(state)

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Task, nothing_done
+from cryorefine.engine.threads import release_memory
 
 __all__ = ["SerialEngine"]
 
@@ -20,7 +21,9 @@ class SerialEngine:
         self, task: Task[Result], blocks: Sequence[Block], done: Done | None = None
     ) -> list[Result]:
         """Return the results in the order of the blocks."""
-        return [task.run(block, done or nothing_done) for block in blocks]
+        results = [task.run(block, done or nothing_done) for block in blocks]
+        release_memory()
+        return results
 
     def close(self) -> None:
         """Nothing runs on."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Task
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.engine.threads import begin_worker
+from cryorefine.engine.threads import begin_worker, release_memory
 
 __all__ = ["ThreadEngine"]
 
@@ -85,6 +85,7 @@ class ThreadEngine:
             stop.set()
             for thread in threads:
                 thread.join()
+        release_memory()
         return results
 
     def close(self) -> None:

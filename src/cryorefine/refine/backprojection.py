@@ -20,7 +20,7 @@ from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import Crowding, view_crowding
-from cryorefine.reconstruct.solve import FoldedSums, fold
+from cryorefine.reconstruct.solve import FoldedSums, fold, solve
 from cryorefine.refine.noise import group_noise
 from cryorefine.refine.particle_batches import (
     Batch,
@@ -33,7 +33,7 @@ from cryorefine.refine.particle_batches import (
 )
 from cryorefine.refine.state import Inputs, Poses, State
 
-__all__ = ["InsertImages", "data_per_shell", "reconstruct_halves"]
+__all__ = ["InsertImages", "data_per_shell", "reconstruct_halves", "solve_halves"]
 
 # Images that stand for a group's contrast transfer: only a mean is needed. Not measured.
 _DATA_SAMPLE = 64
@@ -273,6 +273,14 @@ def reconstruct_halves(
             del total
         folded += _fold(sums, inputs.group)
     return (folded[0], folded[1]), (noise[0], noise[1])
+
+
+def solve_halves(
+    inputs: Inputs, sums: tuple[FoldedSums, FoldedSums]
+) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+    """Return the raw half maps of their sums."""
+    first, second = side_by_side(solve, sums, at_once=inputs.working_memory.both_halves)
+    return first, second
 
 
 def _crowding(inputs: Inputs, poses: Poses, weights: Tensor, half: int) -> Crowding | None:

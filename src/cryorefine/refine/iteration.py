@@ -1,153 +1,79 @@
 """One iteration, as the steps of the method follow each other."""
 
-import dataclasses
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from cryorefine.engine.protocol import Engine
-from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.reconstruct.solve import solve
-from cryorefine.refine.backprojection import reconstruct_halves
-from cryorefine.refine.evaluation import evaluate_halves, measure_directions
+from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
+from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
 from cryorefine.refine.grey_scale import scale_references
-from cryorefine.refine.image_similarity import measure_image_similarity
-from cryorefine.refine.own_noise_share import own_share
 from cryorefine.refine.particle_batches import is_assigned
-from cryorefine.refine.particle_weights import qualify_and_weigh
+from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.plan import IterationPlan, IterationRecord, shown_share
-from cryorefine.refine.pose_uncertainty import calibrate_covariance
-from cryorefine.refine.reference import (
-    next_reference,
-    reference_grid,
-    reference_ssnr,
-    shaped_reference,
-)
+from cryorefine.refine.reference import next_references, prepare_references
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State
-from cryorefine.refine.subset import (
-    mixed_sums,
-    plain_poses,
-    rows_in_use,
-    select_state,
-    with_the_others,
-)
+from cryorefine.refine.subset import mixed_sums
 
-__all__ = ["iterate"]
+__all__ = ["Iteration", "iterate"]
 
-IsOver = Callable[[list[IterationRecord]], bool]
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """An iteration that was made.
+
+    Attributes
+    ----------
+    inputs, plan
+        What it worked on, and how.
+    before
+        The state that it began with, its references on the images' grey scale.
+    references
+        What images were compared with, by half.
+    after
+        The state that it ended with.
+    """
+
+    inputs: Inputs
+    plan: IterationPlan
+    before: State
+    references: tuple[SliceGrid, SliceGrid]
+    after: State
 
 
 def iterate(
-    inputs: Inputs,
-    state: State,
-    plan: IterationPlan,
-    events: EventLog,
-    engine: Engine,
-    *,
-    is_over: IsOver,
-) -> State:
-    """Make one iteration with the particles that it asks for; the others keep what they have.
-
-    ``is_over`` tells from the history whether the run ends: what is only written for people to
-    look at is measured then.
-    """
-    rows = rows_in_use(inputs, plan)
-    if rows is None:
-        before = None if state.poses is None else plain_poses(state.poses)
-        after = _iterate(inputs, state, plan, events, engine, is_over)
-        return dataclasses.replace(after, previous=before)
-    part = select_state(state, rows)
-    after = _iterate(inputs.select(rows), part, plan, events, engine, is_over)
-    return with_the_others(after, state, rows, len(inputs.table))
-
-
-def _iterate(
-    inputs: Inputs,
-    state: State,
-    plan: IterationPlan,
-    events: EventLog,
-    engine: Engine,
-    is_over: IsOver,
-) -> State:
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, engine: Engine
+) -> Iteration:
     """Assign poses, rebuild both half maps, measure them, and make the next references."""
-    both = inputs.working_memory.both_halves
-
-    def make_grid(half: int) -> SliceGrid:
-        volume = shaped_reference(inputs, state, half)
-        return reference_grid(inputs, volume, plan.align_resolution_A)
-
-    first, second = side_by_side(make_grid, (1, 2), at_once=both)
-    grids = first, second
+    references = prepare_references(inputs, state, plan)
     if not state.is_scaled:
-        state, grids = scale_references(inputs, state, grids, plan, events, engine)
-    found = assign_poses(inputs, state, grids, plan, events, engine)
-    poses = qualify_and_weigh(inputs, state, found.poses, plan)
-    state = dataclasses.replace(state, group_scale=found.group_scale)
-    release_memory()
+        state, references = scale_references(inputs, state, references, plan, events, engine)
+    found = assign_poses(inputs, state, references, plan, events, engine)
+    poses = weigh_particles(inputs, state, found.poses, plan)
+    state = replace(state, group_scale=found.group_scale)
     sums, noise = reconstruct_halves(
-        inputs,
-        state,
-        poses,
-        grids,
-        model_resolution_A=plan.align_resolution_A,
-        resolution_A=plan.reconstruct_resolution_A,
-        weights=poses.quality["weight"].float(),
-        events=events,
-        engine=engine,
-    )
+        inputs, state, poses, references,
+        model_resolution_A=plan.align_resolution_A, resolution_A=plan.reconstruct_resolution_A,
+        weights=poses.quality["weight"].float(), events=events, engine=engine,
+    )  # fmt: skip
     if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
-    release_memory()
-    first_half, second_half = side_by_side(solve, sums, at_once=both)
-    halves = first_half, second_half
-    mask, evaluation = evaluate_halves(
-        inputs, halves, poses, limit_A=plan.reconstruct_resolution_A, seed=plan.iteration
-    )
-    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    made = side_by_side(
-        lambda i: next_reference(inputs, halves[i], solve(sums[i], ssnr=ssnr), ssnr, evaluation),
-        (0, 1),
-        at_once=both,
-    )
-    references = tuple(volume for volume, _ in made)
-    first_share, second_share = (
-        own_share(inputs, state, poses, half, kept, plan.reconstruct_resolution_A)
-        for half, (_, kept) in enumerate(made, 1)
-    )
-    release_memory()
+    halves = solve_halves(inputs, sums)
+    limit_A = plan.reconstruct_resolution_A
+    mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
+    following, own_share = next_references(inputs, state, poses, halves, sums, evaluation, plan)
     record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
-    if is_over([*state.history, record]):
-        # For people to look at: nothing that a further iteration needs.
-        evaluation = measure_directions(inputs, halves, mask, evaluation, events)
-        if plan.mode != "none":
-            poses = calibrate_covariance(inputs, state, poses, grids, plan, events, engine)
-        similarity = measure_image_similarity(
-            inputs, state, poses, grids, plan.align_resolution_A, events, engine
-        )
-        poses = dataclasses.replace(poses, quality={**poses.quality, **similarity})
-        sigma_deg = _median_sigma_deg(poses)
-        record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
-    return State(
-        iteration=plan.iteration,
-        poses=poses,
-        references=(references[0].cpu(), references[1].cpu()),
-        is_scaled=True,
-        noise=noise,
-        group_scale=state.group_scale,
-        halves=(halves[0].cpu(), halves[1].cpu()),
-        mask=mask.cpu(),
-        evaluation=evaluation,
-        history=[*state.history, record],
-        previous=state.previous,
+    after = replace(
+        state, iteration=plan.iteration, poses=poses, references=following, noise=noise,
+        halves=(halves[0].cpu(), halves[1].cpu()), mask=mask.cpu(), evaluation=evaluation,
+        history=[*state.history, record], own_share=own_share,
         sums=None if plan.subset is None else sums,
-        # A stochastic run's references hold mixtures of subsets.
-        own_share=(first_share, second_share) if plan.subset is None else None,
-        start_A=state.start_A,
-    )
+    )  # fmt: skip
+    return Iteration(inputs, plan, state, references, after)
 
 
 def _record(
@@ -187,13 +113,9 @@ def _record(
         jumped_fraction=jumped,
         jumped_at_least=jumped_at_least,
         mean_fsc=float(evaluation.curves.corrected.mean()),
-        median_sigma_rotation_deg=_median_sigma_deg(poses),
+        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
         share=plan.share,
         missed_fraction=missed_fraction,
         undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,
         unsearched_fraction=float(is_unsearched(poses, plan.align_resolution_A).mean()),
     )
-
-
-def _median_sigma_deg(poses: Poses) -> float:
-    return float(poses.quality["sigma_rotation_deg"].median())

@@ -22,13 +22,13 @@ from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
 from cryorefine.weigh.stability import pose_change, stability_weight
 from cryorefine.weigh.temperature import angular_temperature
 
-__all__ = ["qualify_and_weigh"]
+__all__ = ["weigh_particles"]
 
 _SSNR_BATCH = 64
 """Images that are read together: 4 MB at 128 px. Not measured; results do not depend on it."""
 
 
-def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
+def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
     """Return poses with changes, percentiles, temperature, partial weights and their product.
 
     Everything is computed within each half by itself; ``weight`` has mean 1 over a half's

@@ -9,17 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.engine.threads import side_by_side
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.kernels.grid import SliceGrid, make_slice_grid
+from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
-from cryorefine.refine.own_noise_share import kept_noise
-from cryorefine.refine.state import Evaluation, Inputs, State
+from cryorefine.refine.own_noise_share import kept_noise, own_share
+from cryorefine.refine.plan import IterationPlan
+from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.restore.command import transform_volume
 from cryorefine.restore.shape import Shape, shape_reference
 
 __all__ = [
     "next_reference",
+    "next_references",
+    "prepare_references",
     "reference_grid",
     "reference_ssnr",
     "run_user_command",
@@ -32,6 +37,56 @@ _SHAPES: dict[str, Shape] = {
 _SHELLS_BEYOND = 3
 """Shells beyond the resolution up to which a reference holds anything: beyond them the FSC is noise
 about zero, and its positive part would let noise in. Not measured."""
+
+
+def prepare_references(
+    inputs: Inputs, state: State, plan: IterationPlan
+) -> tuple[SliceGrid, SliceGrid]:
+    """Return what both halves' images are compared with, ready for slices to be read."""
+
+    def prepared(half: int) -> SliceGrid:
+        return reference_grid(
+            inputs, shaped_reference(inputs, state, half), plan.align_resolution_A
+        )
+
+    # A user's command may not expect to run twice at a time.
+    at_once = inputs.working_memory.both_halves and inputs.settings.reference_command is None
+    first, second = side_by_side(prepared, (1, 2), at_once=at_once)
+    return first, second
+
+
+def next_references(
+    inputs: Inputs,
+    state: State,
+    poses: Poses,
+    halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
+    sums: tuple[FoldedSums, FoldedSums],
+    evaluation: Evaluation,
+    plan: IterationPlan,
+) -> tuple[
+    tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
+    tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None,
+]:
+    """Regularise half maps by their FSC.
+
+    Returns
+    -------
+    references, own_share
+        By half, on the CPU; and what an image's own noise in them adds to its score: None in
+        stochastic runs, whose references hold mixtures of subsets.
+    """
+    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
+
+    def regularised(i: int) -> tuple[Tensor, Tensor]:
+        volume, kept = next_reference(
+            inputs, halves[i], solve(sums[i], ssnr=ssnr), ssnr, evaluation
+        )
+        limit_A = plan.reconstruct_resolution_A
+        return volume.cpu(), own_share(inputs, state, poses, i + 1, kept, limit_A)
+
+    first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
+    shares = None if plan.subset is not None else (first[1], second[1])
+    return (first[0], second[0]), shares
 
 
 def reference_grid(

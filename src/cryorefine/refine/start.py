@@ -14,7 +14,7 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.fourier.filter import low_pass
 from cryorefine.reconstruct.solve import solve
-from cryorefine.refine.backprojection import reconstruct_halves
+from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.reference import next_reference, reference_ssnr
 from cryorefine.refine.state import Inputs, Poses, State
@@ -42,9 +42,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
         events=events,
         engine=engine,
     )
-    both = inputs.working_memory.both_halves
-    first, second = side_by_side(solve, sums, at_once=both)
-    halves = first, second
+    both, halves = inputs.working_memory.both_halves, solve_halves(inputs, sums)
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = tuple(side_by_side(lambda total: solve(total, ssnr=ssnr), sums, at_once=both))

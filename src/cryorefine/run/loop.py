@@ -21,8 +21,8 @@ from cryorefine.engine.threads import threads_of, use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
+from cryorefine.refine.advance import advance
 from cryorefine.refine.image_statistics import Screening
-from cryorefine.refine.iteration import iterate
 from cryorefine.refine.plan import IterationPlan, IterationRecord
 from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.start import reconstruct_start, start_from_poses
@@ -451,7 +451,7 @@ def _loop(
         try:
             with _interruptible(safe):
                 events.emit("iteration_start", **dataclasses.asdict(plan))
-                state = iterate(
+                state = advance(
                     inputs, state, plan, events, engine, is_over=lambda h: following(h) is None
                 )
                 plan = following(state.history)

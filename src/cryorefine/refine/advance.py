@@ -1,0 +1,40 @@
+"""One step of a run: an iteration over the particles that it asks for, or the last one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cryorefine.engine.protocol import Engine
+from cryorefine.events import EventLog
+from cryorefine.refine.finalise import finalise
+from cryorefine.refine.iteration import iterate
+from cryorefine.refine.plan import IterationPlan, IterationRecord
+from cryorefine.refine.state import Inputs, State
+from cryorefine.refine.subset import plain_poses, rows_in_use, select_state, with_the_others
+
+__all__ = ["advance"]
+
+
+def advance(
+    inputs: Inputs,
+    state: State,
+    plan: IterationPlan,
+    events: EventLog,
+    engine: Engine,
+    *,
+    is_over: Callable[[list[IterationRecord]], bool],
+) -> State:
+    """Make one iteration with the particles that it asks for; the others keep what they have.
+
+    ``is_over`` tells from the history whether the run ends with it.
+    """
+    rows = rows_in_use(inputs, plan)
+    if rows is None:
+        made = iterate(inputs, state, plan, events, engine)
+    else:
+        made = iterate(inputs.select(rows), select_state(state, rows), plan, events, engine)
+    is_last = is_over(made.after.history)
+    after = finalise(made, events, engine) if is_last else made.after
+    if rows is not None:
+        return with_the_others(after, state, rows, len(inputs.table))
+    before = None if state.poses is None else plain_poses(state.poses)
+    return replace(after, previous=before)

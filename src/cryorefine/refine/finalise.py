@@ -1,0 +1,39 @@
+"""What is measured once, when a run ends: for people to look at, no iteration needs it."""
+
+from dataclasses import replace
+
+from cryorefine.engine.protocol import Engine
+from cryorefine.events import EventLog
+from cryorefine.refine.evaluation import measure_directions
+from cryorefine.refine.image_similarity import measure_image_similarity
+from cryorefine.refine.iteration import Iteration
+from cryorefine.refine.pose_uncertainty import calibrate_covariance
+from cryorefine.refine.state import State
+
+__all__ = ["finalise"]
+
+
+def finalise(made: Iteration, events: EventLog, engine: Engine) -> State:
+    """Return the state after a run's last iteration.
+
+    With the resolution in the worst direction, calibrated uncertainties, and what tells images
+    apart from their models.
+    """
+    inputs, plan, before, state = made.inputs, made.plan, made.before, made.after
+    poses, halves, mask, evaluation = state.poses, state.halves, state.mask, state.evaluation
+    if poses is None or halves is None or mask is None or evaluation is None:
+        raise ValueError("nothing can be measured before the first iteration")
+    device = inputs.device
+    on_device = halves[0].to(device), halves[1].to(device)
+    evaluation = measure_directions(inputs, on_device, mask.to(device), evaluation, events)
+    if plan.mode != "none":
+        poses = calibrate_covariance(inputs, before, poses, made.references, plan, events, engine)
+    similarity = measure_image_similarity(
+        inputs, before, poses, made.references, plan.align_resolution_A, events, engine
+    )
+    poses = replace(poses, quality={**poses.quality, **similarity})
+    record = replace(
+        state.history[-1],
+        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+    )
+    return replace(state, poses=poses, evaluation=evaluation, history=[*state.history[:-1], record])
