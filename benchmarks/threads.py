@@ -1,0 +1,128 @@
+"""How much faster a run is with more threads, stage by stage, and what it will be with many.
+
+    python benchmarks/threads.py particles.star --reference reference.mrc --symmetry d7 --keep WORK
+
+Each run is made with one thread and with several, in turns, and timed by its stages: what passes
+between two progress events of one kind, all else being "volumes, files and the rest". The serial
+share of a stage follows from its times with one and with n threads, t1 and tn, by Amdahl's law:
+``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more threads.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from cryorefine.refine.settings import make_settings
+from cryorefine.run.loop import refine
+from trial import markdown, number
+
+_REST = "volumes, files and the rest"
+_PREDICTED = (2, 16, 64)
+
+
+class StageClock:
+    """Adds up wall seconds by the stage that progress events name.
+
+    A stage lasts from the event before its first progress to the end of its work.
+    """
+
+    def __init__(self) -> None:
+        self.spent_s: dict[str, float] = defaultdict(float)
+        self._last_s = time.perf_counter()
+
+    def __call__(self, event: dict) -> None:
+        """Take an event of a run."""
+        now_s = time.perf_counter()
+        stage = event["stage"] if event["kind"] == "progress" else _REST
+        if event["kind"] == "search":
+            stage = "preparing searches"
+        self.spent_s[stage] += now_s - self._last_s
+        self._last_s = now_s
+
+    def end(self) -> None:
+        """Count what is left as the rest."""
+        self.spent_s[_REST] += time.perf_counter() - self._last_s
+
+
+def timed(
+    options: argparse.Namespace, threads: int, folder: Path
+) -> tuple[dict[str, float], float]:
+    """Refine with so many threads; return wall seconds by stage, and CPU seconds in all."""
+    settings = make_settings(
+        {
+            "particles": options.particles,
+            "reference": (options.reference,),
+            "symmetry": options.symmetry,
+            "threads": threads,
+        }
+    )
+    clock, begin = StageClock(), time.process_time()
+    refine(settings, folder, overwrite=True, listeners=(clock,))
+    clock.end()
+    return dict(clock.spent_s), time.process_time() - begin
+
+
+def serial_share(one_s: float, several_s: float, n: int) -> float:
+    """Return the share of a stage that more threads do not shorten."""
+    return float(np.clip((n * several_s / one_s - 1) / (n - 1), 0, 1))
+
+
+def main() -> None:
+    """Time runs in turns and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("particles", type=Path)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--symmetry", default="c1")
+    parser.add_argument("--threads", type=int, default=2, help="beside one")
+    parser.add_argument("--turns", type=int, default=1, help="the least of so many is taken")
+    parser.add_argument("--keep", type=Path, help="folder for the runs")
+    options = parser.parse_args()
+    work = options.keep or Path(tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
+    n = options.threads
+    timed(options, n, work / "warm")  # compiles what must be
+    least: dict[int, dict[str, float]] = {}
+    cpu_s: dict[int, float] = {}
+    for _ in range(options.turns):
+        for threads in (1, n):
+            stages, spent_s = timed(options, threads, work / f"run_{threads}")
+            known = least.setdefault(threads, stages)
+            least[threads] = {k: min(v, known.get(k, v)) for k, v in stages.items()}
+            cpu_s[threads] = min(spent_s, cpu_s.get(threads, spent_s))
+    rows = [["stage", "1 thread s", f"{n} threads s", "times as fast", "serial share %"]]
+    serial_s = 0.0
+    for stage in sorted(least[1], key=lambda name: -least[1][name]):
+        one_s, several_s = least[1][stage], least[n].get(stage, 0.0)
+        share = serial_share(one_s, several_s, n)
+        serial_s += share * one_s
+        rows.append(
+            [stage, number(one_s), number(several_s), number(one_s / max(several_s, 1e-9)),
+             number(100 * share, 0)]
+        )  # fmt: skip
+    whole_s = sum(least[1].values())
+    several_s = sum(least[n].values())
+    rows.append(
+        ["all", number(whole_s), number(several_s), number(whole_s / several_s),
+         number(100 * serial_s / whole_s, 0)]
+    )  # fmt: skip
+    print(markdown(rows))
+    print(f"\nCPU seconds: {cpu_s[1]:.1f} and {cpu_s[n]:.1f}.")
+    share = serial_s / whole_s
+    print("Predicted: " + ", ".join(
+        f"{1 / (share + (1 - share) / m):.1f} times as fast with {m} threads" for m in _PREDICTED
+    ) + ".")  # fmt: skip
+    summary = json.loads((work / f"run_{n}" / "summary.json").read_text())
+    print(
+        f"{summary['n_used']} particles, {summary['box_px']} px, {summary['iterations']} iterations."
+    )
+
+
+if __name__ == "__main__":
+    main()
