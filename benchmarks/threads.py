@@ -119,9 +119,8 @@ def main() -> None:
         f"{1 / (share + (1 - share) / m):.1f} times as fast with {m} threads" for m in _PREDICTED
     ) + ".")  # fmt: skip
     summary = json.loads((work / f"run_{n}" / "summary.json").read_text())
-    print(
-        f"{summary['n_used']} particles, {summary['box_px']} px, {summary['iterations']} iterations."
-    )
+    used, size_px, made = (summary[name] for name in ("n_used", "box_px", "iterations"))
+    print(f"{used} particles, {size_px} px, {made} iterations.")
 
 
 if __name__ == "__main__":
