@@ -17,8 +17,14 @@ from collections.abc import Callable
 import torch
 
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally
-from cryorefine.assign.exhaustive import make_coarse_search, search_coarse
-from cryorefine.assign.search_depth import SearchDepth
+from cryorefine.assign.comparison import Reference, WhitenedImages
+from cryorefine.assign.exhaustive import (
+    PoseGrid,
+    make_coarse_search,
+    search_coarse,
+    shift_grid,
+)
+from cryorefine.assign.search_depth import Search, SearchDepth
 from cryorefine.engine.device import choose_device, device_name
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import fsc
@@ -129,11 +135,10 @@ def main() -> None:
     step_rad = COARSE_A / radius_A / 2
     shell = int(optics.box_A / COARSE_A)
     everywhere = rotation_grid(step_rad, group=group).to(device)
-    search = make_coarse_search(
-        grid, view, everywhere, step_rad=step_rad, max_shell=shell, max_shift_px=0.05 * n,
-        shift_step_px=COARSE_A / 6 / PIXEL_A,
-    )  # fmt: skip
-    depth = SearchDepth(shell, step_rad, COARSE_A / 6 / PIXEL_A, 64, 0.0, 1.0, 1.0, 0.0)
+    shift_step_px = COARSE_A / 6 / PIXEL_A
+    looked_at = PoseGrid(everywhere, step_rad, shift_grid(0.05 * n, shift_step_px))
+    search = make_coarse_search(grid, view, looked_at, max_shell=shell)
+    depth = SearchDepth(shell, step_rad, shift_step_px, 64, 0.0, 0.0, 1.0, 1.0, 0.0)
     spent = best_s(lambda: search_coarse(search, x, c, depth.on_grid), device)
     operations = 2.0 * b * len(search.shifts_px) * search.slices.numel()
     tell(f"search of {len(everywhere)} poses", spent, operations=operations)
@@ -153,11 +158,11 @@ def main() -> None:
     how = AlignmentOptions(
         max_shift_px=0.05 * n, shift_sigma_px=2.0, resolution_turn_rad=3 * PIXEL_A / radius_A
     )
-    spent = best_s(lambda: align_globally(grid, search, depth, view, x, c, group, how), device, 2)
+    whitened, reference = WhitenedImages(view, x, c), Reference(grid, group)
+    deep = Search(search, depth)
+    spent = best_s(lambda: align_globally(whitened, reference, deep, how), device, 2)
     tell("global alignment", spent)
-    spent = best_s(
-        lambda: align_locally(grid, view, x, c, rotations, shifts, group, how), device, 2
-    )
+    spent = best_s(lambda: align_locally(whitened, reference, rotations, shifts, how), device, 2)
     tell("local alignment", spent)
 
     sums = make_accumulator(n, n / 2, device=device)

@@ -39,9 +39,11 @@ from torch import Tensor
 
 from cryorefine.assign.exhaustive import (
     CoarseSearch,
+    PoseGrid,
     Pruning,
     make_coarse_search,
     search_coarse,
+    shift_grid,
 )
 from cryorefine.assign.search_depth import SearchSpace
 from cryorefine.engine.memory import free_bytes, plan_memory
@@ -787,11 +789,12 @@ def prepare(folder: Path, resolution_A: float) -> tuple[Task, Images]:
     n_psi = fast_even_length(2 * math.pi / step_rad)
     psi = torch.arange(n_psi, dtype=torch.float64) * (2 * math.pi / n_psi)
     directions = direction_grid(step_rad)
-    search = make_coarse_search(
-        grid, view, rotations_from(directions, psi).flatten(0, 1), step_rad=step_rad,
-        max_shell=max_shell, max_shift_px=max_shift_px,
-        shift_step_px=space.shift_step_px(max_shell),
-    )  # fmt: skip
+    poses = PoseGrid(
+        rotations_from(directions, psi).flatten(0, 1),
+        step_rad,
+        shift_grid(max_shift_px, space.shift_step_px(max_shell)),
+    )
+    search = make_coarse_search(grid, view, poses, max_shell=max_shell)
     mean_c2 = c[:, part].square().mean(0)
     half_prior = 0.25 * sigma_px**-2 * search.shifts_px.square().sum(1).float()
     task = Task(
@@ -859,13 +862,10 @@ def compare(task: Task, images: Images) -> dict[str, Cost]:
         machines[name], prepared_s[name] = cpu_s(lambda make=make: make(task))
     # Slices at all orientations are the product's table, which the rings do without.
     search = task.search
+    poses = PoseGrid(search.rotations, search.step_rad, search.shifts_px)
     _, slices_s = cpu_s(
-        lambda: make_coarse_search(
-            task.grid, task.view, search.rotations, step_rad=search.step_rad,
-            max_shell=task.max_shell, max_shift_px=float(search.shifts_px.norm(dim=1).max()),
-            shift_step_px=float(search.shifts_px[1].norm()),
-        )
-    )  # fmt: skip
+        lambda: make_coarse_search(task.grid, task.view, poses, max_shell=task.max_shell)
+    )
     spent: dict[str, list[float]] = {name: [] for name in machines}
     found: dict[str, list[Found]] = {name: [] for name in machines}
     for machine in machines.values():

@@ -1,6 +1,7 @@
 """Every stage computes where its inputs are, and what it computes on the CPU."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,14 +9,17 @@ import torch
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally, score_poses
+from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.exhaustive import (
+    PoseGrid,
     Pruning,
     grid_posterior,
     make_coarse_search,
     search_coarse,
+    shift_grid,
 )
 from cryorefine.assign.own_noise import OwnNoise, own_bonus
-from cryorefine.assign.search_depth import SearchDepth, discriminating_power
+from cryorefine.assign.search_depth import Search, SearchDepth, discriminating_power
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import fsc, half_map_fsc
 from cryorefine.fourier.crop import resample_volume, resize_volume
@@ -111,7 +115,7 @@ def alignment(volume: Tensor) -> list[Tensor]:
     grid = make_slice_grid(volume, n / 2)
     rotations = random_rotations(40, torch.Generator().manual_seed(2)).to(volume.device)
     search = make_coarse_search(
-        grid, view, rotations, step_rad=0.4, max_shell=3, max_shift_px=2.0, shift_step_px=1.0,
+        grid, view, PoseGrid(rotations, 0.4, shift_grid(2.0, 1.0)), max_shell=3,
         weight=c.square().mean(0).sqrt(),
     )  # fmt: skip
     depth = SearchDepth(3, 0.4, 1.0, 8, 0.0, 0.0, 1.0, 1.0, 0.0)
@@ -127,10 +131,12 @@ def alignment(volume: Tensor) -> list[Tensor]:
     start = (rotations[:3], rotations[:3, 0, :2])
     share = torch.linspace(0.1, 0, n // 2 + 1, dtype=torch.float64)
     own = OwnNoise(start[0][:, None], own_bonus(share, view, c, torch.ones(3))[:, None], 0.1)
+    images, reference = WhitenedImages(view, x, c, own), Reference(grid, group)
+    without_own = replace(images, own=None)
     for poses in (
-        align_globally(grid, search, depth, view, x, c, group, options, previous=start, own=own),
-        align_locally(grid, view, x, c, *start, group, options),
-        score_poses(grid, view, x, c, *start, group, options),
+        align_globally(images, reference, Search(search, depth), options, previous=start),
+        align_locally(without_own, reference, *start, options),
+        score_poses(without_own, reference, *start, options),
     ):
         # Where a refinement ends is left to the behaviour tests: here the image alone is compared.
         found += [poses.score.sign(), poses.rotations.det()]

@@ -21,7 +21,6 @@ MAX_PARAMETERS = 7
 MAX_ROOM_LINES = 3000
 
 LARGE_FUNCTIONS = {
-    "assign/align.py:align_globally": 62,
     "cli/simulate.py:_simulate": 78,
     "io/star.py:read_star": 79,
     "particles/formats/relion.py:read_relion": 70,
@@ -34,17 +33,10 @@ LARGE_FUNCTIONS = {
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
 MANY_PARAMETERS = {
-    "assign/align.py:align_globally": 10,
-    "assign/align.py:align_locally": 11,
-    "assign/align.py:score_poses": 9,
-    "assign/exhaustive.py:make_coarse_search": 8,
-    "assign/particle_optics.py:refine_particle_optics": 13,
-    "assign/planted.py:planted_missed": 8,
     "engine/memory.py:plan_memory": 9,
     "reconstruct/accumulate.py:accumulate": 9,
     "reconstruct/accumulate.py:residual_power": 8,
     "refine/backprojection.py:reconstruct_halves": 8,
-    "refine/optics_refinement.py:refine_batch": 11,
     "refine/search_plan.py:coarse_search": 8,
     "refine/search_plan.py:prepare_search": 9,
     "restore/shape.py:shape_reference": 9,

@@ -12,7 +12,9 @@ from cryorefine.assign.align import (
     align_locally,
     score_poses,
 )
+from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.exhaustive import (
+    PoseGrid,
     Pruning,
     grid_posterior,
     make_coarse_search,
@@ -21,7 +23,7 @@ from cryorefine.assign.exhaustive import (
     within_mass,
 )
 from cryorefine.assign.own_noise import OwnNoise
-from cryorefine.assign.search_depth import SearchDepth
+from cryorefine.assign.search_depth import Search, SearchDepth
 from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import (
     geodesic_angle,
@@ -65,18 +67,23 @@ class Case:
         x = x + sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         self.x, self.c = x / sigma, torch.ones(x.shape) / sigma
         self.grid = make_slice_grid(volume, SIZE_PX / 2)
+        self.images = WhitenedImages(self.view, self.x, self.c)
+        self.reference = Reference(self.grid, self.group)
 
     def search(self, weight=None, max_shell=6, **tilts):
+        rotations = rotation_grid(STEP_RAD, group=self.group, **tilts)
+        poses = PoseGrid(rotations, STEP_RAD, shift_grid(6.0, 2.0))
         return make_coarse_search(
-            self.grid,
-            self.view,
-            rotation_grid(STEP_RAD, group=self.group, **tilts),
-            step_rad=STEP_RAD,
-            max_shell=max_shell,
-            max_shift_px=6.0,
-            shift_step_px=2.0,
-            weight=weight,
-        )
+            self.grid, self.view, poses, max_shell=max_shell, weight=weight
+        )  # fmt: skip
+
+    def globally(self, table=None, options=None, *, images=None, previous=None):
+        """Align all images, or some, by a search with the standard depth."""
+        search = Search(self.search() if table is None else table, DEPTH)
+        return align_globally(
+            self.images if images is None else images, self.reference, search,
+            OPTIONS if options is None else options, previous=previous,
+        )  # fmt: skip
 
     def error_deg(self, rotations):
         return torch.rad2deg(self.group.distance(rotations, self.rotations))
@@ -90,8 +97,7 @@ OPTIONS = AlignmentOptions(max_shift_px=6.0, shift_sigma_px=6.0, resolution_turn
 def test_a_search_tells_which_known_poses_it_would_have_missed():
     case = Case("d2", 12, noise=0.3)
     search, known = case.search(), (case.rotations, case.shifts)
-    arguments = (case.view, case.x, case.c, case.group, OPTIONS)
-    whole = align_globally(case.grid, search, DEPTH, *arguments, previous=known)
+    whole = case.globally(search, previous=known)
     assert not whole.is_missed.any()
     # Orientations that lie within 40° of the last six poses are left out.
     distances = [
@@ -103,21 +109,19 @@ def test_a_search_tells_which_known_poses_it_would_have_missed():
         search, rotations=search.rotations[far], slices=search.slices[:, far],
         power=search.power[:, far],
     )  # fmt: skip
-    found = align_globally(case.grid, poorer, DEPTH, *arguments, previous=known)
+    found = case.globally(poorer, previous=known)
     assert found.is_missed[6:].all()
     assert float(case.error_deg(found.rotations).max()) < 5
     # What is found without help, or replaced by something better, is not missed.
     wrong = (random_rotations(12, torch.Generator().manual_seed(7)), case.shifts)
-    assert not align_globally(case.grid, search, DEPTH, *arguments, previous=wrong).is_missed.any()
-    assert not align_globally(case.grid, search, DEPTH, *arguments).is_missed.any()
+    assert not case.globally(search, previous=wrong).is_missed.any()
+    assert not case.globally(search).is_missed.any()
 
 
 @pytest.mark.parametrize("symmetry", ["c1", "d2", "o"])
 def test_a_global_search_finds_the_poses_without_any_start(symmetry):
     case = Case(symmetry, 24, noise=0.7)
-    found = align_globally(
-        case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS
-    )
+    found = case.globally()
     assert float(case.error_deg(found.rotations).median()) < 2.0
     assert float((case.error_deg(found.rotations) > 10).double().mean()) <= 1 / 24
     assert float((found.shifts_px - case.shifts).norm(dim=1).median()) < 0.3
@@ -126,10 +130,7 @@ def test_a_global_search_finds_the_poses_without_any_start(symmetry):
 def test_a_global_search_reports_how_sure_it_is():
     clear = Case("c1", 16, noise=0.7)
     murky = Case("c1", 16, noise=6.0)
-    results = [
-        align_globally(k.grid, k.search(), DEPTH, k.view, k.x, k.c, k.group, OPTIONS)
-        for k in (clear, murky)
-    ]
+    results = [case.globally() for case in (clear, murky)]
     assert float(results[0].gap.median()) > float(results[1].gap.median())
     assert float(results[0].n_effective.mean()) < float(results[1].n_effective.mean())
     assert float(results[0].correlation.median()) > float(results[1].correlation.median())
@@ -145,31 +146,26 @@ def test_local_alignment_returns_to_the_pose_from_the_width_of_the_resolution():
     axis = torch.randn(24, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     start = matrix_from_rotvec(axis / axis.norm(dim=1, keepdim=True) * math.radians(8))
     found = align_locally(
-        case.grid, case.view, case.x, case.c, start @ case.rotations, case.shifts + 1.0,
-        case.group, OPTIONS,
-    )  # fmt: skip
+        case.images, case.reference, start @ case.rotations, case.shifts + 1.0, OPTIONS
+    )
     assert float(case.error_deg(found.rotations).median()) < 2.0
     assert float((case.error_deg(found.rotations) > 5).double().mean()) <= 2 / 24
 
 
 def test_scoring_changes_nothing():
     case = Case("c1", 6, noise=1.0)
-    found = score_poses(
-        case.grid, case.view, case.x, case.c, case.rotations, case.shifts, case.group, OPTIONS
-    )
+    found = score_poses(case.images, case.reference, case.rotations, case.shifts, OPTIONS)
     assert torch.equal(found.rotations, case.rotations)
     torch.testing.assert_close(found.shifts_px, case.shifts)
-    better = align_locally(
-        case.grid, case.view, case.x, case.c, case.rotations, case.shifts, case.group, OPTIONS
-    )
+    better = align_locally(case.images, case.reference, case.rotations, case.shifts, OPTIONS)
     assert bool((better.score >= found.score - 1e-6).all())
 
 
 def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
     case = Case("c1", 8, noise=2.0)
-    args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
-    alone = align_globally(*args)
-    helped = align_globally(*args, previous=(case.rotations, case.shifts))
+    search = case.search()
+    alone = case.globally(search)
+    helped = case.globally(search, previous=(case.rotations, case.shifts))
     # Both refinements to one maximum stop when a step gains less than 0.05.
     assert bool((helped.score >= alone.score - 0.1).all())
 
@@ -177,11 +173,10 @@ def test_a_previous_pose_that_explains_more_wins_over_what_the_search_finds():
 def test_the_result_does_not_depend_on_the_batch():
     case = Case("d2", 12, noise=1.0)
     search = case.search()
-    whole = align_globally(case.grid, search, DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
+    whole = case.globally(search)
     for part in (slice(0, 5), slice(5, 12)):
-        alone = align_globally(
-            case.grid, search, DEPTH, case.view, case.x[part], case.c[part], case.group, OPTIONS
-        )
+        images = WhitenedImages(case.view, case.x[part], case.c[part])
+        alone = case.globally(search, images=images)
         angle = geodesic_angle(alone.rotations, whole.rotations[part])
         assert float(torch.rad2deg(angle).max()) < 1e-3
 
@@ -191,7 +186,7 @@ def test_poses_stay_within_the_allowed_tilts():
     low, high = math.radians(60), math.radians(120)
     options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
     search = case.search(min_tilt_rad=low, max_tilt_rad=high)
-    found = align_globally(case.grid, search, DEPTH, case.view, case.x, case.c, case.group, options)
+    found = case.globally(search, options)
     tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
     assert float(tilt.min()) >= low - 1e-6
     assert float(tilt.max()) <= high + 1e-6
@@ -201,15 +196,15 @@ def test_a_pose_tipped_onto_the_edge_of_the_band_has_the_score_of_that_pose():
     case = Case("c1", 16, noise=1.0)
     low, high = math.radians(60), math.radians(120)
     options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
-    args = (case.grid, case.view, case.x, case.c)
-    found = align_locally(*args, case.rotations, case.shifts, case.group, options)
-    rescored = score_poses(*args, found.rotations, found.shifts_px, case.group, OPTIONS)
+    args = (case.images, case.reference)
+    found = align_locally(*args, case.rotations, case.shifts, options)
+    rescored = score_poses(*args, found.rotations, found.shifts_px, OPTIONS)
     torch.testing.assert_close(found.score, rescored.score, rtol=1e-5, atol=1e-2)
     tilt = torch.acos(found.rotations[:, 2, 2].clamp(-1, 1))
     edge = torch.minimum((tilt - low).abs(), (tilt - high).abs()) < 1e-6
     assert bool(edge.any())
     assert torch.equal(found.at_tilt_limit, edge)
-    free = align_locally(*args, case.rotations, case.shifts, case.group, OPTIONS)
+    free = align_locally(*args, case.rotations, case.shifts, OPTIONS)
     assert bool((found.score[edge] < free.score[edge]).all())
 
 
@@ -222,18 +217,13 @@ def test_a_pose_on_the_edge_of_the_band_wins_over_a_worse_one_inside():
     options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, math.pi))
     inside = matrix_from_euler(torch.tensor([[0.3, low + 0.7, 1.0]], dtype=torch.float64))
     shift = case.shifts[i : i + 1]
-    args = (case.grid, case.view, case.x[i : i + 1], case.c[i : i + 1])
+    images = WhitenedImages(case.view, case.x[i : i + 1], case.c[i : i + 1])
+    args = (images, case.reference)
     worse = Alternatives(torch.zeros(1, dtype=torch.int64), inside, shift, torch.ones(1))
-    alone = align_locally(*args, inside, shift, case.group, options, is_restarted=False)
+    alone = align_locally(*args, inside, shift, options, is_restarted=False)
     assert not alone.at_tilt_limit.any()
     found = align_locally(
-        *args,
-        case.rotations[i : i + 1],
-        shift,
-        case.group,
-        options,
-        is_restarted=False,
-        others=worse,
+        *args, case.rotations[i : i + 1], shift, options, is_restarted=False, others=worse
     )
     assert bool(found.at_tilt_limit.all())
     assert bool((found.score > alone.score + 10).all())
@@ -244,9 +234,7 @@ def test_scoring_outside_the_band_changes_no_pose_and_tells():
     case = Case("c1", 16, noise=1.0)
     low, high = math.radians(60), math.radians(120)
     options = AlignmentOptions(6.0, 6.0, 10 / 60, tilt_range_rad=(low, high))
-    found = score_poses(
-        case.grid, case.view, case.x, case.c, case.rotations, case.shifts, case.group, options
-    )
+    found = score_poses(case.images, case.reference, case.rotations, case.shifts, options)
     tilt = torch.acos(case.rotations[:, 2, 2].clamp(-1, 1))
     outside = (tilt < low) | (tilt > high)
     assert bool(outside.any())
@@ -262,9 +250,7 @@ def test_a_pose_outside_the_band_becomes_its_equivalent_inside_rather_than_anoth
     flipped = torch.where(
         (case.rotations[:, 2, 2] > 0)[:, None, None], case.rotations @ below, case.rotations
     )
-    found = score_poses(
-        case.grid, case.view, case.x, case.c, flipped, case.shifts, case.group, options
-    )
+    found = score_poses(case.images, case.reference, flipped, case.shifts, options)
     assert float(flipped[:, 2, 2].max()) <= 0
     assert float(found.rotations[:, 2, 2].min()) >= 0
     assert float(case.group.distance(found.rotations, flipped).max()) < 1e-6
@@ -273,9 +259,7 @@ def test_a_pose_outside_the_band_becomes_its_equivalent_inside_rather_than_anoth
 def test_shifts_stay_within_their_limit_and_particles_at_it_are_flagged_not_dropped():
     case = Case("c1", 16, noise=0.7, shift_px=4.0)
     options = AlignmentOptions(3.0, 3.0, 10 / 60)
-    found = align_globally(
-        case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, options
-    )
+    found = case.globally(options=options)
     assert len(found.score) == 16
     assert float(found.shifts_px.norm(dim=1).max()) <= 3.0 + 1e-9
     far = case.shifts.norm(dim=1) > 4.0
@@ -353,10 +337,8 @@ def test_slices_in_few_terms_score_as_in_all_but_for_the_power_left_out(symmetry
 
 def test_slices_that_need_all_their_terms_keep_them():
     case = Case("c1", 2, noise=1.0)
-    few = make_coarse_search(
-        case.grid, case.view, case.rotations, step_rad=STEP_RAD, max_shell=1, max_shift_px=0.0,
-        shift_step_px=1.0, weight=case.c[0],
-    )  # fmt: skip
+    poses = PoseGrid(case.rotations, STEP_RAD, shift_grid(0.0, 1.0))
+    few = make_coarse_search(case.grid, case.view, poses, max_shell=1, weight=case.c[0])
     nothing = case.search(torch.zeros_like(case.c[0]))
     for search in (few, nothing):
         terms = search.slices if search.basis is None else search.basis @ search.slices
@@ -433,20 +415,21 @@ def test_the_evidence_is_the_mean_likelihood_over_the_grid_and_finds_amplitude_a
 
 def test_a_pose_that_wins_by_its_own_noise_only_loses():
     case = Case("c1", 8, noise=1.0)
-    args = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
-    plain = align_globally(*args)
+    search = case.search()
+    plain = case.globally(search)
     wrong = random_rotations(8, torch.Generator().manual_seed(3))
     at_wrong = align_locally(
-        case.grid, case.view, case.x, case.c, wrong, case.shifts, case.group, OPTIONS,
-        is_restarted=False,
-    )  # fmt: skip
+        case.images, case.reference, wrong, case.shifts, OPTIONS, is_restarted=False
+    )
     # As if the images' noise were in the reference there: the wrong poses score more.
     own = OwnNoise(at_wrong.rotations[:, None], torch.full((8, 1), 1e4).double(), 0.1)
-    found = align_globally(*args, previous=(at_wrong.rotations, at_wrong.shifts_px), own=own)
+    previous = (at_wrong.rotations, at_wrong.shifts_px)
+    found = case.globally(search, images=replace(case.images, own=own), previous=previous)
     assert float(torch.rad2deg(geodesic_angle(found.rotations, plain.rotations)).max()) < 0.5
     # A pose that is right stays, and its score says what it says without its noise.
     own = OwnNoise(plain.rotations[:, None], torch.full((8, 1), 3.0).double(), 0.1)
-    again = align_globally(*args, previous=(plain.rotations, plain.shifts_px), own=own)
+    previous = (plain.rotations, plain.shifts_px)
+    again = case.globally(search, images=replace(case.images, own=own), previous=previous)
     torch.testing.assert_close(again.score, plain.score - 3.0, rtol=0, atol=0.1)
 
 
@@ -466,10 +449,10 @@ def test_shift_grids_fill_their_disc_from_the_centre(reach, step):
 @pytest.mark.parametrize(("noise", "same"), [(2.0, 1.0), (6.0, 0.95)])
 def test_candidates_that_are_given_up_would_not_have_become_the_pose(noise, same, monkeypatch):
     case = Case("c1", 60, noise=noise)
-    arguments = (case.grid, case.search(), DEPTH, case.view, case.x, case.c, case.group, OPTIONS)
-    raced = align_globally(*arguments)
+    search = case.search()
+    raced = case.globally(search)
     monkeypatch.setattr(align, "_NO_RIVAL", math.inf)
-    whole = align_globally(*arguments)
+    whole = case.globally(search)
     is_same = case.group.distance(raced.rotations, whole.rotations) < math.radians(2)
     assert float(is_same.double().mean()) >= same
     # A pose that is missed was hardly better, or one of several that are as likely.

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from cryorefine.assign import particle_optics
+from cryorefine.assign.align import AlignmentOptions
 from cryorefine.assign.particle_optics import (
+    GroupImages,
     OpticsPrior,
     _make_problem,
     magnification_matrix,
@@ -25,6 +27,7 @@ from cryorefine.optics.group import OpticsGroup
 from tests.kernels.problems import exact_slices
 
 SIZE_PX, PIXEL_A = 48, 2.5
+SHIFT_PRECISION = 0.3  # 1/px²
 ALL = OpticsPrior(True, True, True, True, 0.9, 9.0, 0.1, 3000.0)
 
 
@@ -68,20 +71,22 @@ class Case:
         random = torch.randn(image.shape, generator=generator, dtype=torch.complex128)
         at_zero = self.view.band.radius == 0
         random[:, at_zero] = random[:, at_zero].real * math.sqrt(2) + 0j
-        self.x = ((image + sigma * random) / sigma).to(torch.complex64)
-        self.white = torch.full((len(points),), 1 / sigma)
+        x, white = (image + sigma * random).to(torch.complex64), 1 / sigma
+        white = torch.full((len(points),), white)
+        self.images = GroupImages(self.view, x, white, self.defocus)
         self.grid = make_slice_grid(volume, SIZE_PX / 2 + 1)
 
     def problem(self, prior: OpticsPrior):
-        return _make_problem(self.grid, self.view, self.x, self.white, self.defocus, prior, 0.3)
+        options = AlignmentOptions(8.0, SHIFT_PRECISION**-0.5, 0.1)
+        return _make_problem(self.grid, self.images, prior, options)
 
     def refine(self, prior: OpticsPrior, *, turn_deg: float = 0.3):
         n = len(self.rotations)
         turn = torch.randn(n, 3, generator=torch.Generator().manual_seed(9)).double()
         start = matrix_from_rotvec(math.radians(turn_deg) * turn) @ self.rotations
         return refine_particle_optics(
-            self.grid, self.view, self.x, self.white, self.defocus, start, self.shifts + 0.1,
-            torch.zeros(n, 8, dtype=torch.float64), prior, max_shift_px=8.0,
+            self.grid, self.images, start, self.shifts + 0.1,
+            torch.zeros(n, 8, dtype=torch.float64), prior, AlignmentOptions(8.0, math.inf, 0.1),
         )  # fmt: skip
 
 
@@ -131,7 +136,7 @@ def test_the_score_is_the_log_likelihood_less_the_priors():
     x = problem.x
     likelihood = x.abs().square().sum(1) - (x - model).abs().square().sum(1)
     penalty = 0.5 * (theta / prior.sigma()).square().sum(1)
-    penalty = penalty + 0.5 * 0.3 * case.shifts.square().sum(1)
+    penalty = penalty + 0.5 * SHIFT_PRECISION * case.shifts.square().sum(1)
     torch.testing.assert_close(score, (likelihood - penalty).double(), rtol=1e-4, atol=0.1)
 
 

@@ -5,7 +5,9 @@ import torch
 
 from cryorefine.assign import planted
 from cryorefine.assign.align import score_poses
+from cryorefine.assign.comparison import WhitenedImages
 from cryorefine.assign.planted import plant_images, planted_missed, planted_poses
+from cryorefine.assign.search_depth import Search
 from tests.assign.test_alignment import DEPTH, OPTIONS, Case
 
 
@@ -20,7 +22,8 @@ def test_planted_images_have_the_model_and_noise_of_unit_variance():
     assert float(shifts.norm(dim=1).max()) <= 0.9 * OPTIONS.max_shift_px + 1e-9
     x = plant_images(case.grid, case.view, case.c, rotations, shifts, _generator())
     first = case.view.band.prefix(0)
-    found = score_poses(case.grid, case.view, x, case.c, rotations, shifts, case.group, OPTIONS)
+    images = WhitenedImages(case.view, x, case.c)
+    found = score_poses(images, case.reference, rotations, shifts, OPTIONS)
     # The likelihood at the true pose is the model's power on average, with variance 2 P.
     prior = shifts.square().sum(1) / (2 * OPTIONS.shift_sigma_px**2)
     z = (found.score + prior - found.model_power) / (2 * found.model_power).sqrt()
@@ -34,7 +37,7 @@ def test_a_search_that_lacks_orientations_misses_planted_images(monkeypatch):
     case = Case("c1", 60, noise=0.7)
     search = case.search()
     missed, found = planted_missed(
-        case.grid, search, DEPTH, case.view, case.c, case.group, OPTIONS, _generator()
+        case.view, case.c, case.reference, Search(search, DEPTH), OPTIONS, _generator()
     )
     assert int(missed.sum()) <= 1
     assert float(found.double().mean()) > 0.95
@@ -50,7 +53,7 @@ def test_a_search_that_lacks_orientations_misses_planted_images(monkeypatch):
 
     monkeypatch.setattr(planted, "planted_poses", drawn)
     missed, found = planted_missed(
-        case.grid, half, DEPTH, case.view, case.c, case.group, OPTIONS, _generator()
+        case.view, case.c, case.reference, Search(half, DEPTH), OPTIONS, _generator()
     )
     assert 0.3 < float(missed.double().mean()) < 0.7
     assert float((missed & found).double().mean()) < 0.05

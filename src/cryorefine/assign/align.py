@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cryorefine.assign.exhaustive import CoarseSearch, Pruning, search_coarse, within_mass
-from cryorefine.assign.own_noise import OwnNoise
-from cryorefine.assign.search_depth import SearchDepth, refinement_shells
+from cryorefine.assign.comparison import Reference, WhitenedImages
+from cryorefine.assign.exhaustive import Pruning, search_coarse, within_mass
+from cryorefine.assign.search_depth import Search, refinement_shells
 from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
@@ -18,14 +18,12 @@ from cryorefine.geometry.rotation import (
 )
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import pick_separated, refine_poses
-from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import (
     LevenbergMarquardt,
     PoseProblem,
     PoseResult,
     covariance_of,
 )
-from cryorefine.model.observe import GroupBand
 
 __all__ = [
     "AlignmentOptions",
@@ -230,14 +228,31 @@ class BatchPoses:
         return BatchPoses(**columns, alternatives=parts[0].alternatives.at(none))
 
 
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Poses that some images may have."""
+
+    image_of: Int[Tensor, "m"]
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+
+    def at(self, chosen: Tensor) -> "_Candidates":
+        """Return those that a mask or an index chooses."""
+        return _Candidates(self.image_of[chosen], self.rotations[chosen], self.shifts_px[chosen])
+
+    def followed_by(self, image_of: Tensor, rotations: Tensor, shifts_px: Tensor) -> "_Candidates":
+        """Return these and then others."""
+        return _Candidates(
+            torch.cat([self.image_of, image_of]),
+            torch.cat([self.rotations, rotations]),
+            torch.cat([self.shifts_px, shifts_px]),
+        )
+
+
 def _refine(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Tensor,
-    c: Tensor,
-    image_of: Int[Tensor, "m"],
-    rotations: Tensor,
-    shifts_px: Tensor,
+    images: WhitenedImages,
+    reference: Reference,
+    candidates: _Candidates,
     options: AlignmentOptions,
     *,
     max_shell: int,
@@ -245,20 +260,23 @@ def _refine(
     limits: LocalLimits | None = None,
     floor: Float[Tensor, "m"] | None = None,
 ) -> PoseResult:
-    limits = limits or LocalLimits()
+    limits, view = limits or LocalLimits(), images.view
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
+    shifts_px = candidates.shifts_px
     length = shifts_px.norm(dim=1, keepdim=True)
     shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
     problem = PoseProblem(
-        x=x[:, first:last].contiguous(),
-        c=c[:, first:last].contiguous(),
+        x=images.x[:, first:last].contiguous(),
+        c=images.c[:, first:last].contiguous(),
         points=view.points[first:last],
         k_px=view.k_px()[first:last],
         image_size_px=view.band.size_px,
-        image_of=image_of,
-        rotations=rotations,
+        image_of=candidates.image_of,
+        rotations=candidates.rotations,
         shifts_px=shifts_px,
-        prior_shift_px=torch.zeros(len(image_of), 2, dtype=torch.float64, device=x.device),
+        prior_shift_px=torch.zeros(
+            len(candidates.image_of), 2, dtype=torch.float64, device=images.device
+        ),
         prior_precision=options.shift_sigma_px**-2,
         floor=floor,
     )
@@ -268,21 +286,16 @@ def _refine(
         max_turn_rad=options.resolution_turn_rad if limits.turns else 0.0,
         max_move_px=max(1.0, view.band.size_px / (4 * max_shell)) if limits.moves else 0.0,
     )
-    return refine_poses(grid, problem, refinement)
+    return refine_poses(reference.grid, problem, refinement)
 
 
 def align_globally(
-    grid: SliceGrid,
-    search: CoarseSearch,
-    depth: SearchDepth,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
-    group: SymmetryGroup,
+    images: WhitenedImages,
+    reference: Reference,
+    search: Search,
     options: AlignmentOptions,
     *,
     previous: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 2"]] | None = None,
-    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Find poses without trusting any earlier ones.
 
@@ -292,77 +305,84 @@ def align_globally(
 
     Parameters
     ----------
-    x, c
-        Whitened coefficients and contrast transfer of the whole band.
+    search
+        Its slices are those of ``reference``.
     previous
         Rotations and shifts in pixels that compete with what the search finds.
-    own
-        What poses gain by their image's own noise in the reference; it does not count.
     """
-    b = len(x)
-    n_shells = view.band.n_shells - 1
-    every = torch.arange(b, device=x.device)
-    found = search_coarse(search, x, c, depth.on_grid, shift_precision=options.shift_sigma_px**-2)
-    image_of, score = found.image_of, found.score
-    rotations = search.rotations[found.rotation]
-    shifts = search.shifts_px[found.shift]
-    coarse_shell = int(view.band.shell[search.last - 1])
-    apart_rad = search.step_rad
-    if depth.apart_rad > 0:
-        left = _apart(image_of, score, rotations, b, group, depth.apart_rad)
-        image_of, score = image_of[left], score[left]
-        rotations, shifts = rotations[left], shifts[left]
-    shells = refinement_shells(coarse_shell, n_shells)
-    for level, shell in enumerate(shells[:-1]):
-        refined = _refine(
-            grid, view, x, c, image_of, rotations, shifts, options,
-            max_shell=shell,
-            max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
-        )  # fmt: skip
-        apart_rad = search.step_rad * coarse_shell / shell
-        left = _likely_apart(
-            image_of, refined, b, group, depth.after_refinement, _SAME_CANDIDATE * apart_rad
-        )
-        image_of, score = image_of[left], refined.score[left]
-        rotations, shifts = refined.rotations[left], refined.shifts_px[left]
-    leads = torch.zeros(len(image_of), dtype=torch.bool, device=x.device)
-    leads[_padded(image_of, score, b)[:, 0]] = True
-    is_found = torch.zeros(b, dtype=torch.bool, device=x.device)
-    n_new = len(image_of)
-    same_rad = _SAME_MAXIMUM_STEPS * search.step_rad
+    candidates, score, apart_rad = _finalists(images, reference, search, options)
+    leads = torch.zeros(len(score), dtype=torch.bool, device=images.device)
+    leads[_padded(candidates.image_of, score, len(images))[:, 0]] = True
+    is_found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    n_new = len(score)
+    same_rad = _SAME_MAXIMUM_STEPS * search.table.step_rad
     if previous is not None:
         # A finalist beside the previous pose would be refined to the same maximum.
-        angle = group.distance(rotations, previous[0][image_of])
+        before = previous[0][candidates.image_of]
+        angle = reference.symmetry.distance(candidates.rotations, before)
         new = angle > _SAME_CANDIDATE * apart_rad
-        is_found[image_of[angle <= same_rad]] = True
+        is_found[candidates.image_of[angle <= same_rad]] = True
         n_new = int(new.sum())
-        image_of = torch.cat([image_of[new], every])
-        rotations = torch.cat([rotations[new], previous[0]])
-        shifts = torch.cat([shifts[new], previous[1]])
+        every = torch.arange(len(images), device=images.device)
+        candidates = candidates.at(new).followed_by(every, *previous)
         leads = torch.cat([leads[new], torch.ones_like(every, dtype=torch.bool)])
-    final = _refine_to_the_end(
-        grid, view, x, c, image_of, rotations, shifts, leads, group, options, own
-    )
-    final, is_inside = _within_tilts(grid, view, x, c, image_of, final, group, options)
-    poses = _choose(view, x, image_of, final, is_inside, group, options, own)
+    final = _refine_to_the_end(images, reference, candidates, leads, options)
+    image_of = candidates.image_of
+    final, is_inside = _within_tilts(images, reference, image_of, final, options)
+    poses = _choose(images, reference, image_of, final, is_inside, options)
     from_search = image_of[:n_new]
-    angle = group.distance(final.rotations[:n_new], poses.rotations[from_search])
+    angle = reference.symmetry.distance(final.rotations[:n_new], poses.rotations[from_search])
     is_found[from_search[angle <= same_rad]] = True
     return replace(poses, is_missed=~is_found)
 
 
+def _finalists(
+    images: WhitenedImages, reference: Reference, search: Search, options: AlignmentOptions
+) -> tuple[_Candidates, Float[Tensor, "m"], float]:
+    """Return what a search leaves before the full band, its scores, and how far it is apart.
+
+    The distance, in radians, is the step of the search's grid scaled to the resolution of the last
+    level.
+    """
+    table, depth, b = search.table, search.depth, len(images)
+    symmetry = reference.symmetry
+    found = search_coarse(
+        table, images.x, images.c, depth.on_grid, shift_precision=options.shift_sigma_px**-2
+    )
+    score = found.score
+    candidates = _Candidates(
+        found.image_of, table.rotations[found.rotation], table.shifts_px[found.shift]
+    )
+    coarse_shell = int(images.view.band.shell[table.last - 1])
+    apart_rad = table.step_rad
+    if depth.apart_rad > 0:
+        left = _apart(
+            candidates.image_of, score, candidates.rotations, b, symmetry, depth.apart_rad
+        )
+        candidates, score = candidates.at(left), score[left]
+    shells = refinement_shells(coarse_shell, images.last_shell)
+    for level, shell in enumerate(shells[:-1]):
+        refined = _refine(
+            images, reference, candidates, options,
+            max_shell=shell,
+            max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
+        )  # fmt: skip
+        apart_rad = table.step_rad * coarse_shell / shell
+        left = _likely_apart(
+            candidates.image_of, refined, b, symmetry, depth.after_refinement,
+            _SAME_CANDIDATE * apart_rad,
+        )  # fmt: skip
+        candidates = _Candidates(candidates.image_of, refined.rotations, refined.shifts_px).at(left)
+        score = refined.score[left]
+    return candidates, score, apart_rad
+
+
 def _refine_to_the_end(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Tensor,
-    c: Tensor,
-    image_of: Int[Tensor, "m"],
-    rotations: Tensor,
-    shifts_px: Tensor,
+    images: WhitenedImages,
+    reference: Reference,
+    candidates: _Candidates,
     leads: Bool[Tensor, "m"],
-    group: SymmetryGroup,
     options: AlignmentOptions,
-    own: OwnNoise | None,
 ) -> PoseResult:
     """Refine candidates to their maxima: first those that lead, then all that may be rivals.
 
@@ -370,20 +390,22 @@ def _refine_to_the_end(
     up on the way. Each image has at least one candidate that leads.
     """
     first, rest = torch.nonzero(leads)[:, 0], torch.nonzero(~leads)[:, 0]
+    image_of, symmetry = candidates.image_of, reference.symmetry
 
     def refined(index: Int[Tensor, "k"], floor: Float[Tensor, "k"] | None = None) -> PoseResult:
         return _refine(
-            grid, view, x, c, image_of[index], rotations[index], shifts_px[index], options,
-            max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE, floor=floor,
+            images, reference, candidates.at(index), options,
+            max_shell=images.last_shell, max_evaluations=_EVALUATIONS_FINE, floor=floor,
         )  # fmt: skip
 
     leaders = refined(first)
     score = leaders.score
-    if own is not None:
-        score = score - own.at(leaders.rotations, image_of[first], group)
-    is_inside = can_be_tilted(leaders.rotations, group, options.tilt_range_rad)
+    if images.own is not None:
+        score = score - images.own.at(leaders.rotations, image_of[first], symmetry)
+    is_inside = can_be_tilted(leaders.rotations, symmetry, options.tilt_range_rad)
     score = torch.where(is_inside, score, -torch.inf)
-    best = score.new_full((len(x),), -torch.inf).scatter_reduce(0, image_of[first], score, "amax")
+    best = score.new_full((len(images),), -torch.inf)
+    best = best.scatter_reduce(0, image_of[first], score, "amax")
     rivals = refined(rest, best[image_of[rest]] - _NO_RIVAL)
     order = torch.argsort(torch.cat([first, rest]))
     return PoseResult(
@@ -392,17 +414,13 @@ def _refine_to_the_end(
 
 
 def align_locally(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
+    images: WhitenedImages,
+    reference: Reference,
     rotations: Float[Tensor, "b 3 3"],
     shifts_px: Float[Tensor, "b 2"],
-    group: SymmetryGroup,
     options: AlignmentOptions,
     *,
     is_restarted: bool = True,
-    own: OwnNoise | None = None,
     others: Alternatives | None = None,
 ) -> BatchPoses:
     """Improve known poses.
@@ -413,62 +431,56 @@ def align_locally(
     not come to the same maximum. ``others`` are poses that have competed before, and may again.
     """
     limits = options.local
-    every = torch.arange(len(x), device=x.device)
-    starts, start_rotations, start_shifts = every, rotations, shifts_px
+    every = torch.arange(len(images), device=images.device)
+    starts = _Candidates(every, rotations, shifts_px)
     if is_restarted and limits.turns:
-        rows, restart_rotations, restart_shifts = _restarts(
-            grid, view, x, c, rotations, shifts_px, group, options
-        )
-        starts = torch.cat([every, rows])
-        start_rotations = torch.cat([rotations, restart_rotations])
-        start_shifts = torch.cat([shifts_px, restart_shifts])
+        starts = starts.followed_by(*_restarts(images, reference, rotations, shifts_px, options))
     if others is not None:
-        starts = torch.cat([starts, others.image_of])
-        start_rotations = torch.cat([start_rotations, others.rotations])
-        start_shifts = torch.cat([start_shifts, others.shifts_px])
+        starts = starts.followed_by(others.image_of, others.rotations, others.shifts_px)
     final = _refine(
-        grid, view, x, c, starts, start_rotations, start_shifts, options,
-        max_shell=view.band.n_shells - 1, max_evaluations=_EVALUATIONS_FINE, limits=limits,
+        images, reference, starts, options,
+        max_shell=images.last_shell, max_evaluations=_EVALUATIONS_FINE, limits=limits,
     )  # fmt: skip
-    held = pull_back(final.rotations, final.shifts_px, rotations[starts], shifts_px[starts], limits)
+    image_of = starts.image_of
+    held = pull_back(
+        final.rotations, final.shifts_px, rotations[image_of], shifts_px[image_of], limits
+    )
     if held is not None:
         # Scored again, with the derivatives that the covariance is made of.
         final = _refine(
-            grid, view, x, c, starts, *held, options,
-            max_shell=view.band.n_shells - 1, max_evaluations=0,
+            images, reference, _Candidates(image_of, *held), options,
+            max_shell=images.last_shell, max_evaluations=0,
         )  # fmt: skip
-    final, is_inside = _within_tilts(grid, view, x, c, starts, final, group, options)
-    return _choose(view, x, starts, final, is_inside, group, options, own)
+    final, is_inside = _within_tilts(images, reference, image_of, final, options)
+    return _choose(images, reference, image_of, final, is_inside, options)
 
 
 def _restarts(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Tensor,
-    c: Tensor,
+    images: WhitenedImages,
+    reference: Reference,
     rotations: Tensor,
     shifts_px: Tensor,
-    group: SymmetryGroup,
     options: AlignmentOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the images with a restart worth refining, and the pose that it led to."""
-    b, turn = len(x), options.resolution_turn_rad
-    n_shells = view.band.n_shells - 1
-    axes = torch.eye(3, dtype=torch.float64, device=x.device)
+    b, turn = len(images), options.resolution_turn_rad
+    axes = torch.eye(3, dtype=torch.float64, device=images.device)
     offsets = torch.cat([torch.zeros_like(axes[:1]), axes, -axes]) * turn
     k = len(offsets)
     around = matrix_from_rotvec(offsets)[None] @ rotations[:, None]
-    every = torch.arange(b, device=x.device)
+    every = torch.arange(b, device=images.device)
+    candidates = _Candidates(
+        every.repeat_interleave(k), around.flatten(0, 1), shifts_px.repeat_interleave(k, 0)
+    )
     refined = _refine(
-        grid, view, x, c, every.repeat_interleave(k), around.flatten(0, 1),
-        shifts_px.repeat_interleave(k, 0), options,
-        max_shell=max(1, n_shells // _RESTART_BAND), max_evaluations=_EVALUATIONS_COARSE,
-        limits=options.local,
+        images, reference, candidates, options,
+        max_shell=max(1, images.last_shell // _RESTART_BAND),
+        max_evaluations=_EVALUATIONS_COARSE, limits=options.local,
     )  # fmt: skip
     score = refined.score.view(b, k)
     found = refined.rotations.view(b, k, 3, 3)
-    is_elsewhere = group.distance(found[:, 1:], found[:, :1].expand(-1, k - 1, -1, -1)) > turn
-    worth = torch.where(is_elsewhere, score[:, 1:] - score[:, :1], -torch.inf)
+    angle = reference.symmetry.distance(found[:, 1:], found[:, :1].expand(-1, k - 1, -1, -1))
+    worth = torch.where(angle > turn, score[:, 1:] - score[:, :1], -torch.inf)
     gain, which = worth.max(1)
     rows = torch.nonzero(gain > -options.candidate_window)[:, 0]
     chosen = rows * k + 1 + which[rows]
@@ -494,27 +506,22 @@ def pull_back(
 
 
 def score_poses(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
+    images: WhitenedImages,
+    reference: Reference,
     rotations: Float[Tensor, "b 3 3"],
     shifts_px: Float[Tensor, "b 2"],
-    group: SymmetryGroup,
     options: AlignmentOptions,
-    *,
-    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Measure known poses without changing them, but for a symmetric copy within the tilts."""
-    image_of = torch.arange(len(x), device=x.device)
+    image_of = torch.arange(len(images), device=images.device)
     found = _refine(
-        grid, view, x, c, image_of, rotations, shifts_px, options,
-        max_shell=view.band.n_shells - 1, max_evaluations=0,
+        images, reference, _Candidates(image_of, rotations, shifts_px), options,
+        max_shell=images.last_shell, max_evaluations=0,
     )  # fmt: skip
-    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
+    moved, is_inside = _into_band(found.rotations, reference.symmetry, options.tilt_range_rad)
     kept = torch.where(is_inside[:, None, None], moved, found.rotations)
     found = replace(found, rotations=kept)
-    return _choose(view, x, image_of, found, is_inside, group, options, own)
+    return _choose(images, reference, image_of, found, is_inside, options)
 
 
 def _padded(image_of: Tensor, score: Tensor, b: int) -> Tensor:
@@ -589,19 +596,17 @@ def _separated(
 
 
 def _choose(
-    view: GroupBand,
-    x: Tensor,
+    images: WhitenedImages,
+    reference: Reference,
     image_of: Tensor,
     found: PoseResult,
     is_inside: Bool[Tensor, "m"],
-    group: SymmetryGroup,
     options: AlignmentOptions,
-    own: OwnNoise | None = None,
 ) -> BatchPoses:
     """Take the best pose of each image and measure how far it stands out from the others."""
-    b = len(x)
-    if own is not None:
-        gained = own.at(found.rotations, image_of, group)
+    b, symmetry = len(images), reference.symmetry
+    if images.own is not None:
+        gained = images.own.at(found.rotations, image_of, symmetry)
         found = replace(found, score=found.score - gained)
     score = found.score
     index = _padded(image_of, score, b)
@@ -611,15 +616,15 @@ def _choose(
     sigma_rotation, sigma_shift = spread(covariance, options)
     # Candidates that were refined to the same maximum are one competitor.
     apart_rad = _SAME_POSE * options.resolution_turn_rad
-    index = _separated(index, score, found.rotations, group, apart_rad)
+    index = _separated(index, score, found.rotations, symmetry, apart_rad)
     competing = torch.where(index >= 0, score[index] - score[best][:, None], -torch.inf)
     gap = -competing[:, 1] if index.shape[1] > 1 else score.new_full((b,), torch.inf)
     probability, alternatives = _shared(competing, index, found.rotations, found.shifts_px)
     share = torch.where(probability > 0, probability, 1.0)
     entropy = -(share * share.log()).sum(1)
     power, at_edge = found.power[best], found.at_edge[best]
-    first = view.band.prefix(0)
-    correlation, scale = _agreement(x[:, first:], found.score[best], power, shifts, options)
+    x = images.x[:, images.view.band.prefix(0) :]
+    correlation, scale = _agreement(x, found.score[best], power, shifts, options)
     return BatchPoses(
         rotations=rotations,
         shifts_px=shifts,
@@ -704,27 +709,24 @@ def _tilt_excess_rad(
 
 
 def _within_tilts(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Tensor,
-    c: Tensor,
+    images: WhitenedImages,
+    reference: Reference,
     image_of: Tensor,
     found: PoseResult,
-    group: SymmetryGroup,
     options: AlignmentOptions,
 ) -> tuple[PoseResult, Tensor]:
     """Bring refined poses into the band of tilts, and tell which were inside.
 
     The others are scored again on the edge: their refinement's score is that of another pose.
     """
-    moved, is_inside = _into_band(found.rotations, group, options.tilt_range_rad)
+    moved, is_inside = _into_band(found.rotations, reference.symmetry, options.tilt_range_rad)
     rows = torch.nonzero(~is_inside)[:, 0]
     found = replace(found, rotations=moved)
     if len(rows) == 0:
         return found, is_inside
     edge = _refine(
-        grid, view, x, c, image_of[rows], moved[rows], found.shifts_px[rows], options,
-        max_shell=view.band.n_shells - 1, max_evaluations=0,
+        images, reference, _Candidates(image_of, moved, found.shifts_px).at(rows), options,
+        max_shell=images.last_shell, max_evaluations=0,
     )  # fmt: skip
     names = ("score", "power", "information", "at_edge")
     scored = {n: getattr(found, n).index_copy(0, rows, getattr(edge, n)) for n in names}

@@ -15,6 +15,7 @@ __all__ = [
     "Candidates",
     "CoarseSearch",
     "GridPosterior",
+    "PoseGrid",
     "Pruning",
     "best_amplitude",
     "grid_posterior",
@@ -34,6 +35,25 @@ steps lose; more terms than four fifths of the points are not worth the change."
 
 _PART_BYTES, _DEVICE_PART_BYTES = 16 << 20, 128 << 20
 """Most for the images searched at once, at all shifts, and for their scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoseGrid:
+    """Poses that a search looks at: each rotation with each shift.
+
+    Attributes
+    ----------
+    rotations
+        (q, 3, 3) rotations, about ``step_rad`` apart.
+    step_rad
+        Angle between neighbours.
+    shifts_px
+        (t, 2) shifts in image pixels; see :func:`shift_grid`.
+    """
+
+    rotations: Float[Tensor, "q 3 3"]
+    step_rad: float
+    shifts_px: Float[Tensor, "t 2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +160,9 @@ def shift_grid(max_shift_px: float, step_px: float) -> Float[Tensor, "t 2"]:
 def make_coarse_search(
     grid: SliceGrid,
     view: GroupBand,
-    rotations: Float[Tensor, "q 3 3"],
+    poses: PoseGrid,
     *,
-    step_rad: float,
     max_shell: int,
-    max_shift_px: float,
-    shift_step_px: float,
     weight: Float[Tensor, "p"] | None = None,
 ) -> CoarseSearch:
     """Take the reference's slices at all orientations of a grid, for shells 1 to ``max_shell``.
@@ -158,8 +175,8 @@ def make_coarse_search(
         such images tell them apart: half as many, and half the operations. None: in all.
     """
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
-    slices = extract_slices(grid, rotations, view.points[first:last])
-    shifts = shift_grid(max_shift_px, shift_step_px).to(rotations.device)
+    slices = extract_slices(grid, poses.rotations, view.points[first:last])
+    shifts = poses.shifts_px.to(poses.rotations.device)
     k = view.k_px()[first:last].double()
     angle = (shifts @ k.T) * (-2 * math.pi / view.band.size_px)
     stacked = torch.cat([slices.real, slices.imag], 1).T.contiguous()
@@ -167,7 +184,7 @@ def make_coarse_search(
     if weight is not None:
         terms, basis = _in_few_terms(stacked, weight[first:last].repeat(2))
     return CoarseSearch(
-        rotations=rotations,
+        rotations=poses.rotations,
         slices=terms,
         basis=basis,
         power=(slices.real.square() + slices.imag.square()).T.contiguous(),
@@ -175,7 +192,7 @@ def make_coarse_search(
         ramps=torch.polar(torch.ones_like(angle), angle).to(torch.complex64),
         first=first,
         last=last,
-        step_rad=step_rad,
+        step_rad=poses.step_rad,
     )
 
 

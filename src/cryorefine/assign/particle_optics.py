@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorefine.assign.align import AlignmentOptions
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import (
@@ -38,6 +39,7 @@ from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
 
 __all__ = [
     "N_VALUES",
+    "GroupImages",
     "OpticsPrior",
     "RefinedOptics",
     "magnification_matrix",
@@ -168,6 +170,28 @@ def without_offset(
 
 
 @dataclass(frozen=True, eq=False)
+class GroupImages:
+    """Images of one optics group, and what their contrast transfer is computed from.
+
+    Attributes
+    ----------
+    view
+        Their band, and how the group sees the volume.
+    x
+        Coefficients of the whole band, not whitened, offset included.
+    white
+        One over the noise's standard deviation, by coefficient.
+    defocus
+        As the particle table has it.
+    """
+
+    view: GroupBand
+    x: Complex[Tensor, "b p"]
+    white: Float[Tensor, "p"]
+    defocus: Defocus
+
+
+@dataclass(frozen=True, eq=False)
 class RefinedOptics:
     """What the refinement of a batch found.
 
@@ -189,15 +213,15 @@ class RefinedOptics:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
+    """Likelihood and priors; ``x`` is whitened with ``white``."""
+
     grid: SliceGrid
     view: GroupBand
     x: Tensor
     white: Tensor
     defocus: Defocus
     prior: OpticsPrior
-    shift_precision: float
-    turns: bool
-    moves: bool
+    options: AlignmentOptions
 
     def of(self, rows: Tensor) -> "_Problem":
         """Return the problem of some of the images."""
@@ -214,7 +238,8 @@ class _Problem:
             for rows in torch.arange(len(values)).split(size)
         ]
         score, g, h = (torch.cat(part) for part in zip(*parts, strict=True))
-        return score, *freeze(g, h, turns=self.turns, moves=self.moves)
+        limits = self.options.local
+        return score, *freeze(g, h, turns=limits.turns, moves=limits.moves)
 
     def _equations(
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
@@ -253,71 +278,49 @@ class _Problem:
         h = 2 * torch.einsum("map,mbp->mab", jacobian.conj(), jacobian).real.double()
         score = (2 * (centred.conj() * model).real - model.abs().square()).double().sum(1)
         own_values, precision = values[:, active], self.prior.sigma()[active] ** -2
+        shift_precision = self.options.shift_sigma_px**-2
         score = score - 0.5 * (precision * own_values.square()).sum(1)
-        score = score - 0.5 * self.shift_precision * shifts_px.square().sum(1)
+        score = score - 0.5 * shift_precision * shifts_px.square().sum(1)
         g[:, 5:] -= precision * own_values
-        g[:, 3:5] -= self.shift_precision * shifts_px
-        added = torch.tensor([0.0] * 3 + [self.shift_precision] * 2, dtype=torch.float64)
+        g[:, 3:5] -= shift_precision * shifts_px
+        added = torch.tensor([0.0] * 3 + [shift_precision] * 2, dtype=torch.float64)
         return score, g, h + torch.diag(torch.cat([added, precision]))
 
 
 def _make_problem(
-    grid: SliceGrid,
-    view: GroupBand,
-    x: Tensor,
-    white: Tensor,
-    defocus: Defocus,
-    prior: OpticsPrior,
-    shift_precision: float,
-    turns: bool = True,
-    moves: bool = True,
+    grid: SliceGrid, images: GroupImages, prior: OpticsPrior, options: AlignmentOptions
 ) -> _Problem:
+    view, x = images.view, images.x * images.white
     # The coefficient at zero is real: all its variance lies in one component, not in two.
     halved = torch.where(view.band.radius == 0, math.sqrt(0.5), 1.0)
-    return _Problem(
-        grid, view, x * halved, white * halved, defocus, prior, shift_precision, turns, moves
-    )
+    return _Problem(grid, view, x * halved, images.white * halved, images.defocus, prior, options)
 
 
 def refine_particle_optics(
     grid: SliceGrid,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    white: Float[Tensor, "p"],
-    defocus: Defocus,
+    images: GroupImages,
     rotations: Float[Tensor, "b 3 3"],
     shifts_px: Float[Tensor, "b 2"],
     values: Float[Tensor, "b v"],
     prior: OpticsPrior,
-    *,
-    max_shift_px: float,
-    shift_precision: float = 0.0,
-    turns: bool = True,
-    moves: bool = True,
+    options: AlignmentOptions,
 ) -> RefinedOptics:
     """Refine pose and particle values together, from a pose near its maximum.
 
     Parameters
     ----------
-    x
-        Whitened coefficients, offset included.
-    white
-        One over the noise's standard deviation, by coefficient.
-    defocus
-        As the particle table has it.
     values
         Where to start.
-    shift_precision
-        Inverse variance (1/px²) of the prior on shifts about the centre.
-    turns, moves
-        Whether the rotation, and the shift, may change.
+    options
+        Its limit and prior of shifts count, and whether rotations and shifts may change at all;
+        how far from their starts poses may go is left to the caller.
 
     Notes
     -----
     A dozen evaluations at most, three or four on average, in plain torch.
     """
-    problem = _make_problem(grid, view, x, white, defocus, prior, shift_precision, turns, moves)
-    active = prior.active()
+    problem = _make_problem(grid, images, prior, options)
+    active, max_shift_px = prior.active(), options.max_shift_px
     rotations, shifts_px, values = (
         rotations.double().clone(),
         shifts_px.double().clone(),

@@ -5,11 +5,11 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, align_globally, align_locally
+from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.exhaustive import CoarseSearch
-from cryorefine.assign.search_depth import SearchDepth
+from cryorefine.assign.search_depth import Search
 from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import matrix_from_rotvec
-from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -50,16 +50,19 @@ def plant_images(
 
 
 def planted_missed(
-    grid: SliceGrid,
-    search: CoarseSearch,
-    depth: SearchDepth,
     view: GroupBand,
     c: Float[Tensor, "n p"],
-    group: SymmetryGroup,
+    reference: Reference,
+    search: Search,
     options: AlignmentOptions,
     generator: torch.Generator,
 ) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
     """Search for planted images.
+
+    Parameters
+    ----------
+    c
+        Whitened contrast transfer of each image.
 
     Returns
     -------
@@ -67,10 +70,12 @@ def planted_missed(
         Whether a search ended at a pose that explains the image worse than the one it was made at
         (what depth could have cured), and whether it ended beside that pose.
     """
-    rotations, shifts_px = planted_poses(search, len(c), options, generator)
-    x = plant_images(grid, view, c, rotations, shifts_px, generator)
-    found = align_globally(grid, search, depth, view, x, c, group, options)
-    best = align_locally(grid, view, x, c, rotations, shifts_px, group, options, is_restarted=False)
+    rotations, shifts_px = planted_poses(search.table, len(c), options, generator)
+    x = plant_images(reference.grid, view, c, rotations, shifts_px, generator)
+    images = WhitenedImages(view, x, c)
+    found = align_globally(images, reference, search, options)
+    best = align_locally(images, reference, rotations, shifts_px, options, is_restarted=False)
     is_worse = found.score < best.score - _WORSE
-    is_beside = group.distance(found.rotations, rotations) < search.step_rad
+    angle = reference.symmetry.distance(found.rotations, rotations)
+    is_beside = angle < search.table.step_rad
     return is_worse.cpu(), is_beside.cpu()

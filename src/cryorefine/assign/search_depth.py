@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.assign.exhaustive import Pruning
+from cryorefine.assign.exhaustive import CoarseSearch, Pruning
 from cryorefine.fourier.band import Band
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.kernels.dispatch import extract_slices
@@ -23,6 +23,7 @@ from cryorefine.model.observe import GroupBand
 
 __all__ = [
     "GRID_LOSS",
+    "Search",
     "SearchDepth",
     "SearchSpace",
     "decidable",
@@ -194,6 +195,22 @@ class SearchDepth:
     def after_refinement(self) -> Pruning:
         """What leaves a refinement."""
         return Pruning(_MASS_LOST, _REFINEMENT_LOSS, self.most)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search over all orientations and shifts, ready for images.
+
+    Attributes
+    ----------
+    table
+        The reference's slices at all poses of a grid.
+    depth
+        The plan that the table was made by: what is kept of the grid, and what is refined.
+    """
+
+    table: CoarseSearch
+    depth: SearchDepth
 
 
 def refinement_shells(shell: int, end: int) -> list[int]:

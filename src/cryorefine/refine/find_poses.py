@@ -15,8 +15,9 @@ from cryorefine.assign.align import (
     align_locally,
     score_poses,
 )
+from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.own_noise import OwnNoise, own_bonus
-from cryorefine.assign.particle_optics import OpticsPrior
+from cryorefine.assign.particle_optics import GroupImages, OpticsPrior
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
 from cryorefine.geometry.symmetry import SymmetryGroup
@@ -112,29 +113,24 @@ class FindPoses:
 
     def _aligned(self, block: Block, batch: Batch, band: GroupBand) -> BatchPoses:
         """Return a batch's poses, as the block's action says."""
-        grid, key = self.grids[block.half - 1], (block.half, block.geometry)
+        key = (block.half, block.geometry)
         options = self.options[key]
-        x, c = batch.x * batch.white, batch.c * batch.white
+        reference = Reference(self.grids[block.half - 1], self.symmetry)
+        images = WhitenedImages(band, batch.x * batch.white, batch.c * batch.white)
         if block.action == "find":
-            prepared = self.searches[key]
-            return align_globally(
-                grid, prepared.search, prepared.depth, band, x, c, self.symmetry, options
-            )
-        own = self._own_noise(block.half, band, batch, c, options.resolution_turn_rad)
+            return align_globally(images, reference, self.searches[key].search, options)
+        own = self._own_noise(block.half, batch, images, options.resolution_turn_rad)
+        images = replace(images, own=own)
         start = poses_of(self.poses, batch.rows, band)
         if block.action == "search":
-            prepared = self.searches[key]
-            return align_globally(
-                grid, prepared.search, prepared.depth, band, x, c, self.symmetry, options,
-                previous=start, own=own,
-            )  # fmt: skip
+            search = self.searches[key].search
+            return align_globally(images, reference, search, options, previous=start)
         if block.action == "keep":
             # Poses that are only scored may lie anywhere.
             anywhere = replace(options, max_shift_px=float(band.group.box_px))
-            return score_poses(grid, band, x, c, *start, self.symmetry, anywhere, own=own)
+            return score_poses(images, reference, *start, anywhere)
         return align_locally(
-            grid, band, x, c, *start, self.symmetry, options,
-            is_restarted=block.action == "check", own=own,
+            images, reference, *start, options, is_restarted=block.action == "check",
             others=self._known_others(batch, band, options),
         )  # fmt: skip
 
@@ -152,11 +148,8 @@ class FindPoses:
             rows = batch.rows[index.numpy()]
             parts.append(
                 refine_batch(
-                    self.stack.table.defocus(rows),
                     self.grids[block.half - 1],
-                    band,
-                    batch.x[index],
-                    white[0],
+                    GroupImages(band, batch.x[index], white[0], self.stack.table.defocus(rows)),
                     found.select(index),
                     self.values[torch.from_numpy(rows)],
                     self.prior,
@@ -190,7 +183,7 @@ class FindPoses:
         )  # fmt: skip
 
     def _own_noise(
-        self, half: int, band: GroupBand, batch: Batch, c: Tensor, reach_rad: float
+        self, half: int, batch: Batch, images: WhitenedImages, reach_rad: float
     ) -> OwnNoise | None:
         """Return what poses gain by their images' noise in the reference."""
         known = self.poses
@@ -198,9 +191,9 @@ class FindPoses:
             return None
         poses = known.select(batch.rows)
         weight = poses.quality["weight"].nan_to_num(0.0)
-        bonus = own_bonus(self.own_share[half - 1], band, c, weight)
+        bonus = own_bonus(self.own_share[half - 1], images.view, images.c, weight)
         rotations, share = _inserted(poses)
-        return OwnNoise(rotations.to(c.device), bonus[:, None] * share.to(bonus), reach_rad)
+        return OwnNoise(rotations.to(images.device), bonus[:, None] * share.to(bonus), reach_rad)
 
 
 def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k"]]:

@@ -3,18 +3,17 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, BatchPoses, is_tilt_allowed, pull_back, spread
 from cryorefine.assign.particle_optics import (
+    GroupImages,
     OpticsPrior,
     refine_particle_optics,
     without_offset,
 )
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.model.observe import GroupBand
-from cryorefine.optics.ctf import Defocus
 from cryorefine.refine.settings import RefineSettings
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
@@ -37,11 +36,8 @@ def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
 
 
 def refine_batch(
-    defocus: Defocus,
     grid: SliceGrid,
-    group_band: GroupBand,
-    x: Complex[Tensor, "b p"],
-    white: Float[Tensor, "p"],
+    images: GroupImages,
     found: BatchPoses,
     values: Float[Tensor, "b v"],
     prior: OpticsPrior,
@@ -53,10 +49,8 @@ def refine_batch(
 
     Parameters
     ----------
-    defocus
-        As the particle table has it.
-    x
-        Their coefficients, not whitened, from which the offsets in ``values`` have been taken.
+    images
+        Their coefficients, from which the offsets in ``values`` have been taken.
     values
         As they were in the last iteration.
     start
@@ -67,20 +61,9 @@ def refine_batch(
     poses, values
         Score, gap and the like stay those of the alignment before.
     """
+    whole = replace(images, x=without_offset(images.view, images.x, -values[:, 1]))
     refined = refine_particle_optics(
-        grid,
-        group_band,
-        without_offset(group_band, x, -values[:, 1]) * white,
-        white,
-        defocus,
-        found.rotations,
-        found.shifts_px,
-        values,
-        prior,
-        max_shift_px=options.max_shift_px,
-        shift_precision=options.shift_sigma_px**-2,
-        turns=options.local.turns,
-        moves=options.local.moves,
+        grid, whole, found.rotations, found.shifts_px, values, prior, options
     )
     within = pull_back(refined.rotations, refined.shifts_px, *start, options.local)
     if within is not None:

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions
-from cryorefine.assign.exhaustive import CoarseSearch, make_coarse_search
+from cryorefine.assign.comparison import Reference
+from cryorefine.assign.exhaustive import CoarseSearch, PoseGrid, make_coarse_search, shift_grid
 from cryorefine.assign.planted import planted_missed
 from cryorefine.assign.search_depth import (
-    SearchDepth,
+    Search,
     SearchSpace,
     discriminating_power,
     plan_depth,
@@ -51,14 +52,13 @@ class PreparedSearch:
 
     Attributes
     ----------
-    depth, search
-        How deep it goes, and its table.
+    search
+        Its table, and how deep it goes.
     attempts
         What was tried, for the log.
     """
 
-    depth: SearchDepth
-    search: CoarseSearch
+    search: Search
     attempts: tuple[dict[str, Any], ...]
 
 
@@ -120,16 +120,10 @@ class PoseSpace:
         rotations = rotation_grid(
             step_rad, group=self.symmetry, min_tilt_rad=low, max_tilt_rad=high
         )
-        return make_coarse_search(
-            grid,
-            band,
-            rotations.to(band.points.device),
-            step_rad=step_rad,
-            max_shell=max_shell,
-            max_shift_px=max_shift_px,
-            shift_step_px=shift_step_px,
-            weight=weight,
+        poses = PoseGrid(
+            rotations.to(band.points.device), step_rad, shift_grid(max_shift_px, shift_step_px)
         )
+        return make_coarse_search(grid, band, poses, max_shell=max_shell, weight=weight)
 
 
 def pose_space(inputs: Inputs) -> PoseSpace:
@@ -172,6 +166,7 @@ class PrepareSearch:
         optics, grid = self.optics[block.half - 1], self.grids[block.half - 1]
         band = optics.band_of(block.geometry)
         options, plan = self.options[block.half, block.geometry], self.plan
+        reference = Reference(grid, self.space.symmetry)
         space = self.space.search_space(
             band, max_shift_px=options.max_shift_px, shift_sigma_px=options.shift_sigma_px
         )
@@ -188,7 +183,7 @@ class PrepareSearch:
         attempts: list[dict[str, Any]] = []
         while True:
             depth = plan_depth(power, band.band, space, finer=finer, least=least, worth=worth)
-            search = self.space.coarse_search(
+            table = self.space.coarse_search(
                 grid,
                 band,
                 max_shell=depth.max_shell,
@@ -199,15 +194,14 @@ class PrepareSearch:
             )
             key = hash((self.seed, plan.iteration, block.half, len(attempts) + 1))
             generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)
-            is_missed, is_found = planted_missed(
-                grid, search, depth, band, c, self.space.symmetry, options, generator
-            )
+            search = Search(table, depth)
+            is_missed, is_found = planted_missed(band, c, reference, search, options, generator)
             missed = int(is_missed.sum())
             attempts.append(
                 {
                     "half": block.half,
                     "optics_group": band.group.name,
-                    **_described(depth, search, band),
+                    **_described(search, band),
                     "planted": n_planted,
                     "planted_found": int(is_found.sum()),
                     "planted_missed": missed,
@@ -216,22 +210,23 @@ class PrepareSearch:
             # Planned losses cost more to avoid than they are worth.
             allowed = (_MAY_MISS + max(0.0, depth.decidable - depth.recall)) * n_planted
             if missed <= allowed + 2 * allowed**0.5 or len(attempts) == _ATTEMPTS:
-                return PreparedSearch(depth, search, tuple(attempts))
+                return PreparedSearch(search, tuple(attempts))
             if depth.candidates > _FULL * depth.most:
                 least = 2 * depth.most
             else:
                 finer *= _FINER
 
 
-def _described(depth: SearchDepth, search: CoarseSearch, band: GroupBand) -> dict[str, Any]:
+def _described(search: Search, band: GroupBand) -> dict[str, Any]:
     """Return the measures of a search as the log has them."""
+    table, depth = search.table, search.depth
     return {
         "resolution_A": band.group.box_A / depth.max_shell,
         "step_deg": math.degrees(depth.step_rad),
-        "orientations": len(search.rotations),
-        "shifts": len(search.shifts_px),
-        "terms": search.slices.shape[0],
-        "points": search.last - search.first,
+        "orientations": len(table.rotations),
+        "shifts": len(table.shifts_px),
+        "terms": table.slices.shape[0],
+        "points": table.last - table.first,
         "most_candidates": depth.most,
         "thinned": depth.apart_rad > 0,
         "expected_candidates": depth.candidates,
