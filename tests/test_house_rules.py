@@ -22,10 +22,6 @@ MAX_ROOM_LINES = 3000
 
 LARGE_FUNCTIONS = {
     "assign/align.py:align_globally": 62,
-    "cli/simulate.py:_simulate": 78,
-    "io/star.py:read_star": 79,
-    "particles/formats/relion.py:read_relion": 70,
-    "particles/formats/relion.py:_read_optics": 80,
     "refine/expectation.py:assign_poses": 125,
     "refine/iteration.py:_iterate": 69,
     "refine/search_plan.py:prepare_search": 69,
