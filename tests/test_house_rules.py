@@ -26,7 +26,6 @@ LARGE_FUNCTIONS = {
     "refine/iteration.py:_iterate": 69,
     "refine/search_plan.py:prepare_search": 69,
     "run/continuation.py:begin_segment": 83,
-    "run/inputs.py:screened_inputs": 69,
 }
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
@@ -37,7 +36,6 @@ MANY_PARAMETERS = {
     "assign/exhaustive.py:make_coarse_search": 8,
     "assign/particle_optics.py:refine_particle_optics": 13,
     "assign/planted.py:planted_missed": 8,
-    "engine/memory.py:plan_memory": 9,
     "reconstruct/accumulate.py:accumulate": 9,
     "reconstruct/accumulate.py:residual_power": 8,
     "refine/backprojection.py:reconstruct_halves": 8,
