@@ -46,7 +46,7 @@ from cryorefine.assign.exhaustive import (
     shift_grid,
 )
 from cryorefine.assign.search_depth import SearchSpace
-from cryorefine.engine.memory import free_bytes, plan_memory
+from cryorefine.engine.memory import RunSize, free_bytes, plan_memory
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EventLog
@@ -765,10 +765,11 @@ def prepare(folder: Path, resolution_A: float) -> tuple[Task, Images]:
         (group,), volume_size_px=volume.size_px, voxel_A=volume.voxel_A,
         resolution_A=group.box_A / (max_shell + _MARGIN + 0.5),
     )  # fmt: skip
-    memory = plan_memory(
+    size = RunSize(
         size_px=n, is_symmetric=False, searches=False, n_particles=len(table), stored_bytes=0,
-        threads=1, used_bytes=0, free_bytes=free_bytes(),
+        threads=1,
     )  # fmt: skip
+    memory = plan_memory(size, used_bytes=0, free_bytes=free_bytes())
     stack = ParticleStack(table, source, statistics, memory, torch.device("cpu"))
     both = np.ones(len(table), np.int8)
     ((noise,), _) = initial_noise(stack, both, (optics, optics), EventLog(None), SerialEngine())

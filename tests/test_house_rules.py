@@ -21,19 +21,11 @@ MAX_PARAMETERS = 7
 MAX_ROOM_LINES = 3000
 
 LARGE_FUNCTIONS = {
-    "cli/simulate.py:_simulate": 78,
-    "io/star.py:read_star": 79,
-    "particles/formats/relion.py:read_relion": 70,
-    "particles/formats/relion.py:_read_optics": 80,
-    "refine/expectation.py:assign_poses": 125,
-    "refine/search_plan.py:prepare_search": 69,
     "run/continuation.py:begin_segment": 83,
-    "run/inputs.py:screened_inputs": 69,
 }
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
 MANY_PARAMETERS = {
-    "engine/memory.py:plan_memory": 9,
     "reconstruct/accumulate.py:accumulate": 9,
     "reconstruct/accumulate.py:residual_power": 8,
     "refine/backprojection.py:reconstruct_halves": 8,

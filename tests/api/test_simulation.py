@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 import cryorefine as cr
-from cryorefine.api.simulation import write_simulation
+from cryorefine.api.simulation_options import make_options
 from cryorefine.cli.simulate import command
 from tests.builders import refused
 
@@ -49,8 +49,17 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path, progress):
 
 
 def test_words_that_are_no_choice_are_refused(tmp_path):
-    given = command.make_context("simulate", ["phantom", "--output", "new"]).params
-    options = {k: v for k, v in given.items() if k not in ("model", "output")}
-    with refused("--noise must be one of coloured, white, ice", "--poses must be one of uniform"):
-        write_simulation("phantom", tmp_path / "a", {**options, "noise": "pink", "poses": "up"})
+    with refused("noise= must be one of coloured, white, ice", "poses= must be one of uniform"):
+        cr.simulate(output=tmp_path / "a", noise="pink", poses="up")
     assert not any(tmp_path.iterdir())
+
+
+def test_an_option_that_there_is_not_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(TypeError, match="shift_px"):
+        cr.simulate(output=tmp_path / "a", shift_px=3.0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_options_of_a_simulation_name_all_that_is_out_of_range_as_the_command_does():
+    with refused("--box-px must be 16 or more; --snr must be positive", "Correct the options"):
+        make_options({"box_px": 8, "snr": 0})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cryorefine.engine.memory import (
     MemoryPlan,
+    RunSize,
     batch_size,
     emit_memory,
     free_bytes,
@@ -36,6 +37,11 @@ runs = st.fixed_dictionaries(
 )
 
 
+def planned(run, free):
+    size = RunSize(**{name: value for name, value in run.items() if name != "used_bytes"})
+    return plan_memory(size, used_bytes=run["used_bytes"], free_bytes=free)
+
+
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -53,7 +59,7 @@ runs = st.fixed_dictionaries(
 def test_a_larger_run_is_never_predicted_to_need_less(run, name, more):
     grown = {**run, name: run[name] + more if type(run[name]) is int else True}
     plenty = 10**15
-    less, greater = (plan_memory(**r, free_bytes=plenty).peak_bytes for r in (run, grown))
+    less, greater = (planned(r, plenty).peak_bytes for r in (run, grown))
     assert greater >= less >= run["used_bytes"]
 
 
@@ -63,14 +69,14 @@ def test_twice_the_box_needs_much_more(run):
     nothing = {"used_bytes": 0, "stored_bytes": 0, "processes": 0, "threads": 1}
     bare = {**run, **nothing, "n_particles": 2, "searches": False}
     large = {**bare, "size_px": 2 * bare["size_px"]}
-    small_peak, large_peak = (plan_memory(**r, free_bytes=10**15).peak_bytes for r in (bare, large))
+    small_peak, large_peak = (planned(r, 10**15).peak_bytes for r in (bare, large))
     assert 5 < large_peak / small_peak < 9  # eight times the voxels, and what is always needed
 
 
 @given(run=runs, free=st.integers(0, 10**11))
 def test_less_memory_cuts_sums_and_batches_only_when_half_after_half_would_not_fit(run, free):
-    full = plan_memory(**run, free_bytes=10**15)
-    plan = plan_memory(**run, free_bytes=free)
+    full = planned(run, 10**15)
+    plan = planned(run, free)
     assert plan.free_bytes == free
     assert 1 <= plan.partial_sums <= full.partial_sums <= 4
     assert full.both_halves

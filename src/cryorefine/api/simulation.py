@@ -1,16 +1,21 @@
 """Simulated particle images with known poses, from Python."""
 
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cryorefine.api.boundary import library_call
 from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.progress import ProgressDisplay
+from cryorefine.api.simulation_options import SimulationOptions, make_options
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
 from cryorefine.events import Listener
@@ -22,6 +27,7 @@ from cryorefine.model.atoms import Atoms
 from cryorefine.model.orient import orienting_rotation
 from cryorefine.model.phantom import make_phantom
 from cryorefine.model.simulate import (
+    SimulatedSet,
     SimulationPlan,
     draw_parameters,
     simulate_images,
@@ -31,9 +37,6 @@ from cryorefine.model.simulated_table import simulated_table
 from cryorefine.particles.formats.relion import write_relion
 
 __all__ = ["Simulation", "simulate", "write_simulation"]
-
-_NOISES = ("coloured", "white", "ice")
-_POSES = ("uniform", "axis")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,39 +64,24 @@ class Simulation:
     output: Path
 
 
+def _with_options(function: Callable[..., Simulation]) -> Callable[..., Simulation]:
+    """Show and name the options of a function, which takes them as ``**options``, one by one."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = inspect.signature(SimulationOptions).parameters.values()
+    shown = signature.replace(parameters=[*own, *options])
+    function.__signature__ = shown  # type: ignore[attr-defined]  # inspect and help look here
+    return function
+
+
 @library_call
+@_with_options
 def simulate(
     model: str | os.PathLike[str] = "phantom",
     *,
     output: str | os.PathLike[str],
     progress: bool = False,
-    particles: int = 1000,
-    box_px: int = 128,
-    pixel_angstrom: float = 2.0,
-    symmetry: str = "c1",
-    assembly: str | None = None,
-    diameter_angstrom: float = 120.0,
-    snr: float = 0.05,
-    noise: Literal["coloured", "white", "ice"] = "coloured",
-    atom_bfactor: float | None = None,
-    imaging_bfactor: float = 0.0,
-    defocus_angstrom: tuple[float, float] = (8000.0, 20000.0),
-    defocus_error_angstrom: float = 0.0,
-    astigmatism_angstrom: float = 200.0,
-    voltage_kv: float = 300.0,
-    cs_mm: float = 2.7,
-    amplitude_contrast: float = 0.1,
-    shift_angstrom: float = 3.0,
-    poses: Literal["uniform", "axis"] = "uniform",
-    axis_tilt_deg: float = 0.0,
-    axis_spread_deg: float = 15.0,
-    axis_fraction: float = 1.0,
-    scale_spread: float = 0.0,
-    junk_fraction: float = 0.0,
-    optics_groups: int = 1,
-    per_micrograph: int = 50,
-    reference_angstrom: float = 30.0,
-    seed: int = 0,
+    **options: Any,
 ) -> Simulation:
     """Simulate particle images with known poses, noise and contrast transfer.
 
@@ -150,13 +138,12 @@ def simulate(
     >>> made.true_particles.images().shape
     (4, 32, 32)
     """
-    options = dict(locals())
-    source, folder = os.fspath(options.pop("model")), Path(options.pop("output"))
-    if options.pop("progress"):
+    source, folder, chosen = os.fspath(model), Path(output), make_options(options)
+    if progress:
         with ProgressDisplay() as display:
-            write_simulation(source, folder, options, display)
+            write_simulation(source, folder, chosen, display)
     else:
-        write_simulation(source, folder, options)
+        write_simulation(source, folder, chosen)
     return Simulation(
         particles=read_particles(folder / "particles.star"),
         reference=read_volume(folder / "reference.mrc"),
@@ -167,52 +154,26 @@ def simulate(
 
 
 def write_simulation(
-    model: str, output: Path, options: dict[str, Any], listener: Listener | None = None
+    model: str, output: Path, options: SimulationOptions, listener: Listener | None = None
 ) -> None:
     """Simulate a set into a new folder.
 
     Parameters
     ----------
-    options
-        By the names of the parameters of :func:`simulate`; errors name them as options.
+    model, output
+        As for :func:`simulate`.
     listener
         Is told how far it is.
 
     Raises
     ------
     InputError
-        If an option is out of range, the model cannot be read, or the folder exists.
+        If the model cannot be read or is larger than the box, or the folder is not empty.
     """
-    _check(options)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("exists and is not empty", where=str(output), do="give a new folder")
-    group = parse_symmetry(options["symmetry"])
-    atoms = _atoms(model, group, options)
-    low, high = options["defocus_angstrom"]
-    plan = SimulationPlan(
-        n_particles=options["particles"],
-        box_px=options["box_px"],
-        pixel_A=options["pixel_angstrom"],
-        snr=options["snr"],
-        n_groups=options["optics_groups"],
-        particles_per_micrograph=options["per_micrograph"],
-        voltage_kV=options["voltage_kv"],
-        cs_mm=options["cs_mm"],
-        amplitude_contrast=options["amplitude_contrast"],
-        defocus_min_A=low,
-        defocus_max_A=high,
-        astigmatism_A=options["astigmatism_angstrom"],
-        defocus_error_A=options["defocus_error_angstrom"],
-        bfactor_A2=options["imaging_bfactor"],
-        pose_axis_tilt_deg=options["axis_tilt_deg"] if options["poses"] == "axis" else None,
-        pose_axis_spread_deg=options["axis_spread_deg"],
-        pose_axis_fraction=options["axis_fraction"],
-        shift_A=options["shift_angstrom"],
-        scale_spread=options["scale_spread"],
-        junk_fraction=options["junk_fraction"],
-        noise=options["noise"],
-        seed=options["seed"],
-    )
+    group = parse_symmetry(options.symmetry)
+    atoms, plan = _atoms(model, group, options), options.plan
     extent_A = 2 * float(np.linalg.norm(atoms.xyz_A, axis=1).max())
     if extent_A > plan.box_px * plan.pixel_A:
         raise InputError(
@@ -222,6 +183,19 @@ def write_simulation(
         )
     drawn = draw_parameters(atoms, plan)
     output.mkdir(parents=True, exist_ok=True)
+    stack = output / "particles.mrcs"
+    write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
+    truth = truth_volume(atoms, plan, drawn)
+    write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
+    start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
+    write_volume(output / "reference.mrc", start, plan.pixel_A)
+    _write_tables(output, drawn, stack)
+
+
+def _images(
+    atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet, listener: Listener | None
+) -> Float[Tensor, "n y x"]:
+    """Return all images as they are stored, in half precision."""
     images = torch.empty(plan.n_particles, plan.box_px, plan.box_px, dtype=torch.float16)
     for rows, batch in simulate_images(atoms, plan, drawn):
         images[torch.from_numpy(rows)] = batch.half()
@@ -230,12 +204,11 @@ def write_simulation(
                 {"kind": "progress", "stage": "simulating", "done": int(rows[-1]) + 1,
                  "total": plan.n_particles}
             )  # fmt: skip
-    stack = output / "particles.mrcs"
-    write_stack(stack, images, plan.pixel_A, half=True)
-    truth = truth_volume(atoms, plan, drawn)
-    write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
-    start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options["reference_angstrom"])
-    write_volume(output / "reference.mrc", start, plan.pixel_A)
+    return images
+
+
+def _write_tables(output: Path, drawn: SimulatedSet, stack: Path) -> None:
+    """Write the particles as a microscope would give them, and with what is true of them."""
     write_relion(output / "particles.star", simulated_table(drawn, stack, with_poses=False))
     write_relion(
         output / "truth_particles.star",
@@ -248,48 +221,16 @@ def write_simulation(
     )
 
 
-def _check(options: dict[str, Any]) -> None:
-    """Refuse options out of range, all at once."""
-    low, high = options["defocus_angstrom"]
-    problems = [
-        text
-        for bad, text in (
-            (options["particles"] < 1, "--particles must be 1 or more"),
-            (options["noise"] not in _NOISES, f"--noise must be one of {', '.join(_NOISES)}"),
-            (options["poses"] not in _POSES, f"--poses must be one of {', '.join(_POSES)}"),
-            (options["box_px"] < 16, "--box-px must be 16 or more"),
-            (options["pixel_angstrom"] <= 0, "--pixel-angstrom must be positive"),
-            (options["snr"] <= 0, "--snr must be positive"),
-            (low > high, "--defocus-angstrom must be given as smallest, then largest"),
-            (not 0 <= options["junk_fraction"] < 1, "--junk-fraction must be 0 or more, below 1"),
-            (not 0 <= options["axis_fraction"] <= 1, "--axis-fraction must be 0 to 1"),
-            (
-                options["defocus_error_angstrom"] < 0,
-                "--defocus-error-angstrom must not be negative",
-            ),
-            (not 0 <= options["amplitude_contrast"] <= 1, "--amplitude-contrast must be 0 to 1"),
-            (options["optics_groups"] < 1, "--optics-groups must be 1 or more"),
-            (options["per_micrograph"] < 1, "--per-micrograph must be 1 or more"),
-            (options["voltage_kv"] <= 0, "--voltage-kv must be positive"),
-            (options["reference_angstrom"] <= 0, "--reference-angstrom must be positive"),
-            (options["diameter_angstrom"] < 40, "--diameter-angstrom must be 40 or more"),
-        )
-        if bad
-    ]
-    if problems:
-        raise InputError("; ".join(problems), do="correct the options")
-
-
-def _atoms(model: str, group: SymmetryGroup, options: dict[str, Any]) -> Atoms:
+def _atoms(model: str, group: SymmetryGroup, options: SimulationOptions) -> Atoms:
     """Return the atoms of a phantom or model file, centred and turned to the group's axes."""
     if model == "phantom":
-        return make_phantom(group, diameter_A=options["diameter_angstrom"], seed=options["seed"])
-    file = read_model(Path(model), assembly=options["assembly"])
+        return make_phantom(group, diameter_A=options.diameter_angstrom, seed=options.seed)
+    file = read_model(Path(model), assembly=options.assembly)
     centre = file.xyz_A.mean(0)
     copies = [[chain - centre for chain in chains] for chains in file.copies]
     matrix = orienting_rotation(copies, group)
     types, a, b = file.scattering()
-    bfactor = options["atom_bfactor"]
+    bfactor = options.atom_bfactor
     return Atoms(
         xyz_A=(file.xyz_A - centre) @ matrix.T,
         gaussian_a=a,

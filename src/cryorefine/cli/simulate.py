@@ -124,9 +124,11 @@ def command(model: str, output: Path, **options: Any) -> None:
     """
     from cryorefine.api.progress import ProgressDisplay
     from cryorefine.api.simulation import write_simulation
+    from cryorefine.api.simulation_options import make_options
 
+    chosen = make_options(options)
     with ProgressDisplay() as display:
-        write_simulation(model, output, options, display)
+        write_simulation(model, output, chosen, display)
     click.echo(f"particles   {output / 'particles.star'}")
     click.echo(f"reference   {output / 'reference.mrc'}")
     click.echo(f"truth       {output / 'truth_map.mrc'}, {output / 'truth_particles.star'}")

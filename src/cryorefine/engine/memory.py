@@ -13,6 +13,7 @@ from cryorefine.particles.images import MAPPED_BYTES
 
 __all__ = [
     "MemoryPlan",
+    "RunSize",
     "batch_size",
     "emit_memory",
     "free_bytes",
@@ -41,13 +42,12 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 """Images of a batch; a coefficient's share of it: image, transfer, model and residual."""
 
 # Measured: the peak above what is in use when the images have been screened, in half grids of
-# complex numbers up to Nyquist, with one half at a time and with both; what is kept of a batch, in
-# its own size, by each thread; what a search keeps.
+# complex numbers up to Nyquist; what is kept of a batch.
 _GRIDS, _GRIDS_SYMMETRIC = 9.0, 11.0
-_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 16.0
+_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 16.0  # with both halves at a time
 # While images are inserted: what partial sums take, and the references and sums beside them.
 _GRIDS_PER_SUM, _GRIDS_BESIDE_SUMS = 1.5, 3.0
-_BATCHES = 4.0
+_BATCHES = 4.0  # in the size of one, for each thread
 # Measured as above: what every run holds, what a search keeps, what each particle's values take.
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
 _TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
@@ -83,19 +83,39 @@ class MemoryPlan:
     free_bytes: int
 
 
-def plan_memory(
-    *,
-    size_px: int,
-    oversampling: float = OVERSAMPLING,
-    is_symmetric: bool,
-    searches: bool,
-    n_particles: int,
-    stored_bytes: int,
-    threads: int,
-    processes: int = 0,
-    used_bytes: int,
-    free_bytes: int,
-) -> MemoryPlan:
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """What of a run decides how much memory it takes.
+
+    Attributes
+    ----------
+    size_px, oversampling
+        Box of the maps; grid points per Fourier coefficient.
+    is_symmetric
+        Whether there is a point group to apply: it needs room for turned grids.
+    searches
+        Whether orientations are searched everywhere.
+    n_particles
+        In the file.
+    stored_bytes
+        Size of the image stacks: pages of them count while they are mapped.
+    threads
+        That work on batches at once.
+    processes
+        Worker processes; 0 where threads of this one do the work.
+    """
+
+    size_px: int
+    oversampling: float = OVERSAMPLING
+    is_symmetric: bool
+    searches: bool
+    n_particles: int
+    stored_bytes: int
+    threads: int
+    processes: int = 0
+
+
+def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan:
     """Predict the peak of a run; take half after half, then fewer sums, then smaller batches.
 
     The peak is reached when sums are folded, symmetrised and solved in the last iteration, which
@@ -105,40 +125,30 @@ def plan_memory(
 
     Parameters
     ----------
-    size_px, oversampling
-        Box of the maps; grid points per Fourier coefficient.
-    is_symmetric
-        Whether there is a point group to apply: it needs room for turned grids.
-    searches
-        Whether orientations are searched everywhere.
-    stored_bytes
-        Size of the image stacks: pages of them count while they are mapped.
-    threads
-        That work on batches at once.
-    processes
-        Worker processes; 0 where threads of this one do the work.
     used_bytes
         What the process holds before the first iteration: libraries, inputs.
+    free_bytes
+        What it may hold at most.
     """
-    grid = grid_bytes(size_px, oversampling)
+    grid = grid_bytes(run.size_px, run.oversampling)
 
     def plan(partial_sums: int, both_halves: bool, batch_bytes: int) -> MemoryPlan:
         if both_halves:
-            solving = _GRIDS_BOTH_SYMMETRIC if is_symmetric else _GRIDS_BOTH
+            solving = _GRIDS_BOTH_SYMMETRIC if run.is_symmetric else _GRIDS_BOTH
         else:
-            solving = _GRIDS_SYMMETRIC if is_symmetric else _GRIDS
+            solving = _GRIDS_SYMMETRIC if run.is_symmetric else _GRIDS
         at_once = partial_sums * (2 if both_halves else 1)
         grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
-        images = image_bytes(size_px) * min(_LARGEST_BATCH, n_particles // 2)
-        batches = _BATCHES * min(batch_bytes, images) * threads
+        images = image_bytes(run.size_px) * min(_LARGEST_BATCH, run.n_particles // 2)
+        batches = _BATCHES * min(batch_bytes, images) * run.threads
         # The tables of both halves are kept while poses are searched.
-        volumes = max(grids * grid, 2 * _TABLE_BYTES if searches else 0)
+        volumes = max(grids * grid, 2 * _TABLE_BYTES if run.searches else 0)
         peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
-    fixed_bytes = used_bytes + min(stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
-    fixed_bytes += _PARTICLE_BYTES * n_particles + (_SEARCH_BYTES if searches else 0)
-    fixed_bytes += _PROCESS_BYTES * processes
+    fixed_bytes = used_bytes + min(run.stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
+    fixed_bytes += _PARTICLE_BYTES * run.n_particles + (_SEARCH_BYTES if run.searches else 0)
+    fixed_bytes += _PROCESS_BYTES * run.processes
 
     most = _PARTIAL_SUMS if grid <= _LARGE_GRID_BYTES else _PARTIAL_SUMS_LARGE
     chosen = plan(most, True, _BATCH_BYTES)

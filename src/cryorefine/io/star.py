@@ -162,12 +162,38 @@ class _Builder:
         self.name, self.path = name, path
         self.labels: list[str] = []
         self.is_loop = False
+        self.has_rows = False
         self.rows: list[str] = []
         self.row_lines: list[int] = []
         self.chunks: list[list[np.ndarray]] = []
         self.line_chunks: list[np.ndarray] = []
         self.pairs: list[str] = []
         self.pair_lines: list[int] = []
+
+    def add_line(self, text: str, word: str, line: int) -> None:
+        """Take one of the block's lines: loop_, a label with or without its value, or a row."""
+        if word == "loop_":
+            if self.labels:
+                raise InputError(
+                    f"second loop_ in block data_{self.name}",
+                    where=f"{self.path}, line {line}",
+                    do="start a new data_ block before it",
+                )
+            self.is_loop = True
+        elif text[0] == "_" and not self.has_rows:
+            parts = _split_quoted(text)
+            self.add_label(parts[0][1:], line)
+            if not self.is_loop:
+                self.add_value(parts, line)
+        elif self.is_loop and self.labels:
+            self.has_rows = True
+            self.add_row(text, line)
+        else:
+            raise InputError(
+                f"'{text[:40]}' stands where a label or loop_ is expected",
+                where=f"{self.path}, line {line}",
+                do="is this a STAR file?",
+            )
 
     def add_label(self, label: str, line: int) -> None:
         if label in self.labels:
@@ -177,6 +203,17 @@ class _Builder:
                 do="remove one of the two columns",
             )
         self.labels.append(label)
+
+    def add_value(self, parts: list[str], line: int) -> None:
+        """Take the value that stands beside a label outside a loop."""
+        if len(parts) != 2:
+            raise InputError(
+                f"label {parts[0]} has {len(parts) - 1 or 'no'} value" + "s" * (len(parts) > 2),
+                where=f"{self.path}, line {line}",
+                do="give one value on the same line, or write loop_ before the labels",
+            )
+        self.pairs.append(parts[1])
+        self.pair_lines.append(line)
 
     def add_row(self, text: str, line: int) -> None:
         self.rows.append(text)
@@ -244,6 +281,39 @@ def read_star(path: Path) -> dict[str, StarBlock]:
         label twice: names the line.
     """
     path = Path(path)
+    blocks: dict[str, StarBlock] = {}
+    current: _Builder | None = None
+    for number, raw in enumerate(_read_text(path).split("\n"), 1):
+        line = raw.strip()
+        if not line or line[0] == "#":
+            continue
+        word = _only_word(line)
+        if word.startswith("data_"):
+            if current is not None:
+                blocks[current.name] = current.build()
+            current = _Builder(word[5:], path)
+            if current.name in blocks:
+                raise InputError(
+                    f"block data_{current.name} appears twice",
+                    where=f"{path}, line {number}",
+                    do="keep one of the two",
+                )
+        elif current is None:
+            raise InputError(
+                "not a STAR file: the first line is not 'data_...'",
+                where=f"{path}, line {number}",
+                do="give a RELION .star file",
+            )
+        else:
+            current.add_line(line, word, number)
+    if current is None:
+        raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
+    blocks[current.name] = current.build()
+    return blocks
+
+
+def _read_text(path: Path) -> str:
+    """Return what a file holds, whatever its bytes; refuse what is no file or empty."""
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except FileNotFoundError:
@@ -260,69 +330,7 @@ def read_star(path: Path) -> dict[str, StarBlock]:
         ) from None
     if not text.strip():
         raise InputError("the file is empty", where=str(path), do="was it copied whole?")
-    blocks: dict[str, StarBlock] = {}
-    current: _Builder | None = None
-    in_rows = False
-
-    def finish() -> None:
-        if current is not None:
-            blocks[current.name] = current.build()
-
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.strip()
-        if not line or line[0] == "#":
-            continue
-        word = _only_word(line)
-        if word.startswith("data_"):
-            finish()
-            current, in_rows = _Builder(word[5:], path), False
-            if current.name in blocks:
-                raise InputError(
-                    f"block data_{current.name} appears twice",
-                    where=f"{path}, line {number}",
-                    do="keep one of the two",
-                )
-            continue
-        if current is None:
-            raise InputError(
-                "not a STAR file: the first line is not 'data_...'",
-                where=f"{path}, line {number}",
-                do="give a RELION .star file",
-            )
-        if word == "loop_":
-            if current.labels:
-                raise InputError(
-                    f"second loop_ in block data_{current.name}",
-                    where=f"{path}, line {number}",
-                    do="start a new data_ block before it",
-                )
-            current.is_loop = True
-        elif line[0] == "_" and not in_rows:
-            parts = _split_quoted(line)
-            current.add_label(parts[0][1:], number)
-            if not current.is_loop:
-                if len(parts) != 2:
-                    raise InputError(
-                        f"label {parts[0]} has {len(parts) - 1 or 'no'} value"
-                        + "s" * (len(parts) > 2),
-                        where=f"{path}, line {number}",
-                        do="give one value on the same line, or write loop_ before the labels",
-                    )
-                current.pairs.append(parts[1])
-                current.pair_lines.append(number)
-        elif current.is_loop and current.labels:
-            in_rows = True
-            current.add_row(line, number)
-        else:
-            raise InputError(
-                f"'{line[:40]}' stands where a label or loop_ is expected",
-                where=f"{path}, line {number}",
-                do="is this a STAR file?",
-            )
-    finish()
-    if not blocks:
-        raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
-    return blocks
+    return text
 
 
 def _format(column: np.ndarray, where: str) -> list[str]:

@@ -25,9 +25,9 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.atomic import sync_directory
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.reconstruct.solve import FoldedSums
+from cryorefine.records.particle_tables import as_arrays, from_arrays
 from cryorefine.refine.plan import IterationRecord
 from cryorefine.refine.state import Evaluation, Poses, State
-from cryorefine.run.particle_tables import as_arrays, from_arrays
 
 __all__ = [
     "committed_iterations",

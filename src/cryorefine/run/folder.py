@@ -27,6 +27,13 @@ from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
+from cryorefine.records.particle_tables import (
+    without_pose,
+    write_fsc_table,
+    write_particle_table,
+    write_rejected_table,
+    write_undecided_table,
+)
 from cryorefine.refine.expectation import DECIDED
 from cryorefine.refine.reference import run_user_command
 from cryorefine.refine.settings import RefineSettings
@@ -34,13 +41,6 @@ from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 from cryorefine.run.methods_text import methods_text, summary_text
-from cryorefine.run.particle_tables import (
-    without_pose,
-    write_fsc_table,
-    write_particle_table,
-    write_rejected_table,
-    write_undecided_table,
-)
 
 __all__ = [
     "INPUTS",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryorefine.engine.device import device_of_run
 from cryorefine.engine.device_memory import device_free_bytes, plan_device_memory
-from cryorefine.engine.memory import MemoryPlan, free_bytes, held_bytes, plan_memory
+from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes, plan_memory
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
@@ -322,11 +322,42 @@ def screened_inputs(
         If no usable image is left, or halves cannot be made.
     """
     settings, table = opened.settings, opened.table
-    usable = screening.is_usable
+    kept, rejected = _usable_rows(opened, screening, events)
+    good = table.select(kept)
+    if half is None:
+        half = assign_halves(good, seed=settings.seed, events=events)
+    return Inputs(
+        settings=settings,
+        table=good,
+        images=ImageSource(good, opened.images.headers),
+        rejected=table.select(rejected),
+        rejected_reasons=tuple(screening.reasons[r] for r in rejected),
+        statistics=select_statistics(screening.statistics, kept),
+        half=half,
+        group=opened.group,
+        voxel_A=opened.voxel_A,
+        size_px=opened.size_px,
+        radius_px=radius_px,
+        geometry=_geometry(opened, radius_px, len(good)),
+        mask=_on_device(opened, opened.mask),
+        reference_mask=_on_device(opened, opened.reference_mask),
+        post_mask=_on_device(opened, opened.post_mask),
+        comparison=_on_device(opened, opened.comparison),
+        device=opened.device,
+        memory=plan_memory(_run_size(opened), used_bytes=held_bytes(), free_bytes=free_bytes()),
+        device_memory=_device_memory(opened),
+    )
+
+
+def _usable_rows(
+    opened: Opened, screening: Screening, events: EventLog
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that are used and those that are left out, which a warning names."""
+    table, usable = opened.table, screening.is_usable
     if not usable.any():
         raise InputError(
             f"none of the {len(table)} images can be used ({screening.reasons[0]})",
-            where=str(settings.particles),
+            where=str(opened.settings.particles),
             do="check the image stacks",
         )
     rejected = np.flatnonzero(~usable)
@@ -337,63 +368,46 @@ def screened_inputs(
             f"{len(rejected)} of {len(table)} particles cannot be used and are left out: "
             f"{shown}{more}"
         )
-    kept = np.flatnonzero(usable)
-    good = table.select(kept)
-    images = ImageSource(good, opened.images.headers)
-    if half is None:
-        half = assign_halves(good, seed=settings.seed, events=events)
+    return np.flatnonzero(usable), rejected
+
+
+def _geometry(opened: Opened, radius_px: float, n_particles: int) -> Geometry:
+    """Return what the schedule has to know of the particles in use."""
+    settings = opened.settings
     low, high = math.radians(settings.min_tilt_deg), math.radians(settings.max_tilt_deg)
-    geometry = Geometry(
+    return Geometry(
         box_A=opened.size_px * opened.voxel_A,
         nyquist_A=2 * opened.voxel_A,
         radius_A=radius_px * opened.voxel_A,
         max_shift_A=settings.max_shift_percent / 100 * opened.size_px * opened.voxel_A,
         group_order=opened.group.order,
         tilt_fraction=(math.cos(low) - math.cos(high)) / 2,
-        n_particles=len(good),
+        n_particles=n_particles,
     )
-    return Inputs(
-        settings=settings,
-        table=good,
-        images=images,
-        rejected=table.select(rejected),
-        rejected_reasons=tuple(screening.reasons[r] for r in rejected),
-        statistics=select_statistics(screening.statistics, kept),
-        half=half,
-        group=opened.group,
-        voxel_A=opened.voxel_A,
+
+
+def _run_size(opened: Opened) -> RunSize:
+    settings = opened.settings
+    return RunSize(
         size_px=opened.size_px,
-        radius_px=radius_px,
-        geometry=geometry,
-        mask=_on_device(opened, opened.mask),
-        reference_mask=_on_device(opened, opened.reference_mask),
-        post_mask=_on_device(opened, opened.post_mask),
-        comparison=_on_device(opened, opened.comparison),
-        device=opened.device,
-        memory=plan_memory(
-            size_px=opened.size_px,
-            oversampling=settings.fourier_padding,
-            is_symmetric=opened.group.order > 1,
-            searches=_searches(settings),
-            n_particles=len(table),
-            stored_bytes=opened.images.stored_bytes,
-            threads=threads_of(settings.threads),
-            processes=settings.workers or 0,
-            used_bytes=held_bytes(),
-            free_bytes=free_bytes(),
-        ),
-        device_memory=_device_memory(opened, len(table)),
+        oversampling=settings.fourier_padding,
+        is_symmetric=opened.group.order > 1,
+        searches=_searches(settings),
+        n_particles=len(opened.table),
+        stored_bytes=opened.images.stored_bytes,
+        threads=threads_of(settings.threads),
+        processes=settings.workers or 0,
     )
 
 
-def _device_memory(opened: Opened, n_particles: int) -> MemoryPlan | None:
+def _device_memory(opened: Opened) -> MemoryPlan | None:
     if opened.device.type == "cpu":
         return None
     return plan_device_memory(
         size_px=opened.size_px,
         oversampling=opened.settings.fourier_padding,
         searches=_searches(opened.settings),
-        n_particles=n_particles,
+        n_particles=len(opened.table),
         free_bytes=device_free_bytes(opened.device),
     )
 

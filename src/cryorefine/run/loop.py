@@ -21,6 +21,7 @@ from cryorefine.engine.threads import threads_of, use_threads
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics
+from cryorefine.records.particle_registry import ParticleRegistry, first_registry
 from cryorefine.refine.advance import advance
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.plan import IterationPlan, IterationRecord
@@ -60,7 +61,6 @@ from cryorefine.run.inputs import (
     screened_inputs,
     without_unassigned,
 )
-from cryorefine.run.particle_registry import ParticleRegistry, first_registry
 from cryorefine.run.segments import (
     Segment,
     clear_segments,

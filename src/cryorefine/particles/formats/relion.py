@@ -18,6 +18,7 @@ from cryorefine.units import DEG
 __all__ = ["image_names", "read_relion", "write_relion"]
 
 _CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -67,44 +68,14 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
         If anything that refinement needs is missing or malformed.
     """
     path = Path(path)
-    blocks = read_star(path)
-    if "particles" not in blocks or "optics" not in blocks:
-        raise InputError(
-            "no data_optics and data_particles blocks (written by RELION 3.0 or another program?)",
-            where=str(path),
-            do="convert it with relion_convert_star",
-        )
-    particles, optics_block = blocks["particles"], blocks["optics"]
-    n = len(particles)
-    if n == 0:
-        raise InputError("data_particles has no rows", where=str(path), do="select some particles")
-    if "rlnImageName" not in particles:
-        raise InputError(
-            "column _rlnImageName is missing", where=str(path), do="extract the particles first"
-        )
+    particles, optics_block = _read_blocks(path)
     if ctf:
-        missing = [f"_{c}" for c in _CTF if c not in particles]
-        missing += [
-            f"_{c}"
-            for c in ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-            if c not in optics_block
-        ]
-        if missing:
-            raise InputError(
-                f"CTF columns are missing: {', '.join(missing)}",
-                where=str(path),
-                do="estimate the CTF, or say --no-ctf if the images have none",
-            )
+        _require_ctf(particles, optics_block)
+    n = len(particles)
     optics, optics_index = _read_optics(optics_block, particles, ctf)
     stacks, stack_index, image_index, names = _read_images(particles)
     micrographs, micrograph_index = _read_micrographs(particles)
-    has_pose = all(c in particles for c in _ANGLES)
-    is_unassigned = np.zeros(0, bool)
-    if has_pose and _ASSIGNED in particles:
-        # Where another program has found a pose since, it left the mark as it was.
-        angles = np.stack([particles.floats(c) for c in _ANGLES])
-        is_unassigned = (particles.integers(_ASSIGNED) == 0) & ~angles.any(0)
-        has_pose = not is_unassigned.all()
+    has_pose, is_unassigned = _read_assigned(particles)
 
     def numbers(label: str, default: float) -> np.ndarray:
         return particles.floats(label) if label in particles else np.full(n, default)
@@ -140,6 +111,49 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
     )
 
 
+def _read_blocks(path: Path) -> tuple[StarBlock, StarBlock]:
+    """Return the blocks of particles and optics; refuse a file that has no particles."""
+    blocks = read_star(path)
+    if "particles" not in blocks or "optics" not in blocks:
+        raise InputError(
+            "no data_optics and data_particles blocks (written by RELION 3.0 or another program?)",
+            where=str(path),
+            do="convert it with relion_convert_star",
+        )
+    particles = blocks["particles"]
+    if len(particles) == 0:
+        raise InputError("data_particles has no rows", where=str(path), do="select some particles")
+    if "rlnImageName" not in particles:
+        raise InputError(
+            "column _rlnImageName is missing", where=str(path), do="extract the particles first"
+        )
+    return particles, blocks["optics"]
+
+
+def _require_ctf(particles: StarBlock, optics: StarBlock) -> None:
+    """Refuse a file that lacks a column of the CTF."""
+    missing = [f"_{c}" for c in _CTF if c not in particles]
+    missing += [f"_{c}" for c in _MICROSCOPE if c not in optics]
+    if missing:
+        raise InputError(
+            f"CTF columns are missing: {', '.join(missing)}",
+            where=str(particles.path),
+            do="estimate the CTF, or say --no-ctf if the images have none",
+        )
+
+
+def _read_assigned(particles: StarBlock) -> tuple[bool, np.ndarray]:
+    """Tell whether the file has poses, and which rows have none: (n,), or (0,) if unmarked."""
+    if not all(c in particles for c in _ANGLES):
+        return False, np.zeros(0, bool)
+    if _ASSIGNED not in particles:
+        return True, np.zeros(0, bool)
+    # Where another program has found a pose since, it left the mark as it was.
+    angles = np.stack([particles.floats(c) for c in _ANGLES])
+    is_unassigned = (particles.integers(_ASSIGNED) == 0) & ~angles.any(0)
+    return not is_unassigned.all(), is_unassigned
+
+
 def _is_extra(label: str, known: set[str], ctf: bool) -> bool:
     """Tell whether a column travels as it is: unknown, or CTF values we were told to ignore."""
     if label.startswith("cryorefine") or label in ("rlnOriginX", "rlnOriginY"):
@@ -169,68 +183,77 @@ def _coefficients(block: StarBlock, label: str, row: int) -> tuple[float, ...]:
 def _read_optics(
     block: StarBlock, particles: StarBlock, ctf: bool
 ) -> tuple[tuple[OpticsGroup, ...], np.ndarray]:
-    n = len(block)
-    if n == 0:
+    """Return all optics groups, and which of them each particle belongs to."""
+    if len(block) == 0:
         raise InputError("data_optics has no rows", where=str(block.path), do="restore the block")
     numbers = block.integers("rlnOpticsGroup")
     if "rlnImageDimensionality" in block and (block.integers("rlnImageDimensionality") != 2).any():
         raise InputError(
             "only 2D images can be refined", where=str(block.path), do="give single-particle images"
         )
-
-    def value(label: str, row: int, default: float) -> float:
-        return float(block.floats(label)[row]) if label in block else default
-
     groups = []
-    for row in range(n):
-        if (numbers[:row] == numbers[row]).any():
+    for row, number in enumerate(numbers):
+        if (numbers[:row] == number).any():
             raise InputError(
-                f"optics group {numbers[row]} is defined twice",
+                f"optics group {number} is defined twice",
                 where=block.where(row, "rlnOpticsGroup"),
                 do="keep one row; images of another pixel size or box need a group of their own",
             )
-        pixel_A = value("rlnImagePixelSize", row, 0.0)
-        box_px = int(value("rlnImageSize", row, 0))
-        if pixel_A <= 0:
-            raise InputError(
-                "no positive pixel size",
-                where=f"{block.path}, optics group {numbers[row]}, column _rlnImagePixelSize",
-                do="add the column with the pixel size of the images in ångströms",
-            )
-        magnification = tuple(
-            value(label, row, d) for label, d in zip(_MAGNIFICATION, (1, 0, 0, 1), strict=True)
+        groups.append(_read_group(block, row, int(number), ctf))
+    return tuple(groups), _group_of_particles(particles, numbers)
+
+
+def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGroup:
+    """Return the optics group of a row."""
+
+    def value(label: str, default: float) -> float:
+        return float(block.floats(label)[row]) if label in block else default
+
+    pixel_A = value("rlnImagePixelSize", 0.0)
+    box_px = int(value("rlnImageSize", 0))
+    if pixel_A <= 0:
+        raise InputError(
+            "no positive pixel size",
+            where=f"{block.path}, optics group {number}, column _rlnImagePixelSize",
+            do="add the column with the pixel size of the images in ångströms",
         )
-        name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
-        voltage_kV = value("rlnVoltage", row, 300.0)
-        if voltage_kV <= 0:
-            raise InputError(
-                f"voltage {voltage_kV:g} kV is not positive",
-                where=block.where(row, "rlnVoltage"),
-                do="correct the value",
-            )
-        amplitude_contrast = value("rlnAmplitudeContrast", row, 0.1)
-        if not 0 <= amplitude_contrast <= 1:
-            raise InputError(
-                f"amplitude contrast {amplitude_contrast:g} is not between 0 and 1",
-                where=block.where(row, "rlnAmplitudeContrast"),
-                do="correct the value",
-            )
-        groups.append(
-            OpticsGroup(
-                name=name or f"opticsGroup{numbers[row]}",
-                pixel_A=pixel_A,
-                box_px=box_px,
-                voltage_kV=voltage_kV,
-                cs_mm=value("rlnSphericalAberration", row, 2.7),
-                amplitude_contrast=amplitude_contrast,
-                beam_tilt_mrad=(value("rlnBeamTiltX", row, 0.0), value("rlnBeamTiltY", row, 0.0)),
-                odd_zernike=_coefficients(block, "rlnOddZernike", row),
-                even_zernike=_coefficients(block, "rlnEvenZernike", row),
-                magnification=magnification,  # type: ignore[arg-type]
-                has_ctf=ctf,
-                correction=_correction(block, row) if ctf else "none",
-            )
+    magnification = tuple(
+        value(label, d) for label, d in zip(_MAGNIFICATION, (1, 0, 0, 1), strict=True)
+    )
+    name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
+    voltage_kV = value("rlnVoltage", 300.0)
+    if voltage_kV <= 0:
+        raise InputError(
+            f"voltage {voltage_kV:g} kV is not positive",
+            where=block.where(row, "rlnVoltage"),
+            do="correct the value",
         )
+    amplitude_contrast = value("rlnAmplitudeContrast", 0.1)
+    if not 0 <= amplitude_contrast <= 1:
+        raise InputError(
+            f"amplitude contrast {amplitude_contrast:g} is not between 0 and 1",
+            where=block.where(row, "rlnAmplitudeContrast"),
+            do="correct the value",
+        )
+    return OpticsGroup(
+        name=name or f"opticsGroup{number}",
+        pixel_A=pixel_A,
+        box_px=box_px,
+        voltage_kV=voltage_kV,
+        cs_mm=value("rlnSphericalAberration", 2.7),
+        amplitude_contrast=amplitude_contrast,
+        beam_tilt_mrad=(value("rlnBeamTiltX", 0.0), value("rlnBeamTiltY", 0.0)),
+        odd_zernike=_coefficients(block, "rlnOddZernike", row),
+        even_zernike=_coefficients(block, "rlnEvenZernike", row),
+        magnification=magnification,  # type: ignore[arg-type]
+        has_ctf=ctf,
+        correction=_correction(block, row) if ctf else "none",
+    )
+
+
+def _group_of_particles(particles: StarBlock, numbers: np.ndarray) -> np.ndarray:
+    """Return the row of each particle's optics group, from the groups' numbers."""
+    n = len(numbers)
     of_particle = (
         particles.integers("rlnOpticsGroup")
         if "rlnOpticsGroup" in particles or n > 1
@@ -247,7 +270,7 @@ def _read_optics(
             where=particles.where(row, "rlnOpticsGroup"),
             do="add the group or correct the number",
         )
-    return tuple(groups), index.astype(np.int32)
+    return index.astype(np.int32)
 
 
 def _correction(block: StarBlock, row: int) -> Literal["none", "phase_flipped", "premultiplied"]:
