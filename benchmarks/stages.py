@@ -42,10 +42,9 @@ from cryorefine.masks import soft
 from cryorefine.model import observe
 from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
-from cryorefine.refine import (
-    backprojection, evaluation, expectation, grey_scale, image_statistics, noise,
-)  # fmt: skip
-from cryorefine.refine.settings import make_settings
+from cryorefine.expectation import assign_poses, grey_scale
+from cryorefine.refine import backprojection, evaluation, image_statistics, noise
+from cryorefine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
 from cryorefine.run import inputs, loop
@@ -151,7 +150,7 @@ def instrument(stages: Stages) -> None:
         lambda out, _, rotations, points: len(rotations) * len(points))  # fmt: skip
     add(dispatch, "insert_slices", "insertion",
         lambda out, _, rotations, points, *__: len(rotations) * len(points))  # fmt: skip
-    add(expectation, "assign_poses", "choosing and storing poses", nothing)
+    add(assign_poses, "assign_poses", "choosing and storing poses", nothing)
     add(backprojection, "reconstruct_halves", "residuals, weights", nothing)
     add(grey_scale, "find_grey_scales", "grey scale", nothing)
     add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))

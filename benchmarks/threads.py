@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryorefine.refine.settings import make_settings
 from cryorefine.run.loop import refine
+from cryorefine.settings import make_settings
 from trial import markdown, number
 
 _REST = "volumes, files and the rest"

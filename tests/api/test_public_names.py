@@ -86,9 +86,9 @@ def test_nothing_else_is_offered():
 
 def test_functions_keep_names_that_packages_have_too():
     from cryorefine.reconstruct import solve
-    from cryorefine.refine import settings
+    from cryorefine.refine import policy
 
-    assert settings.__name__ == "cryorefine.refine.settings"
+    assert policy.__name__ == "cryorefine.refine.policy"
     assert solve.__name__ == "cryorefine.reconstruct.solve"
     assert inspect.isfunction(cr.refine)
     assert inspect.isfunction(cr.reconstruct)

@@ -9,16 +9,16 @@ import torch
 
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
+from cryorefine.expectation.grey_scale import find_grey_scale, scale_references
+from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_volume
 from cryorefine.refine.evaluation import evaluate_halves, found_mask
-from cryorefine.refine.grey_scale import find_grey_scale, scale_references
-from cryorefine.refine.image_similarity import measure_image_similarity
 from cryorefine.refine.particle_weights import weigh_particles
-from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.reference import reference_grid
 from cryorefine.refine.start import reconstruct_start
-from cryorefine.refine.state import Inputs, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, State
 
 from .conftest import begun, settings_for, simulate_set
 

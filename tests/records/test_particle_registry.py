@@ -14,7 +14,7 @@ from cryorefine.records.particle_registry import (
     known_poses,
     next_registry,
 )
-from cryorefine.refine.state import Poses
+from cryorefine.state.state import Poses
 from tests.builders import make_table, refused
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.state import Poses
 from cryorefine.run.checkpoint import (
     committed_iterations,
     iteration_folder,
@@ -16,6 +15,7 @@ from cryorefine.run.checkpoint import (
     save_start,
     save_state,
 )
+from cryorefine.state.state import Poses
 from tests.builders import make_state, refused
 
 

@@ -12,7 +12,7 @@ from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.half_sets import deal_halves, find_duplicates
 from cryorefine.particles.table import ParticleTable
 from cryorefine.records.particle_tables import as_arrays, from_arrays
-from cryorefine.refine.state import Poses, unknown_poses
+from cryorefine.state.state import Poses, unknown_poses
 
 __all__ = [
     "KnownPoses",

@@ -13,7 +13,7 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
-from cryorefine.refine.state import Evaluation, Inputs, OtherPoses, Poses
+from cryorefine.state.state import Evaluation, Inputs, OtherPoses, Poses
 
 __all__ = [
     "QUALITY_COLUMNS",
@@ -63,7 +63,7 @@ QUALITY_COLUMNS = {
     "weight_cc": "cryorefineWeightCC",
     "weight": "cryorefineWeight",
 }
-"""Quality measures of :class:`~cryorefine.refine.state.Poses` and their STAR labels."""
+"""Quality measures of :class:`~cryorefine.state.state.Poses` and their STAR labels."""
 
 _WHOLE_NUMBERS = ("at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing")
 _AXES = ("RX", "RY", "RZ", "X", "Y")

@@ -7,9 +7,9 @@ from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.refine.finalise import finalise
 from cryorefine.refine.iteration import iterate
-from cryorefine.refine.plan import IterationPlan, IterationRecord
-from cryorefine.refine.state import Inputs, State
 from cryorefine.refine.subset import plain_poses, rows_in_use, select_state, with_the_others
+from cryorefine.state.plan import IterationPlan, IterationRecord
+from cryorefine.state.state import Inputs, State
 
 __all__ = ["advance"]
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
+from cryorefine.expectation.image_similarity import measure_image_similarity
+from cryorefine.expectation.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.evaluation import measure_directions
-from cryorefine.refine.image_similarity import measure_image_similarity
 from cryorefine.refine.iteration import Iteration
-from cryorefine.refine.pose_uncertainty import calibrate_covariance
-from cryorefine.refine.state import State
+from cryorefine.state.state import State
 
 __all__ = ["finalise"]
 

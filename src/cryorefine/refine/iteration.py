@@ -7,17 +7,22 @@ import torch
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
+from cryorefine.expectation.assign_poses import (
+    DECIDED,
+    WORSE_THAN_RIGHT,
+    assign_poses,
+    is_unsearched,
+)
+from cryorefine.expectation.grey_scale import scale_references
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
-from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
-from cryorefine.refine.grey_scale import scale_references
-from cryorefine.refine.particle_batches import is_assigned
 from cryorefine.refine.particle_weights import weigh_particles
-from cryorefine.refine.plan import IterationPlan, IterationRecord, shown_share
 from cryorefine.refine.reference import next_references, prepare_references
-from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.refine.subset import mixed_sums
+from cryorefine.state.particle_batches import is_assigned
+from cryorefine.state.plan import IterationPlan, IterationRecord, shown_share
+from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
 __all__ = ["Iteration", "iterate"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
 from cryorefine.weigh.cost import cost_weight
 from cryorefine.weigh.defocus_groups import defocus_groups

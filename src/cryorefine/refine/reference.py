@@ -16,10 +16,10 @@ from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.restore.command import transform_volume
 from cryorefine.restore.shape import Shape, shape_reference
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
 __all__ = [
     "next_reference",

@@ -11,7 +11,7 @@ from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.particle_batches import (
+from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     both_optics,
@@ -20,8 +20,8 @@ from cryorefine.refine.particle_batches import (
     poses_of,
     rows_by_geometry,
 )
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["SplitImages", "calibrate_covariance"]
 

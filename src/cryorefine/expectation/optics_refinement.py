@@ -14,7 +14,7 @@ from cryorefine.assign.particle_optics import (
     without_offset,
 )
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
 

@@ -1,0 +1,1 @@
+"""What images say of a reference: their poses, first of all, and how sure these are."""

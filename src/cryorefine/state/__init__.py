@@ -1,0 +1,1 @@
+"""What iterations work on and hand on: inputs, poses, plan, state, particles batch by batch."""
