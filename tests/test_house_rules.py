@@ -25,7 +25,6 @@ LARGE_FUNCTIONS = {
     "refine/expectation.py:assign_poses": 125,
     "refine/iteration.py:_iterate": 69,
     "refine/search_plan.py:prepare_search": 69,
-    "run/continuation.py:begin_segment": 83,
 }
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
@@ -43,11 +42,10 @@ MANY_PARAMETERS = {
     "refine/search_plan.py:coarse_search": 8,
     "refine/search_plan.py:prepare_search": 9,
     "restore/shape.py:shape_reference": 9,
-    "run/continuation.py:begin_segment": 8,
 }
 """Public functions of too many parameters, and how many they may have until they are divided."""
 
-LARGE_ROOMS = {"refine": 4000, "run": 3200}
+LARGE_ROOMS = {"refine": 4000}
 """Rooms of too many lines, and how many (in hundreds) they may have until they are divided."""
 
 
