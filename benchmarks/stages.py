@@ -47,7 +47,7 @@ from cryorefine.refine import backprojection, evaluation, image_statistics, nois
 from cryorefine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
-from cryorefine.run import inputs, loop
+from cryorefine.run import inputs, loop, running_segment
 from kernels import SCORE_ONCE, best_cpu_s, gemm_rate, kernel_case
 from measured import measure
 from trial import markdown, number
@@ -162,7 +162,7 @@ def instrument(stages: Stages) -> None:
     for owner, name in ((soft, "solvent_mask"), (soft, "sphere_mask"),
                         (solvent, "quieten_solvent")):  # fmt: skip
         add(owner, name, "masks and FSC", nothing)
-    add(loop, "_commit", "files", lambda out, folder, *_, **__: folder_bytes(folder))
+    add(running_segment, "commit", "files", lambda out, run, *_, **__: folder_bytes(run.output))
 
 
 def rates(n: int, threads: int) -> dict[str, float]:

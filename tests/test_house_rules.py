@@ -20,9 +20,7 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7
 MAX_ROOM_LINES = 3000
 
-LARGE_FUNCTIONS = {
-    "run/continuation.py:begin_segment": 83,
-}
+LARGE_FUNCTIONS: dict[str, int] = {}
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
 MANY_PARAMETERS = {
@@ -30,11 +28,10 @@ MANY_PARAMETERS = {
     "reconstruct/accumulate.py:residual_power": 8,
     "refine/backprojection.py:reconstruct_halves": 8,
     "restore/shape.py:shape_reference": 9,
-    "run/continuation.py:begin_segment": 8,
 }
 """Public functions of too many parameters, and how many they may have until they are divided."""
 
-LARGE_ROOMS = {"refine": 4000, "run": 3200}
+LARGE_ROOMS = {"refine": 4000}
 """Rooms of too many lines, and how many (in hundreds) they may have until they are divided."""
 
 

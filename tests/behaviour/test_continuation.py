@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import cryorefine.run.later_segments as later_segments_module
 import cryorefine.run.loop as loop_module
+import cryorefine.run.running_segment as running_segment_module
 import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
@@ -202,11 +204,18 @@ def assert_same_end(folder: Path, other: Path):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("name", "call"), [("iterate", 1), ("iterate", 2), ("save_state", 2)])
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (loop_module, "iterate", 1),
+        (loop_module, "iterate", 2),
+        (running_segment_module, "save_state", 2),
+    ],
+)
 def test_a_second_segment_that_was_stopped_resumes_to_the_same_bits(
-    run, second_segment, monkeypatch, name, call
+    run, second_segment, monkeypatch, module, name, call
 ):
-    stop_at(monkeypatch, loop_module, name, call)
+    stop_at(monkeypatch, module, name, call)
     with pytest.raises(StoppedEarly, match="go on with 'cryorefine resume"):
         resume(run, changes=CHANGES)
     monkeypatch.undo()
@@ -217,9 +226,9 @@ def test_a_second_segment_that_was_stopped_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("module", "name", "call", "has_begun"),
     [
-        (loop_module, "begin_segment", 1, False),
-        (loop_module, "save_start", 1, False),
-        (loop_module, "switch_segment", 1, False),
+        (later_segments_module, "begin_segment", 1, False),
+        (later_segments_module, "save_start", 1, False),
+        (later_segments_module, "switch_segment", 1, False),
         (segments_module, "write_text", 1, False),  # settings_leg001.toml
         (segments_module, "write_text", 2, False),  # legs.json
         (segments_module, "write_text", 3, True),  # settings.toml

@@ -11,7 +11,10 @@ import time
 import pytest
 import torch
 
+import cryorefine.run.first_segment as first_segment_module
+import cryorefine.run.later_segments as later_segments_module
 import cryorefine.run.loop as loop_module
+import cryorefine.run.running_segment as running_segment_module
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.run.checkpoint import committed_iterations, load_state
 from cryorefine.run.folder import check_output_folder
@@ -28,8 +31,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     small_set, finished, tmp_path, monkeypatch, stop_at
 ):
     calls = {"n": 0}
-    name = "iterate" if stop_at == "assign" else "save_state"
-    original = getattr(loop_module, name)
+    stages = {"assign": (loop_module, "iterate"), "commit": (running_segment_module, "save_state")}
+    module, name = stages[stop_at]
+    original = getattr(module, name)
 
     def interrupted(*args, **kwargs):
         calls["n"] += 1
@@ -38,7 +42,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop_module, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     with pytest.raises(StoppedEarly, match="2 iterations are safe; go on with 'cryorefine resume"):
         refine(settings_for(small_set), tmp_path / "run")
     monkeypatch.undo()
@@ -84,7 +88,7 @@ def test_resuming_nothing_or_with_another_particle_file_is_refused(small_set, tm
 def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     small_set, tmp_path, monkeypatch
 ):
-    original, calls = loop_module.save_state, {"n": 0}
+    original, calls = running_segment_module.save_state, {"n": 0}
 
     def full(*args, **kwargs):
         calls["n"] += 1
@@ -92,7 +96,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
             raise OSError(28, "No space left on device")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop_module, "save_state", full)
+    monkeypatch.setattr(running_segment_module, "save_state", full)
     with pytest.raises(StoppedEarly, match="No space left on device"):
         refine(settings_for(small_set, iterations=3), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
@@ -131,12 +135,18 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
 
 
 STAGES_BEFORE_THE_FOLDER = {
-    "opening": (loop_module, "open_inputs"),
+    "opening": (first_segment_module, "open_inputs"),
     "preparing the map": (Opened, "start_volumes"),
     "measuring the radius": (Opened, "radius_px"),
-    "screening": (loop_module, "screen"),
+    "screening": (first_segment_module, "screen"),
 }
-STAGES_IN_THE_FOLDER = ("clear_run", "write_manifest", "save_settings", "_emit_start", "save_state")
+STAGES_IN_THE_FOLDER = {
+    "clear_run": first_segment_module,
+    "write_manifest": first_segment_module,
+    "save_settings": first_segment_module,
+    "emit_start": first_segment_module,
+    "save_state": running_segment_module,
+}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("Unable to allocate")])
@@ -166,7 +176,7 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
     (run / "iteration_000").mkdir(parents=True)
     (run / "notes.txt").write_text("mine")
     settings = settings_for(small_set, alignment="global", iterations=1)
-    monkeypatch.setattr(loop_module, stage, stops)
+    monkeypatch.setattr(STAGES_IN_THE_FOLDER[stage], stage, stops)
     with pytest.raises(StoppedEarly, match=r"no iteration has been made yet; .* --overwrite$"):
         refine(settings, run, overwrite=True)
     monkeypatch.undo()
@@ -182,7 +192,7 @@ def test_a_run_resumes_or_says_that_it_is_as_it_was(small_set, tmp_path, monkeyp
     def stops(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(loop_module, "open_inputs", stops)
+    monkeypatch.setattr(later_segments_module, "open_inputs", stops)
     with pytest.raises(StoppedEarly, match=r"memory is full.*; the run is as it was"):
         resume(run)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -194,7 +204,7 @@ def test_other_errors_of_the_program_are_not_taken_for_a_full_memory(
     def fails(*args, **kwargs):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(loop_module, "screen", fails)
+    monkeypatch.setattr(first_segment_module, "screen", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         refine(settings_for(small_set), tmp_path / "run")
 

@@ -1,1 +1,1 @@
-"""The life of a run on disk: its loop, its folder, what it can be resumed and continued from."""
+"""The particles of a run: who takes part, in which half, and the tables of what was found."""

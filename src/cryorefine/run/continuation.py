@@ -27,6 +27,7 @@ from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.engines import engine_of
 from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
 from cryorefine.run.segments import Segment, settings_within_run
+from cryorefine.run.stopped_run import StoppedRun
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Inputs, Poses, State
 
@@ -173,38 +174,96 @@ def _identity(value: Any) -> Any:
 
 
 def begin_segment(
-    run: Path,
-    segments: list[Segment],
-    values: dict[str, Any],
-    state: State,
-    arrays: dict[str, np.ndarray],
-    changes: Changes,
-    events: EventLog,
-    *,
-    started: str,
+    stopped: StoppedRun, changes: Changes, events: EventLog, *, started: str
 ) -> NextSegment:
     """Make ready what another segment of a run begins with.
-
-    Parameters
-    ----------
-    values
-        Of ``settings.toml``.
-    state, arrays
-        The run's last state and what was kept with it.
 
     Raises
     ------
     InputError
         If the settings or the particles do not go with the run.
     """
-    before = {**values, **segments[-1].suspended}
-    settings, suspended = merge_settings(values, segments[-1], changes, where=str(run))
+    run, last, state, arrays = stopped.output, stopped.segments[-1], stopped.state, stopped.arrays
+    before = {**stopped.values, **last.suspended}
+    settings, suspended = merge_settings(stopped.values, last, changes, where=str(run))
     registry = _registry(run, arrays)
-    is_new_file = "particles" in changes.settings
     opened = open_inputs(settings, is_continued=True)
-    check_same_particles(opened, arrays, is_new_file=is_new_file)
+    check_same_particles(opened, arrays, is_new_file="particles" in changes.settings)
     _check_sampling(opened, state, arrays)
+    chosen = _choose(stopped, changes, opened, registry, events)
 
+    search = _search(before, settings, chosen.has_unsearched)
+    goes_on = not (
+        arrays["finished"]
+        or changes.settings.keys() & _SCHEDULE
+        or chosen.has_unsearched
+        or search != "nobody"
+    )
+    first_iteration = state.iteration + 1
+    segment = Segment(
+        first_iteration=first_iteration,
+        counts_from=last.counts_from if goes_on else first_iteration,
+        settings=settings.model_dump(mode="json", include=set(changes.settings)),
+        suspended=suspended,
+        search=search,
+        keep_above_percentile=changes.keep_above_percentile,
+        started=started,
+        n_particles=len(opened.table),
+        n_used=int(chosen.screening.is_usable.sum()),
+    )
+    opened.settings = settings_within_run(settings, segment)
+    inputs = screened_inputs(opened, chosen.screening, chosen.half, chosen.radius_px, EventLog())
+    noise, group_scale = _regrouped(state, arrays, inputs)
+    return NextSegment(
+        segment=segment,
+        settings=settings,
+        opened=opened,
+        screening=chosen.screening,
+        inputs=inputs,
+        state=replace(
+            state,
+            poses=chosen.poses,
+            previous=chosen.previous,
+            noise=noise,
+            group_scale=group_scale,
+            sums=state.sums if _keeps_sums(before, settings) else None,
+        ),
+        registry=chosen.registry,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The particles that a segment uses, and what the run knows of them.
+
+    Attributes
+    ----------
+    half, poses, previous
+        Of those in use; poses are None where the run has none.
+    has_unsearched
+        Whether there are some without a pose that the schedule so far did not know of: they are
+        searched for before it turns local.
+    """
+
+    screening: Screening
+    radius_px: float
+    half: np.ndarray
+    poses: Poses | None
+    previous: Poses | None
+    has_unsearched: bool
+    registry: ParticleRegistry
+
+
+def _choose(
+    stopped: StoppedRun,
+    changes: Changes,
+    opened: Opened,
+    registry: ParticleRegistry,
+    events: EventLog,
+) -> _Chosen:
+    """Find the file's particles in the run, and choose which of them take part and how."""
+    settings, state, arrays = opened.settings, stopped.state, stopped.arrays
+    is_new_file = "particles" in changes.settings
     match = registry.match(opened.table) if is_new_file else np.arange(len(opened.table))
     if not (match >= 0).any():
         raise InputError(
@@ -218,7 +277,7 @@ def begin_segment(
     previous = known_poses(registry, was_used, state.previous).of_table(
         registry, opened.table, match, is_new_file=False
     )
-    dropped = _dropped(registry, match, poses, changes.keep_above_percentile, run)
+    dropped = _dropped(registry, match, poses, changes.keep_above_percentile, stopped.output)
     radius_px = float(arrays["radius_px"])
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
@@ -226,47 +285,19 @@ def begin_segment(
     screening, used = _screened(
         opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
     )
-    table = opened.table.select(used)
-    half = extend_halves(table, registry, seed=(settings.seed, len(segments)), events=events)
+    table, seed = opened.table.select(used), (settings.seed, len(stopped.segments))
+    half = extend_halves(table, registry, seed=seed, events=events)
     lacks_pose = _lack_pose(opened, poses, used)
     _check_poses(settings, lacks_pose)
     _emit_particles(events, registry, was_used, match[used])
-
-    # Those that the schedule so far did not know of are searched for before it turns local.
-    are_new = state.poses is not None and bool(np.any(lacks_pose & ~np.isin(match[used], was_used)))
-    search = _search(before, settings, are_new)
-    goes_on = not (
-        arrays["finished"] or changes.settings.keys() & _SCHEDULE or are_new or search != "nobody"
-    )
-    first_iteration = state.iteration + 1
-    segment = Segment(
-        first_iteration=first_iteration,
-        counts_from=segments[-1].counts_from if goes_on else first_iteration,
-        settings=settings.model_dump(mode="json", include=set(changes.settings)),
-        suspended=suspended,
-        search=search,
-        keep_above_percentile=changes.keep_above_percentile,
-        started=started,
-        n_particles=len(opened.table),
-        n_used=len(used),
-    )
-    opened.settings = settings_within_run(settings, segment)
-    inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
-    noise, group_scale = _regrouped(state, arrays, inputs)
-    return NextSegment(
-        segment=segment,
-        settings=settings,
-        opened=opened,
+    are_new = lacks_pose & ~np.isin(match[used], was_used)
+    return _Chosen(
         screening=screening,
-        inputs=inputs,
-        state=replace(
-            state,
-            poses=None if poses is None else poses.select(used),
-            previous=None if state.previous is None or previous is None else previous.select(used),
-            noise=noise,
-            group_scale=group_scale,
-            sums=state.sums if _keeps_sums(before, settings) else None,
-        ),
+        radius_px=radius_px,
+        half=half,
+        poses=None if poses is None else poses.select(used),
+        previous=None if state.previous is None or previous is None else previous.select(used),
+        has_unsearched=state.poses is not None and bool(np.any(are_new)),
         registry=next_registry(
             registry, known, opened.table, match, used=used, half=half, dropped=dropped
         ),

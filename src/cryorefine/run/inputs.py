@@ -31,6 +31,7 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
 from cryorefine.refine.noise import initial_noise
+from cryorefine.refine.start import reconstruct_start, start_from_poses
 from cryorefine.restore.command import check_command
 from cryorefine.settings import RefineSettings
 from cryorefine.state.particle_batches import make_half_optics, particle_stack
@@ -45,6 +46,7 @@ __all__ = [
     "open_inputs",
     "screen",
     "screened_inputs",
+    "starting_state",
     "without_unassigned",
 ]
 
@@ -455,6 +457,18 @@ def first_state(
         evaluation=None,
         history=[],
     )
+
+
+def starting_state(
+    inputs: Inputs, start: tuple[Tensor, Tensor] | None, events: EventLog, engine: Engine
+) -> State:
+    """Return the state before the first iteration, with initial maps or, if None, without."""
+    state = first_state(inputs, start, events, engine)
+    if start is None:
+        return reconstruct_start(inputs, state, events, engine)
+    if inputs.settings.starts_from_poses:
+        return start_from_poses(inputs, state, events, engine)
+    return state
 
 
 def _warn_of_far_shifts(inputs: Inputs, events: EventLog) -> None:

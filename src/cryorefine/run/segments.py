@@ -9,6 +9,7 @@ the next one to look puts the rest right.
 import json
 import math
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "read_segments",
     "settings_within_run",
     "switch_segment",
+    "timestamp",
     "write_first_segment",
 ]
 
@@ -70,6 +72,11 @@ class Segment:
     started: str = ""
     n_particles: int = 0
     n_used: int = 0
+
+
+def timestamp() -> str:
+    """Return the time now, as the list of segments has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def read_segments(run: Path) -> list[Segment]:

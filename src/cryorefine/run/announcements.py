@@ -1,0 +1,77 @@
+"""What a run says of itself through its log: what it works on, what it reaches, what to look at."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from cryorefine.engine.device import device_name
+from cryorefine.engine.memory import emit_memory
+from cryorefine.engine.threads import threads_of
+from cryorefine.events import EventLog
+from cryorefine.settings import RefineSettings
+from cryorefine.state.state import Inputs, State
+
+__all__ = ["emit_iteration", "emit_plans", "emit_start", "warn_of_poses"]
+
+
+def emit_start(events: EventLog, inputs: Inputs) -> None:
+    """Emit what a run, or a segment of it, works on."""
+    events.emit(
+        "start",
+        n_particles=len(inputs.table) + len(inputs.rejected),
+        n_used=len(inputs.table),
+        box_px=inputs.size_px,
+        voxel_A=inputs.voxel_A,
+        symmetry=inputs.group.name,
+        radius_A=inputs.geometry.radius_A,
+        n_half1=int((inputs.half == 1).sum()),
+        n_half2=int((inputs.half == 2).sum()),
+        threads=threads_of(inputs.settings.threads),
+        workers=inputs.settings.workers,
+        device=device_name(inputs.device),
+    )
+    emit_plans(events, inputs)
+
+
+def emit_plans(events: EventLog, inputs: Inputs) -> None:
+    """Emit how much memory the run is expected to take."""
+    emit_memory(events, inputs.memory)
+    if inputs.device_memory is not None:
+        emit_memory(events, inputs.device_memory, on_gpu=True)
+
+
+def emit_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
+    """Emit what an iteration reached; numbers that do not exist are left out."""
+    record = dataclasses.asdict(state.history[-1])
+    known = {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
+    spent = {k: summary[k] for k in ("resolution_unmasked_A", "cpu_s", "wall_s")}
+    events.emit("iteration", **known, **spent)
+
+
+def warn_of_poses(
+    events: EventLog, output: Path, settings: RefineSettings, summary: dict[str, Any]
+) -> None:
+    """Warn of particles that a finished run found no pose of, or none within the limits."""
+    table, n = output / "particles.star", summary["n_used"]
+    lacking, unchanged = summary["n_without_pose"], summary["n_pose_of_file"]
+    if lacking or unchanged:
+        what = f"{lacking} have no pose (cryorefineIsAssigned 0)" if lacking else ""
+        kept = f"{unchanged} have that of the input file (cryorefinePoseIsFromFile 1)"
+        events.warn(
+            f"{table}: {lacking + unchanged} of {n} particles were never drawn, "
+            f"{what or kept}{f' and {kept}' if what and unchanged else ''}: find their poses with "
+            f"'cryorefine resume {output} --alignment global --iterations 1'"
+        )
+    limits = f"{settings.min_tilt_deg:g}° to {settings.max_tilt_deg:g}°"
+    if summary["n_outside_tilts"]:
+        events.warn(
+            f"{table}: {summary['n_outside_tilts']} of {n} particles have a pose outside the tilts "
+            f"of {limits}, keep it, and are set aside with weight 0: widen --min-tilt-deg and "
+            "--max-tilt-deg to use them, or search within with --alignment global"
+        )
+    if summary["n_at_tilt_limit"]:
+        events.warn(
+            f"{table}: {summary['n_at_tilt_limit']} of {n} particles fit best at the very limit of "
+            f"the tilts of {limits} (cryorefineTiltAtLimit 1): they may belong beyond it"
+        )

@@ -1,0 +1,133 @@
+"""Go on with a run that is in a folder: as it is, or with changes as another segment."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from cryorefine.engine.protocol import Engine
+from cryorefine.engine.threads import use_threads
+from cryorefine.events import EventLog, Listener
+from cryorefine.model.observe import ImageStatistics
+from cryorefine.refine.image_statistics import Screening
+from cryorefine.run.announcements import emit_plans, emit_start
+from cryorefine.run.checkpoint import save_start
+from cryorefine.run.continuation import (
+    Changes,
+    NextSegment,
+    begin_segment,
+    check_same_particles,
+)
+from cryorefine.run.early_log import EarlyLog
+from cryorefine.run.engines import engine_of
+from cryorefine.run.folder import write_manifest
+from cryorefine.run.inputs import open_inputs, screened_inputs, starting_state
+from cryorefine.run.interruption import interruptible
+from cryorefine.run.running_segment import (
+    RunningSegment,
+    constants_in,
+    constants_of,
+    progress_arrays,
+)
+from cryorefine.run.segments import settings_within_run, switch_segment, timestamp
+from cryorefine.run.stopped_run import StoppedRun
+from cryorefine.settings import save_settings
+
+__all__ = ["next_segment", "same_segment"]
+
+
+@contextmanager
+def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterator[RunningSegment]:
+    """Yield the run as it was when it stopped; its engine ends afterwards.
+
+    Raises
+    ------
+    InputError
+        If the inputs are not those that it was started with.
+    StoppedEarly
+        On Ctrl-C, without memory or disk; the run is as it was then.
+    """
+    settings, arrays, output = stopped.settings, stopped.arrays, stopped.output
+    segment = stopped.segments[-1]
+    use_threads(settings.threads)
+    with interruptible("the run is as it was; give the command again to go on with it"):
+        opened = open_inputs(settings_within_run(settings, segment), is_continued=True)
+        check_same_particles(opened, arrays)
+        statistics = ImageStatistics(
+            torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
+        )
+        screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
+        half, radius_px = arrays["half"], float(arrays["radius_px"])
+        inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
+    events = EventLog(output / "events.jsonl")
+    for listener in listeners:
+        events.subscribe(listener)
+    events.emit("resume", iteration=stopped.state.iteration)
+    emit_plans(events, inputs)
+    constants = constants_in(arrays)
+    with engine_of(settings, opened.device) as engine:
+        yield RunningSegment(
+            output, segment, inputs, stopped.state, constants, stopped.clock, events, engine
+        )
+
+
+@contextmanager
+def next_segment(
+    stopped: StoppedRun, requested: Changes, listeners: tuple[Listener, ...]
+) -> Iterator[RunningSegment]:
+    """Yield the run with another segment begun; its engine ends afterwards.
+
+    Raises
+    ------
+    InputError
+        If the inputs have changed, or the changes cannot be made.
+    StoppedEarly
+        On Ctrl-C, without memory or disk; the run is as it was then.
+    """
+    output, number = stopped.output, len(stopped.segments) + 1
+    early = EarlyLog(listeners)
+    early.emit("resume", iteration=stopped.state.iteration)
+    with ExitStack() as stack:
+        with interruptible("the run is as it was; give the command again to continue it"):
+            begun = begin_segment(stopped, requested, early, started=timestamp())
+            engine = stack.enter_context(engine_of(begun.settings, begun.opened.device))
+            begun = _started_anew(begun, requested, early, engine)
+            constants = constants_of(begun.inputs, begun.screening, begun.registry)
+
+            def fill(folder: Path) -> None:
+                save_settings(folder / "settings.toml", begun.settings)
+                stacks = begun.opened.table.stacks
+                write_manifest(folder, begun.settings, stacks, begun.opened.device)
+
+            extra = {**constants, **progress_arrays(stopped.clock, finished=False)}
+            save_start(output, number, begun.state, extra, fill)
+            switch_segment(output, [*stopped.segments, begun.segment])
+        events = early.continued(output)
+        events.emit("leg", number=number, **dataclasses.asdict(begun.segment))
+        emit_start(events, begun.inputs)
+        yield RunningSegment(
+            output,
+            begun.segment,
+            begun.inputs,
+            begun.state,
+            constants,
+            stopped.clock,
+            events,
+            engine,
+        )
+
+
+def _started_anew(
+    begun: NextSegment, requested: Changes, events: EventLog, engine: Engine
+) -> NextSegment:
+    """Return a segment before the first iteration with the start that its alignment needs.
+
+    What it was to start from was made for the other alignment.
+    """
+    can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
+    if begun.state.iteration > 0 or "alignment" not in requested.settings or not can_begin:
+        return begun
+    start = begun.opened.start_volumes(events) if begun.settings.reference else None
+    return dataclasses.replace(begun, state=starting_state(begun.inputs, start, events, engine))
