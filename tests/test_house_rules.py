@@ -35,12 +35,8 @@ LARGE_FUNCTIONS = {
 
 MANY_PARAMETERS = {
     "engine/memory.py:plan_memory": 9,
-    "reconstruct/accumulate.py:accumulate": 9,
-    "reconstruct/accumulate.py:residual_power": 8,
-    "refine/backprojection.py:reconstruct_halves": 8,
     "refine/search_plan.py:coarse_search": 8,
     "refine/search_plan.py:prepare_search": 9,
-    "restore/shape.py:shape_reference": 9,
     "run/continuation.py:begin_segment": 8,
 }
 """Public functions of too many parameters, and how many they may have until they are divided."""

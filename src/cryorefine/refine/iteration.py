@@ -11,7 +11,7 @@ from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.solve import solve
-from cryorefine.refine.backprojection import reconstruct_halves
+from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves
 from cryorefine.refine.evaluation import evaluate_halves, measure_directions
 from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
 from cryorefine.refine.grey_scale import scale_references
@@ -92,10 +92,8 @@ def _iterate(
         inputs,
         state,
         poses,
-        grids,
-        model_resolution_A=plan.align_resolution_A,
+        ResidualModel(grids, plan.align_resolution_A),
         resolution_A=plan.reconstruct_resolution_A,
-        weights=poses.quality["weight"].float(),
         events=events,
         engine=engine,
     )
