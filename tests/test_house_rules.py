@@ -25,9 +25,7 @@ LARGE_FUNCTIONS = {
     "io/star.py:read_star": 79,
     "particles/formats/relion.py:read_relion": 70,
     "particles/formats/relion.py:_read_optics": 80,
-    "refine/expectation.py:assign_poses": 125,
     "refine/iteration.py:_iterate": 69,
-    "refine/search_plan.py:prepare_search": 69,
     "run/continuation.py:begin_segment": 83,
     "run/inputs.py:screened_inputs": 69,
 }
@@ -35,8 +33,6 @@ LARGE_FUNCTIONS = {
 
 MANY_PARAMETERS = {
     "engine/memory.py:plan_memory": 9,
-    "refine/search_plan.py:coarse_search": 8,
-    "refine/search_plan.py:prepare_search": 9,
     "run/continuation.py:begin_segment": 8,
 }
 """Public functions of too many parameters, and how many they may have until they are divided."""
