@@ -40,7 +40,7 @@ from cryorefine.model.observe import image_statistics, make_group_band, observe
 from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.ctf import Defocus
 from cryorefine.optics.group import OpticsGroup
-from cryorefine.reconstruct.accumulate import accumulate
+from cryorefine.reconstruct.accumulate import CentredImages, Levels, accumulate
 from cryorefine.reconstruct.solve import fold, solve
 
 PIXEL_A, COARSE_A, SNR = 1.5, 30.0, 0.1
@@ -167,7 +167,8 @@ def main() -> None:
 
     sums = make_accumulator(n, n / 2, device=device)
     flat, ones = torch.ones(p, device=device), torch.ones(b, device=device)
-    spent = best_s(lambda: accumulate(sums, view, x, c, flat, rotations, ones), device)
+    centred = CentredImages(view, x, c, rotations)
+    spent = best_s(lambda: accumulate(sums, centred, flat, ones, Levels()), device)
     tell("insertion", spent, n_bytes=2 * 12.0 * NEIGHBOURS * samples)
     spent = best_s(lambda: solve(fold(sums, group)), device, 2)
     print(f"{'symmetry and division':32s}{spent * 1e3:12.1f} ms")

@@ -34,7 +34,13 @@ from cryorefine.masks.soft import soft_edge, solvent_mask, sphere_mask
 from cryorefine.model.observe import image_statistics, make_group_band, observe
 from cryorefine.optics.ctf import Defocus
 from cryorefine.optics.group import Envelope, OpticsGroup
-from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
+from cryorefine.reconstruct.accumulate import (
+    CentredImages,
+    Levels,
+    accumulate,
+    centre,
+    residual_power,
+)
 from cryorefine.reconstruct.balance import DataPerShell
 from cryorefine.reconstruct.crowding import view_crowding
 from cryorefine.reconstruct.solve import fold, solve
@@ -89,18 +95,20 @@ def sums(volume: Tensor) -> list[Tensor]:
     flat, ones = torch.ones_like(view.band.radius), torch.ones_like(shifts[:, 0])
     balance = DataPerShell(n // 2 + 2)
     balance.add(view, c, flat, n)
-    accumulate(acc, view, x, c, flat, rotations, ones, balance.mean())
+    images = CentredImages(view, x, c, rotations)
+    accumulate(acc, images, flat, ones, Levels(balance.mean()))
     folded = fold(acc, group)
     # Views about one axis, levelled.
     near = rotations[:1] @ matrix_from_rotvec(0.05 * rotations[:, 1])
     crowding = view_crowding(near.cpu(), torch.ones(len(near)), group, volume.device)
     assert crowding is not None
     acc = make_accumulator(n, n / 2, device=volume.device)
-    accumulate(acc, view, x, c, flat, near, ones, balance.mean(), crowding)
+    levels = Levels(balance.mean(), crowding)
+    accumulate(acc, replace(images, rotations=near), flat, ones, levels)
     levelled = fold(acc, group, crowding)
     grid = make_slice_grid(volume, n / 2)
     of = torch.arange(len(x), device=volume.device) % 2
-    residual = residual_power(grid, view, x, c, rotations, max_shell=4, of=of, n_sums=2)
+    residual = residual_power(grid, images, max_shell=4, of=of, n_sums=2)
     ssnr = torch.linspace(9, 0, n // 2 + 1)
     # Where the kernel's transform is small, in the corners, errors are divided by it, twice.
     mask = sphere_mask(n, 0.4 * n, device=volume.device)

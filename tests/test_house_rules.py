@@ -23,12 +23,7 @@ MAX_ROOM_LINES = 3000
 LARGE_FUNCTIONS: dict[str, int] = {}
 """Functions of too many lines of code, and how many they may have until they are divided."""
 
-MANY_PARAMETERS = {
-    "reconstruct/accumulate.py:accumulate": 9,
-    "reconstruct/accumulate.py:residual_power": 8,
-    "refine/backprojection.py:reconstruct_halves": 8,
-    "restore/shape.py:shape_reference": 9,
-}
+MANY_PARAMETERS: dict[str, int] = {}
 """Public functions of too many parameters, and how many they may have until they are divided."""
 
 LARGE_ROOMS = {"refine": 4000}

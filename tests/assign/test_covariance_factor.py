@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cryorefine.assign.comparison import WhitenedImages
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.assign.particle_optics import N_VALUES, magnified
 from cryorefine.fourier.band import phase_ramp
@@ -14,9 +15,7 @@ def factor(case, *, claimed=1.0):
     """Variance factor of a case whose noise is claimed to be this many times weaker than it is."""
     apart = split_disagreement(
         case.grid,
-        case.view,
-        case.x * claimed,
-        case.c * claimed,
+        WhitenedImages(case.view, case.x * claimed, case.c * claimed),
         case.rotations,
         case.shifts,
         max_turn_rad=0.1,
@@ -42,8 +41,9 @@ def test_magnified_particles_agree_as_their_covariances_say_about_their_own_pose
     slices = extract_slices(case.grid, magnified(case.rotations, optics), case.view.points)
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(case.x.shape, generator=generator, dtype=case.x.dtype)
-    case.x = case.c * slices * phase_ramp(case.view.band, -case.shifts.float()) + noise
-    arguments = (case.grid, case.view, case.x, case.c, case.rotations, case.shifts)
+    x = case.c * slices * phase_ramp(case.view.band, -case.shifts.float()) + noise
+    images = WhitenedImages(case.view, x, case.c)
+    arguments = (case.grid, images, case.rotations, case.shifts)
     apart = split_disagreement(*arguments, max_turn_rad=0.1, optics=optics)
     # As for particles without a magnification, whose poses are compared as rotations.
     assert variance_factor(apart) == pytest.approx(1.05, abs=0.15)

@@ -17,7 +17,7 @@ from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
 from cryorefine.kernels.reference import extract_slices
 from cryorefine.particles.formats.relion import read_relion, write_relion
-from cryorefine.refine.backprojection import reconstruct_halves
+from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves
 from cryorefine.refine.reference import reference_grid
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
@@ -203,17 +203,19 @@ def test_residuals_end_where_magnified_slices_would_leave_the_reference(small_se
     n, reference_A = len(inputs.table), 12.0
     rotations = random_rotations(n, torch.Generator().manual_seed(0))
     zeros = torch.zeros(n, 2, dtype=torch.float64)
-    poses = Poses(rotations, zeros, optics=all_magnified(inputs, 0.1))
+    weight = {"weight": torch.ones(n)}
+    poses = Poses(rotations, zeros, quality=weight, optics=all_magnified(inputs, 0.1))
     volume = read_volume(small_set / "truth_map.mrc").data
     grid = reference_grid(inputs, 0.3 * volume / volume.std(), reference_A)
 
-    def noise(grids):
+    def noise(model):
         _, found = reconstruct_halves(
-            inputs, state, poses, grids, model_resolution_A=reference_A, resolution_A=7.2,
-            weights=torch.ones(n), events=EventLog(), engine=SerialEngine(),
+            inputs, state, poses, model, resolution_A=7.2, events=EventLog(),
+            engine=SerialEngine(),
         )  # fmt: skip
         return found[0][0]
 
-    differs = (noise((grid, grid)) / noise(None) - 1).abs() > 1e-3
+    model = ResidualModel((grid, grid), reference_A)
+    differs = (noise(model) / noise(None) - 1).abs() > 1e-3
     box_A = inputs.geometry.box_A
     assert int(torch.nonzero(differs).max()) == int(box_A / (1.1 * reference_A))

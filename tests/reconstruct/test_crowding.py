@@ -13,7 +13,7 @@ from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.atoms import project_atoms, scattering_basis
 from cryorefine.model.phantom import make_phantom
-from cryorefine.reconstruct.accumulate import accumulate
+from cryorefine.reconstruct.accumulate import CentredImages, Levels, accumulate
 from cryorefine.reconstruct.crowding import evenness, slice_density, view_crowding
 from cryorefine.reconstruct.solve import fold, solve
 from tests.reconstruct.test_reconstruction import PIXEL_A, phantom_and_images, sums_of, view_of
@@ -41,7 +41,8 @@ def images_of(symmetry: str, rotations: torch.Tensor):
 def summed(group, view, images, rotations, crowding):
     acc = make_accumulator(SIZE, SIZE / 2)
     flat, ones = torch.ones(len(view.band)), torch.ones(len(images))
-    accumulate(acc, view, images, torch.ones(images.shape), flat, rotations, ones, None, crowding)
+    seen = CentredImages(view, images, torch.ones(images.shape), rotations)
+    accumulate(acc, seen, flat, ones, Levels(crowding=crowding))
     return fold(acc, group, crowding)
 
 
@@ -124,7 +125,8 @@ def test_levelled_slices_are_nowhere_crowded():
         acc = make_accumulator(SIZE, SIZE / 2)
         one = torch.ones(2000, len(view.band))
         flat = torch.ones(len(view.band))
-        accumulate(acc, view, one + 0j, one, flat, rotations, torch.ones(2000), None, levels)
+        seen = CentredImages(view, one + 0j, one, rotations)
+        accumulate(acc, seen, flat, torch.ones(2000), Levels(crowding=levels))
         return fold(acc, group).weights
 
     def unevenness(grid):

@@ -13,7 +13,13 @@ from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_
 from cryorefine.model.observe import make_group_band
 from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
-from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
+from cryorefine.reconstruct.accumulate import (
+    CentredImages,
+    Levels,
+    accumulate,
+    centre,
+    residual_power,
+)
 from cryorefine.reconstruct.solve import fold, solve
 from cryorefine.reconstruct.symmetrise import (
     coset_representatives,
@@ -44,7 +50,8 @@ def sums_of(images, rotations, group, size_px: int, *, c=None, weights=None, bal
     acc = make_accumulator(size_px, size_px / 2)
     c = torch.ones(images.shape) if c is None else c
     weights = torch.ones(len(images)) if weights is None else weights
-    accumulate(acc, view, images, c, torch.ones(len(view.band)), rotations, weights, balance)
+    seen = CentredImages(view, images, c, rotations)
+    accumulate(acc, seen, torch.ones(len(view.band)), weights, Levels(balance))
     return fold(acc, group)
 
 
@@ -154,8 +161,9 @@ def test_the_residual_of_perfect_images_is_the_interpolation_error_and_without_m
     view, c = view_of(48), torch.ones(images.shape)
     grid = make_slice_grid(truth, 24)
     one = {"of": torch.zeros(len(images), dtype=torch.int64), "n_sums": 1}
-    (power,) = residual_power(None, view, images, c, rotations, max_shell=0, **one)
-    (left,) = residual_power(grid, view, images, c, rotations, max_shell=18, **one)
+    seen = CentredImages(view, images, c, rotations)
+    (power,) = residual_power(None, seen, max_shell=0, **one)
+    (left,) = residual_power(grid, seen, max_shell=18, **one)
     expected = torch.zeros(view.band.n_shells, dtype=torch.float64)
     for shell in range(view.band.n_shells):
         expected[shell] = images[:, view.band.shell == shell].abs().square().double().mean(1).sum()
@@ -168,13 +176,14 @@ def test_the_residuals_of_several_sums_are_those_of_their_images():
     _, truth, images, rotations = phantom_and_images("c1", 32, 7)
     view, c = view_of(32), torch.ones(images.shape)
     grid, of = make_slice_grid(truth, 16), torch.tensor([2, 0, 2, 2, 0, 0, 2])
-    both = residual_power(grid, view, images, c, rotations, max_shell=9, of=of, n_sums=3)
+    seen = CentredImages(view, images, c, rotations)
+    both = residual_power(grid, seen, max_shell=9, of=of, n_sums=3)
     assert both.shape == (3, view.band.n_shells)
     assert float(both[1].abs().max()) == 0
     for g in (0, 2):
         mine = of == g
         (alone,) = residual_power(
-            grid, view, images[mine], c[mine], rotations[mine], max_shell=9,
+            grid, CentredImages(view, images[mine], c[mine], rotations[mine]), max_shell=9,
             of=torch.zeros(int(mine.sum()), dtype=torch.int64), n_sums=1,
         )  # fmt: skip
         torch.testing.assert_close(both[g], alone)

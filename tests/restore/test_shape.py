@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.masks.soft import sphere_mask
-from cryorefine.restore.shape import drop_voxels, shape_reference, without_negative
+from cryorefine.restore.shape import (
+    ReferenceShaping,
+    drop_voxels,
+    shape_reference,
+    without_negative,
+)
 from tests.other_device import OTHER, Elsewhere, OtherDevice
 
 VOXEL_A = 2.0
@@ -20,11 +25,9 @@ def noise(size_px: int, seed: int = 0) -> torch.Tensor:
 
 def shaped(volume: torch.Tensor, **requested) -> torch.Tensor:
     """Shape a reference by what is asked for and nothing else."""
-    nothing = {
-        "mask": None, "shape": "none", "radius_px": volume.shape[-1] / 4, "lowpass_A": None,
-        "positivity": False, "dropout": 0.0, "seed": 0,
-    }  # fmt: skip
-    return shape_reference(volume, voxel_A=VOXEL_A, **{**nothing, **requested})
+    seed = requested.pop("seed", 0)
+    shaping = ReferenceShaping(**{"radius_px": volume.shape[-1] / 4, **requested})
+    return shape_reference(volume, shaping, voxel_A=VOXEL_A, seed=seed)
 
 
 @given(st.floats(0, 1), st.integers(0, 2**63 - 1))

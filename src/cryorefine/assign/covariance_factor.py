@@ -1,9 +1,10 @@
 """How much less certain poses are than the Gauss-Newton matrix says, measured on the images."""
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cryorefine.assign.comparison import WhitenedImages
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.geometry.rotation import rotvec_from_matrix
 from cryorefine.kernels.dispatch import refine_poses
@@ -14,7 +15,6 @@ from cryorefine.kernels.poses import (
     PoseResult,
     covariance_of,
 )
-from cryorefine.model.observe import GroupBand
 
 __all__ = ["lag_factor", "split_disagreement", "variance_factor"]
 
@@ -35,9 +35,7 @@ _QUANTILE_90, _MEDIAN = 9.236, 4.351  # of χ² with 5 degrees of freedom
 
 def split_disagreement(
     grid: SliceGrid,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
+    images: WhitenedImages,
     rotations: Float[Tensor, "b 3 3"],
     shifts_px: Float[Tensor, "b 2"],
     *,
@@ -56,7 +54,7 @@ def split_disagreement(
     ----------
     grid
         A reference that the images had no part in: in their own, both parts of an image find the
-        pose at which its noise was added.
+        pose at which its noise was added. What ``images`` say of own noise is not needed.
     rotations, shifts_px
         Where the refinements start: poses within the right maximum.
     max_turn_rad
@@ -66,19 +64,20 @@ def split_disagreement(
     """
     if optics is not None:
         rotations = magnified(rotations, optics.to(rotations))
+    view, b = images.view, len(images)
 
     def refine(part: Bool[Tensor, "p"], start: tuple[Tensor, Tensor]) -> PoseResult:
         index = torch.nonzero(part)[:, 0]
         problem = PoseProblem(
-            x=x[:, index],
-            c=c[:, index],
+            x=images.x[:, index],
+            c=images.c[:, index],
             points=view.points[index],
             k_px=view.k_px()[index],
             image_size_px=view.band.size_px,
-            image_of=torch.arange(len(x), device=x.device),
+            image_of=torch.arange(b, device=images.device),
             rotations=start[0],
             shifts_px=start[1],
-            prior_shift_px=torch.zeros(len(x), 2, dtype=torch.float64, device=x.device),
+            prior_shift_px=torch.zeros(b, 2, dtype=torch.float64, device=images.device),
         )
         options = LevenbergMarquardt(
             max_evaluations=_EVALUATIONS,

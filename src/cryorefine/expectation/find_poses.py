@@ -116,7 +116,7 @@ class FindPoses:
         key = (block.half, block.geometry)
         options = self.options[key]
         reference = Reference(self.grids[block.half - 1], self.symmetry)
-        images = WhitenedImages(band, batch.x * batch.white, batch.c * batch.white)
+        images = batch.whitened(band)
         if block.action == "find":
             return align_globally(images, reference, self.searches[key].search, options)
         own = self._own_noise(block.half, batch, images, options.resolution_turn_rad)

@@ -58,9 +58,7 @@ class SplitImages:
             apart.append(
                 split_disagreement(
                     self.grids[2 - block.half],
-                    band,
-                    batch.x * batch.white,
-                    batch.c * batch.white,
+                    batch.whitened(band),
                     *poses_of(self.poses, batch.rows, band),
                     max_turn_rad=self.max_turn_rad,
                     optics=own,

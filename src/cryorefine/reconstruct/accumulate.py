@@ -1,5 +1,7 @@
 """Add a batch of images to the sums of a reconstruction."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
@@ -11,38 +13,66 @@ from cryorefine.kernels.grid import Accumulator, SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.crowding import Crowding
 
-__all__ = ["accumulate", "centre", "residual_power"]
+__all__ = ["CentredImages", "Levels", "accumulate", "centre", "residual_power"]
 
 _ORIGIN_RADIUS = 0.3826  # mean distance from the centre of a unit square: the cell of k = 0
 
 
+@dataclass(frozen=True, eq=False)
+class CentredImages:
+    """Centred images of one sampling geometry: slices of the volume as they were seen.
+
+    Attributes
+    ----------
+    view
+        Their band, and where in the volume they sample it.
+    x, c
+        Coefficients of *centred* images and their contrast transfer, not whitened.
+    rotations
+        Object-to-image matrices; see also :func:`~cryorefine.assign.particle_optics.magnified`.
+    """
+
+    view: GroupBand
+    x: Complex[Tensor, "b p"]
+    c: Float[Tensor, "b p"]
+    rotations: Float[Tensor, "b 3 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What keeps the denominator level over the width of the interpolation kernel.
+
+    The same for all images of a half; None: it stays as it is.
+
+    Attributes
+    ----------
+    balance
+        Curve over the volume's shells that levels it; see
+        :func:`~cryorefine.reconstruct.balance.balancing_curve`.
+    crowding
+        Levels it over the directions; see :func:`~cryorefine.reconstruct.crowding.view_crowding`.
+        :func:`~cryorefine.reconstruct.solve.fold` needs the same.
+    """
+
+    balance: Float[Tensor, "s"] | None = None
+    crowding: Crowding | None = None
+
+
 def accumulate(
     acc: Accumulator,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
+    images: CentredImages,
     inverse_variance: Float[Tensor, "*#b p"],
-    rotations: Float[Tensor, "b 3 3"],
     weights: Float[Tensor, "b"],
-    balance: Float[Tensor, "s"] | None = None,
-    crowding: Crowding | None = None,
+    levels: Levels,
 ) -> None:
     """Add ``w c x / σ²`` to the numerator and ``w c² / σ²`` to the denominator, in place.
 
     Parameters
     ----------
-    x, c
-        Coefficients of *centred* images and their contrast transfer, not whitened.
     inverse_variance
         One over the noise variance of each coefficient, of all images or of each.
     weights
         One per particle.
-    balance
-        Curve over the volume's shells that levels the denominator; see
-        :func:`~cryorefine.reconstruct.balance.balancing_curve`. The same for all images.
-    crowding
-        Levels it over the directions; see :func:`~cryorefine.reconstruct.crowding.view_crowding`.
-        The same for all images, and for :func:`~cryorefine.reconstruct.solve.fold`.
 
     Notes
     -----
@@ -51,21 +81,19 @@ def accumulate(
     towards the crowd. This factor, the balance and the levels of the crowding cancel in the
     quotient.
     """
+    view, c = images.view, images.c
     factor = inverse_variance * view.band.radius.clamp_min(_ORIGIN_RADIUS)
-    if balance is not None:
-        factor = factor * interpolate_shells(balance, view.points.norm(dim=1))
+    if levels.balance is not None:
+        factor = factor * interpolate_shells(levels.balance, view.points.norm(dim=1))
     factor = factor * weights[:, None].float()
-    if crowding is not None:
-        factor = factor * crowding.of_slices(rotations, view.points)
-    insert_slices(acc, rotations, view.points, x * (c * factor), c.square() * factor)
+    if levels.crowding is not None:
+        factor = factor * levels.crowding.of_slices(images.rotations, view.points)
+    insert_slices(acc, images.rotations, view.points, images.x * (c * factor), c.square() * factor)
 
 
 def residual_power(
     grid: SliceGrid | None,
-    view: GroupBand,
-    x: Complex[Tensor, "b p"],
-    c: Float[Tensor, "b p"],
-    rotations: Float[Tensor, "b 3 3"],
+    images: CentredImages,
     *,
     max_shell: int,
     of: Int[Tensor, "b"],
@@ -82,10 +110,12 @@ def residual_power(
     of, n_sums
         Which of so many sums each image goes into.
     """
+    view, x = images.view, images.x
     power = x.abs().square()
     last = view.band.prefix(max_shell)
     if grid is not None and last > 0:
-        model = extract_slices(grid, rotations, view.points[:last]) * c[:, :last]
+        slices = extract_slices(grid, images.rotations, view.points[:last])
+        model = slices * images.c[:, :last]
         power[:, :last] = (x[:, :last] - model).abs().square()
     n = view.band.n_shells
     count = torch.bincount(view.band.shell, minlength=n).double()

@@ -1,8 +1,7 @@
 """Insert every particle into its half's sums, and measure the noise anew."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +16,13 @@ from cryorefine.events import EventLog
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
-from cryorefine.reconstruct.accumulate import accumulate, centre, residual_power
+from cryorefine.reconstruct.accumulate import (
+    CentredImages,
+    Levels,
+    accumulate,
+    centre,
+    residual_power,
+)
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import Crowding, view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold, solve
@@ -33,7 +38,13 @@ from cryorefine.state.particle_batches import (
 )
 from cryorefine.state.state import Inputs, Poses, State
 
-__all__ = ["InsertImages", "data_per_shell", "reconstruct_halves", "solve_halves"]
+__all__ = [
+    "InsertImages",
+    "ResidualModel",
+    "data_per_shell",
+    "reconstruct_halves",
+    "solve_halves",
+]
 
 # Images that stand for a group's contrast transfer: only a mean is needed. Not measured.
 _DATA_SAMPLE = 64
@@ -78,18 +89,36 @@ class _Insertion:
 
 
 @dataclass(frozen=True, eq=False)
+class ResidualModel:
+    """What is taken from images before their noise is measured.
+
+    Attributes
+    ----------
+    grids
+        References by half.
+    resolution_A
+        They are a model down to here; nothing is taken from the images beyond.
+    """
+
+    grids: tuple[SliceGrid, SliceGrid]
+    resolution_A: float
+
+
+@dataclass(frozen=True, eq=False)
 class InsertImages:
     """Adds particles, at their poses, to empty sums of their half.
 
     Attributes
     ----------
-    optics, grids, balance, crowding
-        By half. ``grids`` are the references that residuals are taken against; None: nothing.
-    model_resolution_A, largest
-        The references are a model down to here, and slices reach it so much earlier; by half:
-        see :func:`~cryorefine.state.particle_batches.largest_magnification`.
-    weights
-        One per particle.
+    optics, levels
+        By half.
+    poses
+        With their weights.
+    model
+        What residuals are taken against; None: nothing.
+    largest
+        By half: slices reach the model's resolution so much earlier; see
+        :func:`~cryorefine.state.particle_batches.largest_magnification`.
     size_px, max_radius, oversampling
         Of the sums; see :func:`~cryorefine.kernels.grid.make_accumulator`.
     """
@@ -97,12 +126,9 @@ class InsertImages:
     stack: ParticleStack
     optics: tuple[HalfOptics, HalfOptics]
     poses: Poses
-    grids: tuple[SliceGrid, SliceGrid] | None
-    model_resolution_A: float
+    model: ResidualModel | None
     largest: tuple[float, float]
-    weights: Float[Tensor, "n"]
-    balance: tuple[Float[Tensor, "s"], Float[Tensor, "s"]]
-    crowding: tuple[Crowding | None, Crowding | None]
+    levels: tuple[Levels, Levels]
     size_px: int
     max_radius: float
     oversampling: float
@@ -129,28 +155,35 @@ class InsertImages:
         return sums
 
     def _insert(self, sums: PartialSums, half: int, band: GroupBand, batch: Batch) -> None:
-        grid = None if self.grids is None else self.grids[half - 1]
-        resolution_A = self.model_resolution_A * self.largest[half - 1]
-        shell = 0 if grid is None else _model_shell(band, resolution_A)
-        weight = self.weights[batch.index].to(self.stack.device)
+        grid, shell = None, 0
+        if self.model is not None:
+            grid = self.model.grids[half - 1]
+            shell = _model_shell(band, self.model.resolution_A * self.largest[half - 1])
+        poses = self.poses.select(batch.rows)
+        weight = _weights(poses).to(self.stack.device)
         groups, place = np.unique(batch.group_of, return_inverse=True)
         of = torch.from_numpy(place).to(self.stack.device)
         inverse_variance = batch.inverse_variance
-        for part in _insertions(self.poses.select(batch.rows), len(batch.rows), band):
+        for part in _insertions(poses, len(batch.rows), band):
             x = centre(band, batch.x[part.image], part.shifts_px)
-            c, p = batch.c[part.image], part.probability.to(weight)
+            images = CentredImages(band, x, batch.c[part.image], part.rotations)
+            p = part.probability.to(weight)
             root = p.sqrt()[:, None]
+            shared = replace(images, x=images.x * root, c=images.c * root)
             power = residual_power(
-                grid, band, x * root, c * root, part.rotations, max_shell=shell,
-                of=of[part.image], n_sums=len(groups),
-            )  # fmt: skip
+                grid, shared, max_shell=shell, of=of[part.image], n_sums=len(groups)
+            )
             sums.power[torch.from_numpy(groups).to(of), : power.shape[1]] += power
             accumulate(
-                sums.accumulator, band, x, c,
+                sums.accumulator, images,
                 inverse_variance if len(inverse_variance) == 1 else inverse_variance[part.image],
-                part.rotations, weight[part.image] * p,
-                self.balance[half - 1], self.crowding[half - 1],
+                weight[part.image] * p, self.levels[half - 1],
             )  # fmt: skip
+
+
+def _weights(poses: Poses) -> Float[Tensor, "n"]:
+    """Return what particles count in the sums."""
+    return poses.quality["weight"].float()
 
 
 def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
@@ -203,11 +236,9 @@ def reconstruct_halves(
     inputs: Inputs,
     state: State,
     poses: Poses,
-    grids: tuple[SliceGrid, SliceGrid] | None = None,
+    model: ResidualModel | None,
     *,
-    model_resolution_A: float = math.inf,
     resolution_A: float,
-    weights: Float[Tensor, "n"],
     events: EventLog,
     engine: Engine,
 ) -> tuple[tuple[FoldedSums, FoldedSums], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
@@ -215,13 +246,12 @@ def reconstruct_halves(
 
     Parameters
     ----------
-    grids, model_resolution_A
-        Residuals are taken against the half's reference down to this resolution, and against
-        nothing beyond; None: against nothing at all, which measures the images' power.
+    poses
+        With the column ``weight``: what each particle counts.
+    model
+        What residuals are taken against; None: nothing at all, which measures the images' power.
     resolution_A
         The sums are filled down to here.
-    weights
-        One per particle.
 
     Returns
     -------
@@ -230,23 +260,21 @@ def reconstruct_halves(
     """
     halves = (1, 2)
     optics = both_optics(inputs, state, resolution_A, poses.optics)
-    crowding = side_by_side(lambda half: _crowding(inputs, poses, weights, half), halves)
+    crowding = side_by_side(lambda half: _crowding(inputs, poses, half), halves)
+    levels = (
+        Levels(balancing_curve(data_per_shell(inputs, optics[0], 1)), crowding[0]),
+        Levels(balancing_curve(data_per_shell(inputs, optics[1], 2)), crowding[1]),
+    )
     task = InsertImages(
         stack=particle_stack(inputs),
         optics=optics,
         poses=poses,
-        grids=grids,
-        model_resolution_A=model_resolution_A,
+        model=model,
         largest=(
             largest_magnification(inputs, 1, poses.optics),
             largest_magnification(inputs, 2, poses.optics),
         ),
-        weights=weights,
-        balance=(
-            balancing_curve(data_per_shell(inputs, optics[0], 1)),
-            balancing_curve(data_per_shell(inputs, optics[1], 2)),
-        ),
-        crowding=(crowding[0], crowding[1]),
+        levels=levels,
         size_px=inputs.size_px,
         max_radius=inputs.geometry.box_A / resolution_A,
         oversampling=inputs.settings.fourier_padding,
@@ -269,7 +297,7 @@ def reconstruct_halves(
         for half in together:
             total: PartialSums = merged(parts.pop(0))
             noise.append(group_noise(inputs, state, optics[half - 1], half, total.power.cpu()))
-            sums.append((total.accumulator, crowding[half - 1]))
+            sums.append((total.accumulator, levels[half - 1].crowding))
             del total
         folded += _fold(sums, inputs.group)
     return (folded[0], folded[1]), (noise[0], noise[1])
@@ -283,9 +311,10 @@ def solve_halves(
     return first, second
 
 
-def _crowding(inputs: Inputs, poses: Poses, weights: Tensor, half: int) -> Crowding | None:
+def _crowding(inputs: Inputs, poses: Poses, half: int) -> Crowding | None:
     mine = torch.from_numpy(inputs.half == half)
-    return view_crowding(poses.rotations[mine], weights[mine], inputs.group, inputs.device)
+    weights = _weights(poses)[mine]
+    return view_crowding(poses.rotations[mine], weights, inputs.group, inputs.device)
 
 
 def _insertion_blocks(inputs: Inputs, half: int) -> list[Block]:

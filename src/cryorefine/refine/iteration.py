@@ -15,7 +15,7 @@ from cryorefine.expectation.assign_poses import (
 )
 from cryorefine.expectation.grey_scale import scale_references
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
+from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import next_references, prepare_references
@@ -61,9 +61,8 @@ def iterate(
     poses = weigh_particles(inputs, state, found.poses, plan)
     state = replace(state, group_scale=found.group_scale)
     sums, noise = reconstruct_halves(
-        inputs, state, poses, references,
-        model_resolution_A=plan.align_resolution_A, resolution_A=plan.reconstruct_resolution_A,
-        weights=poses.quality["weight"].float(), events=events, engine=engine,
+        inputs, state, poses, ResidualModel(references, plan.align_resolution_A),
+        resolution_A=plan.reconstruct_resolution_A, events=events, engine=engine,
     )  # fmt: skip
     if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)

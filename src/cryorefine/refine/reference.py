@@ -17,7 +17,7 @@ from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
 from cryorefine.restore.command import transform_volume
-from cryorefine.restore.shape import Shape, shape_reference
+from cryorefine.restore.shape import ReferenceShaping, Shape, shape_reference
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
@@ -116,15 +116,18 @@ def shaped_reference(inputs: Inputs, state: State, half: int) -> Float[Tensor, "
         lowpass_A = state.evaluation.resolution_A + settings.resolution_offset_angstrom
         lowpass_A = max(lowpass_A, inputs.geometry.nyquist_A)
     iteration = state.iteration + 1
-    volume = shape_reference(
-        state.references[half - 1].to(inputs.device),
-        voxel_A=inputs.voxel_A,
-        mask=mask,
-        shape=shape,
+    shaping = ReferenceShaping(
         radius_px=inputs.radius_px,
+        shape=shape,
         lowpass_A=lowpass_A,
         positivity=settings.positivity,
+        mask=mask,
         dropout=settings.dropout,
+    )
+    volume = shape_reference(
+        state.references[half - 1].to(inputs.device),
+        shaping,
+        voxel_A=inputs.voxel_A,
         seed=(settings.seed * 10_000 + iteration) * 2 + half - 1,
     )
     if settings.reference_command is not None:

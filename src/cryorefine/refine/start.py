@@ -33,12 +33,13 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
     if state.poses is None:
         raise ValueError("the particle file has no poses")
     nyquist_A = inputs.geometry.nyquist_A
+    quality = {**state.poses.quality, "weight": _known_and_seen(inputs, state.poses)}
     sums, noise = reconstruct_halves(
         inputs,
         state,
-        state.poses,
+        dataclasses.replace(state.poses, quality=quality),
+        None,
         resolution_A=nyquist_A,
-        weights=_known_and_seen(inputs, state.poses),
         events=events,
         engine=engine,
     )

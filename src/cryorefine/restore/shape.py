@@ -1,5 +1,6 @@
 """Shape the map that particles are compared with next: filter, outline, positivity, dropout."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,13 +11,40 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.masks.soft import sphere_mask
 
-__all__ = ["Shape", "drop_voxels", "shape_reference", "without_negative"]
+__all__ = ["ReferenceShaping", "Shape", "drop_voxels", "shape_reference", "without_negative"]
 
 Shape = Literal["sphere", "cylinder", "none"]
 
 _EDGE_PX = 5.0
 """Width of a mask's cosine edge: a mask without one would ring in Fourier space. It is customary;
 not measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceShaping:
+    """What is to be done to a reference; as given here, nothing.
+
+    Attributes
+    ----------
+    lowpass_A
+        Resolution that it is low-passed to; None for no low-pass.
+    shape, radius_px
+        Outline that it is multiplied by, and its radius. The edge of 5 px lies outside; the box may
+        cut it.
+    positivity
+        Whether negative values become 0.
+    mask
+        Multiplied with, 0 to 1; None for none.
+    dropout
+        Probability that a voxel is dropped; see :func:`drop_voxels`.
+    """
+
+    radius_px: float
+    shape: Shape = "none"
+    lowpass_A: float | None = None
+    positivity: bool = False
+    mask: Float[Tensor, "z y x"] | None = None
+    dropout: float = 0.0
 
 
 def drop_voxels(
@@ -52,14 +80,9 @@ def without_negative(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
 
 def shape_reference(
     volume: Float[Tensor, "z y x"],
+    shaping: ReferenceShaping,
     *,
     voxel_A: float,
-    mask: Float[Tensor, "z y x"] | None,
-    shape: Shape,
-    radius_px: float,
-    lowpass_A: float | None,
-    positivity: bool,
-    dropout: float,
     seed: int,
 ) -> Float[Tensor, "z y x"]:
     """Return the reference made of a map, one step after the other.
@@ -75,38 +98,30 @@ def shape_reference(
 
     Parameters
     ----------
-    mask
-        0 to 1; None for none.
-    radius_px
-        Of the shape. Its edge of 5 px lies outside; the box may cut it.
-    lowpass_A
-        None for no low-pass.
-    dropout
-        Probability that a voxel is dropped; see :func:`drop_voxels`.
+    seed
+        Of the voxels that are dropped.
     """
-    n = volume.shape[-1]
-    outline = _outline(shape, n, radius_px, volume.device)
-    if mask is not None:
-        mask = mask.to(volume.device)
-    if lowpass_A is not None:
-        volume = low_pass(volume, voxel_A=voxel_A, resolution_A=lowpass_A)
+    outline = _outline(shaping, volume.shape[-1], volume.device)
+    mask = None if shaping.mask is None else shaping.mask.to(volume.device)
+    if shaping.lowpass_A is not None:
+        volume = low_pass(volume, voxel_A=voxel_A, resolution_A=shaping.lowpass_A)
     if outline is not None:
         volume = volume * outline
-    if positivity:
+    if shaping.positivity:
         volume = without_negative(volume)
     if mask is not None:
         volume = volume * mask
-    if dropout > 0:
+    if shaping.dropout > 0:
         inside = mask if mask is not None else outline
         inside = torch.ones_like(volume) if inside is None else inside
-        volume = drop_voxels(volume, inside, probability=dropout, seed=seed)
+        volume = drop_voxels(volume, inside, probability=shaping.dropout, seed=seed)
     return volume
 
 
 def _outline(
-    shape: Shape, size_px: int, radius_px: float, device: torch.device
+    shaping: ReferenceShaping, size_px: int, device: torch.device
 ) -> Float[Tensor, "z y x"] | None:
-    if shape == "none":
+    if shaping.shape == "none":
         return None
-    make = sphere_mask if shape == "sphere" else cylinder_mask
-    return make(size_px, radius_px, _EDGE_PX, device)
+    make = sphere_mask if shaping.shape == "sphere" else cylinder_mask
+    return make(size_px, shaping.radius_px, _EDGE_PX, device)

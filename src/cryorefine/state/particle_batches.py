@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryorefine.assign.comparison import WhitenedImages
 from cryorefine.assign.particle_optics import (
     magnification_matrix,
     with_defocus_change,
@@ -118,6 +119,10 @@ class Batch:
     def inverse_variance(self) -> Float[Tensor, "#b p"]:
         """Inverse variance of the noise."""
         return self.noise.reciprocal().float()[:, self.shell]
+
+    def whitened(self, group_band: GroupBand) -> WhitenedImages:
+        """Return the images, whitened, with the band of their geometry."""
+        return WhitenedImages(group_band, self.x * self.white, self.c * self.white)
 
 
 @dataclass(frozen=True, eq=False)
