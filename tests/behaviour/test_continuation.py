@@ -13,7 +13,7 @@ import cryorefine.run.loop as loop_module
 import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
-from cryorefine.events import read_events
+from cryorefine.events import Event, read_events
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings
@@ -125,8 +125,8 @@ def records(folder: Path):
     return load_state(folder, committed_iterations(folder)[-1])[0].history
 
 
-def last_event(folder: Path, kind: str) -> dict:
-    return [e for e in read_events(folder / "events.jsonl") if e["kind"] == kind][-1]
+def last_event(folder: Path, kind: str) -> Event:
+    return [e for e in read_events(folder / "events.jsonl") if e.kind == kind][-1]
 
 
 def test_more_iterations_are_made_by_every_kind_of_alignment(run):
@@ -300,7 +300,7 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
         assert len({new[i] for i in micrograph}) == 1
     assert abs(sum(1 if h == 1 else -1 for h in new.values())) <= 16
     emitted = last_event(run, "particles")
-    counts = [emitted[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
+    counts = [getattr(emitted, f"n_{name}") for name in ("kept", "returned", "new", "dropped")]
     assert counts == [36, 0, 20, 8]
     state, _ = load_state(run, 2)
     assert bool(state.poses.is_assigned.all())
@@ -310,7 +310,7 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
     resume(run, changes={"particles": third, "alignment": "global", "iterations": 1})
     last = halves_by_image(run)
     assert all(last[i] == (old | new)[i] for i in range(64))
-    assert last_event(run, "particles")["n_returned"] == 8
+    assert last_event(run, "particles").n_returned == 8
 
 
 def test_new_particles_without_poses_are_refused_where_nothing_would_look_for_them(

@@ -61,7 +61,7 @@ def test_the_poses_of_a_file_make_half_maps_of_the_truth_to_start_from(true_pose
     for reference in begun_state.references:
         assert correlation(reference, truth) > 0.9
     assert begun_state.is_scaled
-    told = [e["resolution_A"] for e in events if e["kind"] == "start_resolution"]
+    told = [e.resolution_A for e in events if e.kind == "start_resolution"]
     assert told == [begun_state.start_A]
     assert inputs.geometry.nyquist_A <= begun_state.start_A < 20.0
     # Poses of no meaning leave the coarse shape that all views share.
@@ -96,7 +96,7 @@ def test_a_reference_of_inverted_contrast_is_warned_of(true_poses, truth):
     log.subscribe(events.append)
     state = dataclasses.replace(state, references=(-truth, -truth), is_scaled=False)
     scale_references(inputs, state, (grid, grid), PLAN, log)
-    warnings = [e["message"] for e in events if e["kind"] == "warning"]
+    warnings = [e.message for e in events if e.kind == "warning"]
     assert len(warnings) == 2
     assert all("inverted" in w for w in warnings)
 

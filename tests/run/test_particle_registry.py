@@ -31,7 +31,7 @@ def extended(table, registry, seed=(0, 2)):
     events.subscribe(heard.append)
     half = extend_halves(table, registry, seed=seed, events=events)
     assert set(half.tolist()) <= {1, 2}
-    return half, [e["message"] for e in heard if e["kind"] == "warning"]
+    return half, [e.message for e in heard if e.kind == "warning"]
 
 
 def poses_of(n, first=0.0):

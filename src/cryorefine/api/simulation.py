@@ -13,7 +13,7 @@ from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
-from cryorefine.events import Listener
+from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.model import read_model
@@ -227,9 +227,8 @@ def write_simulation(
         images[torch.from_numpy(rows)] = batch.half()
         if listener is not None:
             listener(
-                {"kind": "progress", "stage": "simulating", "done": int(rows[-1]) + 1,
-                 "total": plan.n_particles}
-            )  # fmt: skip
+                WorkAdvanced(stage="simulating", done=int(rows[-1]) + 1, total=plan.n_particles)
+            )
     stack = output / "particles.mrcs"
     write_stack(stack, images, plan.pixel_A, half=True)
     truth = truth_volume(atoms, plan, drawn)

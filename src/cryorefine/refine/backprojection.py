@@ -13,7 +13,7 @@ from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.engine.threads import side_by_side
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
@@ -256,7 +256,7 @@ def reconstruct_halves(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage="reconstructing", done=counted, total=len(inputs.table))
+        events.emit(WorkAdvanced(stage="reconstructing", done=counted, total=len(inputs.table)))
 
     folded, noise = [], []
     # Where memory is scarce the sums of one half must be gone before those of the other begin.

@@ -12,7 +12,7 @@ from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
 from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
 from cryorefine.engine.protocol import Engine
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.refine.find_poses import FindPoses, FoundPoses
@@ -105,7 +105,7 @@ def assign_poses(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage=stage, done=counted, total=len(inputs.table))
+        events.emit(WorkAdvanced(stage=stage, done=counted, total=len(inputs.table)))
 
     blocks = plan_blocks(parts)
     found = FoundPoses.join(engine.map(task, blocks, done))
@@ -208,7 +208,7 @@ def _searches(
     searches = dict(zip(needed, engine.map(task, blocks), strict=True))
     for prepared in searches.values():
         for attempt in prepared.attempts:
-            events.emit("search", **attempt)
+            events.emit(attempt)
     return searches
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog
+from cryorefine.events import CovarianceCalibrated, EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.particle_batches import (
     HalfOptics,
@@ -99,7 +99,7 @@ def calibrate_covariance(
     apart = engine.map(task, blocks)
     lag = _lag(inputs, state, poses)
     factor = variance_factor(torch.cat(apart)) + lag
-    events.emit("calibration", variance_factor=factor, lag=lag)
+    events.emit(CovarianceCalibrated(variance_factor=factor, lag=lag))
     covariance = None if poses.covariance is None else poses.covariance * factor
     quality = dict(poses.quality)
     for name in ("sigma_rotation_deg", "sigma_shift_A"):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from cryorefine.assign.search_depth import (
 )
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
+from cryorefine.events import SearchTried
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
@@ -59,7 +59,7 @@ class PreparedSearch:
 
     depth: SearchDepth
     search: CoarseSearch
-    attempts: tuple[dict[str, Any], ...]
+    attempts: tuple[SearchTried, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ class PrepareSearch:
         finer, least = plan.search_finer, 0
         # Iterations over a part of the particles make references for those that follow.
         worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
-        attempts: list[dict[str, Any]] = []
+        attempts: list[SearchTried] = []
         while True:
             depth = plan_depth(power, band.band, space, finer=finer, least=least, worth=worth)
             search = self.space.coarse_search(
@@ -204,14 +204,25 @@ class PrepareSearch:
             )
             missed = int(is_missed.sum())
             attempts.append(
-                {
-                    "half": block.half,
-                    "optics_group": band.group.name,
-                    **_described(depth, search, band),
-                    "planted": n_planted,
-                    "planted_found": int(is_found.sum()),
-                    "planted_missed": missed,
-                }
+                SearchTried(
+                    half=block.half,
+                    optics_group=band.group.name,
+                    resolution_A=band.group.box_A / depth.max_shell,
+                    step_deg=math.degrees(depth.step_rad),
+                    orientations=len(search.rotations),
+                    shifts=len(search.shifts_px),
+                    terms=search.slices.shape[0],
+                    points=search.last - search.first,
+                    most_candidates=depth.most,
+                    thinned=depth.apart_rad > 0,
+                    expected_candidates=depth.candidates,
+                    expected_recall=depth.recall,
+                    decidable=depth.decidable,
+                    operations=depth.operations,
+                    planted=n_planted,
+                    planted_found=int(is_found.sum()),
+                    planted_missed=missed,
+                )
             )
             # Planned losses cost more to avoid than they are worth.
             allowed = (_MAY_MISS + max(0.0, depth.decidable - depth.recall)) * n_planted
@@ -221,21 +232,3 @@ class PrepareSearch:
                 least = 2 * depth.most
             else:
                 finer *= _FINER
-
-
-def _described(depth: SearchDepth, search: CoarseSearch, band: GroupBand) -> dict[str, Any]:
-    """Return the measures of a search as the log has them."""
-    return {
-        "resolution_A": band.group.box_A / depth.max_shell,
-        "step_deg": math.degrees(depth.step_rad),
-        "orientations": len(search.rotations),
-        "shifts": len(search.shifts_px),
-        "terms": search.slices.shape[0],
-        "points": search.last - search.first,
-        "most_candidates": depth.most,
-        "thinned": depth.apart_rad > 0,
-        "expected_candidates": depth.candidates,
-        "expected_recall": depth.recall,
-        "decidable": depth.decidable,
-        "operations": depth.operations,
-    }

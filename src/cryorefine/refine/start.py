@@ -11,7 +11,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import side_by_side
 from cryorefine.errors import InputError
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, StartResolutionMeasured
 from cryorefine.fourier.filter import low_pass
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves
@@ -62,7 +62,8 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
             for half, volume in zip(halves, references, strict=True)
         )
         # Strict readers of the log know no infinity.
-        events.emit("start_resolution", resolution_A=start_A if math.isfinite(start_A) else None)
+        known_A = start_A if math.isfinite(start_A) else None
+        events.emit(StartResolutionMeasured(resolution_A=known_A))
     elif settings.alignment != "none":
         references = tuple(
             low_pass(

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from cryorefine.errors import InputError
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, ParticlesMatched
 from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.refine.image_statistics import Screening
@@ -425,11 +425,12 @@ def _emit_particles(
     kept = np.intersect1d(known, was_used)
     returned = known[registry.half[known] > 0]
     events.emit(
-        "particles",
-        n_kept=len(kept),
-        n_returned=len(np.setdiff1d(returned, was_used)),
-        n_new=len(old_rows) - len(np.union1d(kept, returned)),
-        n_dropped=len(was_used) - len(kept),
+        ParticlesMatched(
+            n_kept=len(kept),
+            n_returned=len(np.setdiff1d(returned, was_used)),
+            n_new=len(old_rows) - len(np.union1d(kept, returned)),
+            n_dropped=len(was_used) - len(kept),
+        )
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,18 @@ from cryorefine.engine.processes import WorkersLost
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of, use_threads
 from cryorefine.errors import InputError, StoppedEarly
-from cryorefine.events import EventLog
+from cryorefine.events import (
+    EarlyEventLog,
+    EventLog,
+    IterationBegun,
+    IterationDone,
+    Listener,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    RunStopped,
+    SegmentBegun,
+)
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.iteration import iterate
@@ -95,7 +105,7 @@ def refine(
     output: Path,
     *,
     overwrite: bool = False,
-    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    listeners: tuple[Listener, ...] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Refine particles against a reference and fill the run folder.
@@ -115,7 +125,7 @@ def refine(
     """
     use_threads(settings.threads)
     check_output_folder(output, overwrite=overwrite)
-    early = _EarlyLog(listeners)
+    early = EarlyEventLog(listeners)
     clock = Clock()
     with ExitStack() as stack:
         with _interruptible("nothing has been written yet"):
@@ -149,13 +159,13 @@ def refine(
                 n_used=len(inputs.table),
             )
             write_first_segment(output, segment)
-            events = early.continued(output)
-            _emit_start(events, opened, inputs)
+            early.continue_in(output / "events.jsonl")
+            _emit_start(early, opened, inputs)
             used = np.flatnonzero(screening.is_usable)
             registry = first_registry(opened.table, used, inputs.half)
             constants = _constants(inputs, screening, registry)
             _commit(output, inputs, state, constants, clock, finished=False)
-        return _loop(output, segment, inputs, state, constants, clock, events, engine, reporter)
+        return _loop(output, segment, inputs, state, constants, clock, early, engine, reporter)
 
 
 def resume(
@@ -163,7 +173,7 @@ def resume(
     *,
     changes: dict[str, Any] | None = None,
     keep_above_percentile: float | None = None,
-    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    listeners: tuple[Listener, ...] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Continue a run from its last whole iteration.
@@ -217,10 +227,8 @@ def resume(
         screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
         half, radius_px = arrays["half"], float(arrays["radius_px"])
         inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
-    events = EventLog(output / "events.jsonl")
-    for listener in listeners:
-        events.subscribe(listener)
-    events.emit("resume", iteration=state.iteration)
+    events = EventLog(output / "events.jsonl", listeners)
+    events.emit(RunResumed(iteration=state.iteration))
     _emit_memory(events, inputs)
     constants = {name: array for name, array in arrays.items() if _is_constant(name)}
     with engine_of(settings, opened.device) as engine:
@@ -237,12 +245,12 @@ def _continue(
     arrays: dict[str, np.ndarray],
     clock: Clock,
     requested: Changes,
-    listeners: tuple[Callable[[dict[str, Any]], None], ...],
+    listeners: tuple[Listener, ...],
     reporter: Reporter | None,
 ) -> dict[str, Any]:
     """Begin another segment of a run, and go on with it."""
-    early = _EarlyLog(listeners)
-    early.emit("resume", iteration=state.iteration)
+    early = EarlyEventLog(listeners)
+    early.emit(RunResumed(iteration=state.iteration))
     with ExitStack() as stack:
         with _interruptible("the run is as it was; give the command again to continue it"):
             begun = begin_segment(
@@ -265,9 +273,9 @@ def _continue(
             extra = {**constants, **_progress(clock, finished=False)}
             save_start(output, len(segments) + 1, begun.state, extra, fill)
             switch_segment(output, [*segments, begun.segment])
-        events = early.continued(output)
-        events.emit("leg", number=len(segments) + 1, **dataclasses.asdict(begun.segment))
-        _emit_start(events, begun.opened, begun.inputs)
+        early.continue_in(output / "events.jsonl")
+        early.emit(SegmentBegun(number=len(segments) + 1, **dataclasses.asdict(begun.segment)))
+        _emit_start(early, begun.opened, begun.inputs)
         return _loop(
             output,
             begun.segment,
@@ -275,7 +283,7 @@ def _continue(
             begun.state,
             constants,
             clock,
-            events,
+            early,
             engine,
             reporter,
         )
@@ -293,28 +301,6 @@ def _begun(
     return state
 
 
-class _EarlyLog(EventLog):
-    """Tells listeners at once, and keeps what happens before there is a folder to write to."""
-
-    def __init__(self, listeners: tuple[Callable[[dict[str, Any]], None], ...]) -> None:
-        super().__init__()
-        self._held: list[dict[str, Any]] = []
-        self._outer = listeners
-        for listener in (self._held.append, *listeners):
-            self.subscribe(listener)
-
-    def continued(self, output: Path) -> EventLog:
-        """Return the log of a run folder, which has been told of all before."""
-        events = EventLog(output / "events.jsonl")
-        for event in self._held:
-            if event["kind"] != "progress":
-                data = {k: v for k, v in event.items() if k not in ("kind", "time")}
-                events.emit(event["kind"], **data)
-        for listener in self._outer:
-            events.subscribe(listener)
-        return events
-
-
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
@@ -322,18 +308,19 @@ def _now() -> str:
 def _emit_start(events: EventLog, opened: Opened, inputs: Inputs) -> None:
     """Emit what a run, or a segment of it, works on."""
     events.emit(
-        "start",
-        n_particles=len(opened.table),
-        n_used=len(inputs.table),
-        box_px=inputs.size_px,
-        voxel_A=inputs.voxel_A,
-        symmetry=inputs.group.name,
-        radius_A=inputs.geometry.radius_A,
-        n_half1=int((inputs.half == 1).sum()),
-        n_half2=int((inputs.half == 2).sum()),
-        threads=threads_of(inputs.settings.threads),
-        workers=inputs.settings.workers,
-        device=device_name(opened.device),
+        RunStarted(
+            n_particles=len(opened.table),
+            n_used=len(inputs.table),
+            box_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            symmetry=inputs.group.name,
+            radius_A=inputs.geometry.radius_A,
+            n_half1=int((inputs.half == 1).sum()),
+            n_half2=int((inputs.half == 2).sum()),
+            threads=threads_of(inputs.settings.threads),
+            workers=inputs.settings.workers,
+            device=device_name(opened.device),
+        )
     )
     _emit_memory(events, inputs)
 
@@ -450,7 +437,7 @@ def _loop(
         safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
             with _interruptible(safe):
-                events.emit("iteration_start", **dataclasses.asdict(plan))
+                events.emit(IterationBegun(**dataclasses.asdict(plan)))
                 state = iterate(
                     inputs, state, plan, events, engine, is_over=lambda h: following(h) is None
                 )
@@ -462,11 +449,11 @@ def _loop(
                     report.write_if_cheap()
         except StoppedEarly as stop:
             with suppress(OSError):  # the disk may be what stopped it
-                events.emit("stopped", message=str(stop))
+                events.emit(RunStopped(message=str(stop)))
                 report.write()
             raise
     _warn_of_poses(events, output, settings, summary)
-    events.emit("end", **summary)
+    events.emit(RunEnded(**summary))
     report.write()
     return summary
 
@@ -520,8 +507,7 @@ class _Report:
 
 
 def _emit_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
-    """Emit what an iteration reached; numbers that do not exist are left out."""
+    """Emit what an iteration reached."""
     record = dataclasses.asdict(state.history[-1])
-    known = {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
     spent = {k: summary[k] for k in ("resolution_unmasked_A", "cpu_s", "wall_s")}
-    events.emit("iteration", **known, **spent)
+    events.emit(IterationDone(**record, **spent))
