@@ -365,7 +365,7 @@ def test_a_particle_file_that_was_changed_in_place_is_refused(tiny_set, tmp_path
 
 def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     full, _ = load_state(run, 1)
-    percentile = full.poses.quality["percentile"].numpy()
+    percentile = full.poses.scores.percentile.numpy()
     halves = halves_by_image(run)
     low = np.flatnonzero(percentile < 0.3)
     assert 0 < len(low) < 40
@@ -392,7 +392,7 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
 
 def test_a_percentile_that_leaves_nobody_is_refused(run):
     state, _ = load_state(run, 1)
-    assert float(state.poses.quality["percentile"].max()) <= 1
+    assert float(state.poses.scores.percentile.max()) <= 1
     before = contents(run)
     with refused("left"):
         resume(run, keep_above_percentile=100, changes={"max_energy": 1.0001})

@@ -337,7 +337,7 @@ def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tm
     # The noise spectra are measured on half as many images each; poses move by less than a
     # third of their own uncertainty.
     angle = torch.rad2deg(parse_symmetry("d2").distance(poses[0].rotations, poses[1].rotations))
-    assert float((angle / poses[0].quality["sigma_rotation_deg"]).median()) < 1 / 3
+    assert float((angle / poses[0].scores.sigma_rotation_deg).median()) < 1 / 3
     mask = sphere_mask(48, 18)
     assert float(fsc(maps[0] * mask, maps[1] * mask)[1:12].min()) > 0.9
 

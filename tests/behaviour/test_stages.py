@@ -17,6 +17,7 @@ from cryorefine.refine.image_similarity import measure_image_similarity
 from cryorefine.refine.particle_weights import qualify_and_weigh
 from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.reference import reference_grid
+from cryorefine.refine.scores import ParticleScores
 from cryorefine.refine.start import reconstruct_start
 from cryorefine.refine.state import Inputs, State
 
@@ -139,9 +140,9 @@ def test_half_maps_are_measured_within_a_mask_about_what_they_show(true_poses, t
     assert float(compared[1:8].min()) > 0.95
 
 
-def with_quality(state: State, correlation: torch.Tensor):
+def with_scores(state: State, correlation: torch.Tensor):
     return dataclasses.replace(
-        state.poses, quality={"score": correlation.clone(), "correlation": correlation}
+        state.poses, scores=ParticleScores(score=correlation.clone(), correlation=correlation)
     )
 
 
@@ -151,27 +152,27 @@ def test_weights_rank_particles_within_their_half_and_have_mean_one(true_poses):
     inputs = dataclasses.replace(inputs, settings=settings)
     generator = torch.Generator().manual_seed(0)
     value = torch.rand(80, generator=generator, dtype=torch.float64)
-    found = qualify_and_weigh(inputs, state, with_quality(state, value), PLAN).quality
+    found = qualify_and_weigh(inputs, state, with_scores(state, value), PLAN).scores
     for half in (1, 2):
         mine = torch.from_numpy(inputs.half == half)
-        assert float(found["weight"][mine].mean()) == pytest.approx(1.0)
+        assert float(found.weight[mine].mean()) == pytest.approx(1.0)
         best, worst = value[mine].argmax(), value[mine].argmin()
-        assert float(found["weight"][mine][best]) == float(found["weight"][mine].max())
-        assert float(found["weight"][mine][worst]) == float(found["weight"][mine].min())
-        assert float(found["percentile"][mine].max()) == 1.0
+        assert float(found.weight[mine][best]) == float(found.weight[mine].max())
+        assert float(found.weight[mine][worst]) == float(found.weight[mine].min())
+        assert float(found.percentile[mine].max()) == 1.0
     # The columns of the mode are this iteration's; nobody has one of the other mode yet.
-    assert torch.equal(found["cost"], value)
-    assert bool(found["max_cc"].isnan().all())
-    assert float(found["angle_diff_deg"].max()) == pytest.approx(0.0, abs=1e-6)
+    assert torch.equal(found.cost, value)
+    assert bool(found.max_cc.isnan().all())
+    assert float(found.angle_diff_deg.max()) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_options_all_particles_weigh_alike_but_those_outside_the_tilts(true_poses):
     inputs, state = true_poses
-    poses = with_quality(state, torch.ones(80, dtype=torch.float64))
-    assert bool((qualify_and_weigh(inputs, state, poses, PLAN).quality["weight"] == 1).all())
+    poses = with_scores(state, torch.ones(80, dtype=torch.float64))
+    assert bool((qualify_and_weigh(inputs, state, poses, PLAN).scores.weight == 1).all())
     limits = {"reconstruct_min_tilt_deg": 60.0, "reconstruct_max_tilt_deg": 90.0}
     few = dataclasses.replace(inputs, settings=inputs.settings.model_copy(update=limits))
-    weight = qualify_and_weigh(few, state, poses, PLAN).quality["weight"]
+    weight = qualify_and_weigh(few, state, poses, PLAN).scores.weight
     tilt_deg = np.rad2deg(np.arccos(np.abs(state.poses.rotations[:, 2, 2].numpy())))
     inside = torch.from_numpy(tilt_deg >= 60)
     assert bool((weight[inside] > 0).all())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
+from cryorefine.refine.scores import ParticleScores
 from cryorefine.refine.state import Poses
 from cryorefine.run.checkpoint import (
     committed_iterations,
@@ -63,7 +64,7 @@ def test_the_state_before_the_first_iteration_comes_back_bit_by_bit(tmp_path):
 
 
 def test_poses_known_before_the_first_iteration_come_back(tmp_path):
-    poses = dataclasses.replace(make_state(1).poses, quality={})
+    poses = dataclasses.replace(make_state(1).poses, scores=ParticleScores())
     state = dataclasses.replace(make_state(0), poses=poses)
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 0)[0], state)

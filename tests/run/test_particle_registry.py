@@ -7,6 +7,7 @@ import torch
 
 from cryorefine.events import EventLog
 from cryorefine.particles.half_sets import assign_halves
+from cryorefine.refine.scores import ParticleScores
 from cryorefine.refine.state import Poses
 from cryorefine.run.particle_registry import (
     ParticleRegistry,
@@ -37,7 +38,7 @@ def extended(table, registry, seed=(0, 2)):
 def poses_of(n, first=0.0):
     turn = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
     shift = torch.arange(n, dtype=torch.float64)[:, None].expand(n, 2) + first
-    return Poses(turn, shift, {"score": torch.ones(n, dtype=torch.float64)})
+    return Poses(turn, shift, ParticleScores(score=torch.ones(n, dtype=torch.float64)))
 
 
 def test_particles_are_recognised_by_their_image_whatever_their_row():

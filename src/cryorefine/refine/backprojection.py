@@ -31,6 +31,7 @@ from cryorefine.refine.particle_batches import (
     particle_stack,
     rows_by_geometry,
 )
+from cryorefine.refine.scores import measured
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["InsertImages", "data_per_shell", "reconstruct_halves"]
@@ -169,7 +170,7 @@ def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Ins
     every = torch.arange(n)
     probability = torch.ones(n, dtype=torch.float64)
     if others is not None and len(others.row):
-        probability = poses.quality["probability"].nan_to_num(1.0)
+        probability = measured(poses.scores.probability).nan_to_num(1.0)
     parts = [(every, poses.rotations, poses.shift_A, probability)]
     if others is not None:
         for i in range(0, len(others.row), size):

@@ -27,6 +27,7 @@ from cryorefine.refine.reference import (
     reference_ssnr,
     shaped_reference,
 )
+from cryorefine.refine.scores import measured
 from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.refine.subset import (
     mixed_sums,
@@ -95,7 +96,7 @@ def _iterate(
         grids,
         model_resolution_A=plan.align_resolution_A,
         resolution_A=plan.reconstruct_resolution_A,
-        weights=poses.quality["weight"].float(),
+        weights=measured(poses.scores.weight).float(),
         events=events,
         engine=engine,
     )
@@ -128,7 +129,7 @@ def _iterate(
         similarity = measure_image_similarity(
             inputs, state, poses, grids, plan.align_resolution_A, events, engine
         )
-        poses = dataclasses.replace(poses, quality={**poses.quality, **similarity})
+        poses = dataclasses.replace(poses, scores=poses.scores.replace(**similarity))
         sigma_deg = _median_sigma_deg(poses)
         record = dataclasses.replace(record, median_sigma_rotation_deg=sigma_deg)
     return State(
@@ -160,8 +161,9 @@ def _record(
 ) -> IterationRecord:
     """Return what the iteration showed, as the schedule needs it."""
     turn = jumped = jumped_at_least = math.nan
-    fits = poses.quality["fit_z"] > WORSE_THAN_RIGHT
-    undecided = (poses.quality["n_effective"] >= DECIDED)[fits]
+    n_effective = measured(poses.scores.n_effective)
+    fits = measured(poses.scores.fit_z) > WORSE_THAN_RIGHT
+    undecided = (n_effective >= DECIDED)[fits]
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
         # The first iteration is compared with the file's poses.
@@ -172,8 +174,8 @@ def _record(
         # Those that were not searched could not jump; where nobody was, all are counted. Images
         # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
         counted = torch.from_numpy(searched if searched.any() else known)
-        counted &= fits & (poses.quality["n_effective"] < DECIDED)
-        far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
+        counted &= fits & (n_effective < DECIDED)
+        far = 4 * torch.deg2rad(measured(poses.scores.sigma_rotation_deg))
         far = far.clamp_min(plan.align_resolution_A / inputs.geometry.radius_A)
         n_counted, n_jumped = int(counted.sum()), int((angle > far)[counted].sum())
         jumped, jumped_at_least = n_jumped / max(n_counted, 1), shown_share(n_jumped, n_counted)
@@ -196,4 +198,4 @@ def _record(
 
 
 def _median_sigma_deg(poses: Poses) -> float:
-    return float(poses.quality["sigma_rotation_deg"].median())
+    return float(measured(poses.scores.sigma_rotation_deg).median())

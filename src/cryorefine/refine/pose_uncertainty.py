@@ -21,6 +21,7 @@ from cryorefine.refine.particle_batches import (
     rows_by_geometry,
 )
 from cryorefine.refine.plan import IterationPlan
+from cryorefine.refine.scores import measured
 from cryorefine.refine.state import Inputs, Poses, State
 
 __all__ = ["SplitImages", "calibrate_covariance"]
@@ -101,10 +102,11 @@ def calibrate_covariance(
     factor = variance_factor(torch.cat(apart)) + lag
     events.emit(CovarianceCalibrated(variance_factor=factor, lag=lag))
     covariance = None if poses.covariance is None else poses.covariance * factor
-    quality = dict(poses.quality)
-    for name in ("sigma_rotation_deg", "sigma_shift_A"):
-        quality[name] = quality[name] * factor**0.5
-    return replace(poses, covariance=covariance, quality=quality)
+    scores = poses.scores.replace(
+        sigma_rotation_deg=measured(poses.scores.sigma_rotation_deg) * factor**0.5,
+        sigma_shift_A=measured(poses.scores.sigma_shift_A) * factor**0.5,
+    )
+    return replace(poses, covariance=covariance, scores=scores)
 
 
 def _lag(inputs: Inputs, state: State, poses: Poses) -> float:

@@ -333,7 +333,7 @@ def _dropped(
         return np.where(match >= 0, registry.dropped[match], "")
     if limit == 0:
         return np.zeros(len(match), "<U1")
-    percentile = None if poses is None else poses.quality.get("percentile")
+    percentile = None if poses is None else poses.scores.percentile
     if percentile is None:
         raise InputError(
             "--keep-above-percentile: the run has no percentiles of its particles yet",
