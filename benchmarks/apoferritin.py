@@ -30,7 +30,7 @@ from cryorefine.refine.policy import SchedulePolicy
 from cryorefine.refine.schedule import next_plan
 from cryorefine.run import segments
 from cryorefine.run.loop import refine
-from cryorefine.refine.settings import make_settings
+from cryorefine.settings import make_settings
 from cryorefine.report.build import write_report
 from trial import model_map
 

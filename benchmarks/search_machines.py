@@ -66,8 +66,8 @@ from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from cryorefine.particles.table import ParticleTable
 from cryorefine.refine.noise import initial_noise
-from cryorefine.refine.particle_batches import ParticleStack, make_half_optics
 from cryorefine.run.inputs import measure_radius
+from cryorefine.state.particle_batches import ParticleStack, make_half_optics
 from trial import ICE, markdown, number, simulate
 
 _BEST = 100

@@ -45,7 +45,7 @@ from cryorefine.reconstruct import solve, solvent, symmetrise
 from cryorefine.refine import (
     backprojection, evaluation, expectation, grey_scale, image_statistics, noise,
 )  # fmt: skip
-from cryorefine.refine.settings import make_settings
+from cryorefine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
 from cryorefine.run import inputs, loop

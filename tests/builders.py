@@ -13,9 +13,9 @@ from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.plan import IterationRecord
 from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.state import Evaluation, Poses, State
+from cryorefine.state.plan import IterationRecord
+from cryorefine.state.state import Evaluation, Poses, State
 
 Columns = Mapping[str, Sequence[object]]
 

@@ -22,8 +22,8 @@ from cryorefine.events import (
     read_events,
 )
 from cryorefine.events.kinds import KINDS
-from cryorefine.refine.plan import IterationPlan, IterationRecord
 from cryorefine.run.segments import Segment
+from cryorefine.state.plan import IterationPlan, IterationRecord
 
 
 def kinds(events):

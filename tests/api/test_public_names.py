@@ -88,7 +88,7 @@ def test_functions_keep_names_that_packages_have_too():
     from cryorefine.reconstruct import solve
     from cryorefine.refine import settings
 
-    assert settings.__name__ == "cryorefine.refine.settings"
+    assert settings.__name__ == "cryorefine.settings"
     assert solve.__name__ == "cryorefine.reconstruct.solve"
     assert inspect.isfunction(cr.refine)
     assert inspect.isfunction(cr.reconstruct)

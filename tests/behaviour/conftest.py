@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from cryorefine.cli.simulate import command as simulate
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.events import Event, EventLog, read_events
-from cryorefine.refine.settings import RefineSettings, make_settings
-from cryorefine.refine.state import Inputs, State
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine
+from cryorefine.settings import RefineSettings, make_settings
+from cryorefine.state.state import Inputs, State
 
 OPTIONS = {
     "--particles": 240,

@@ -9,15 +9,15 @@ import torch
 from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.evaluate.calibration import chi_squared, pose_errors
 from cryorefine.events import EventLog
+from cryorefine.expectation.pose_uncertainty import calibrate_covariance
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.reference import reference_grid
 from cryorefine.run.checkpoint import load_state
+from cryorefine.state.plan import IterationPlan
 
 from .conftest import begun, settings_for
 

@@ -16,11 +16,11 @@ from cryorefine.errors import StoppedEarly
 from cryorefine.events import Event, read_events
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
-from cryorefine.refine.settings import RefineSettings, load_settings, make_settings, save_settings
 from cryorefine.run.checkpoint import committed_iterations, load_state
 from cryorefine.run.continuation import FIXED, Changes, merge_settings
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import Segment, read_segments
+from cryorefine.settings import RefineSettings, load_settings, make_settings, save_settings
 from tests.builders import refused
 from tests.run.test_checkpoint import assert_bit_equal
 

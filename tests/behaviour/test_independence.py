@@ -18,10 +18,10 @@ from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_stack_header, write_stack
 from cryorefine.refine.iteration import iterate
-from cryorefine.refine.plan import IterationPlan, IterationRecord
-from cryorefine.refine.state import Inputs, State
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine
+from cryorefine.state.plan import IterationPlan, IterationRecord
+from cryorefine.state.state import Inputs, State
 
 from .conftest import begun, settings_for, simulate_set
 

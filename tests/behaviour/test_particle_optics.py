@@ -18,11 +18,11 @@ from cryorefine.io.star import read_star
 from cryorefine.kernels.reference import extract_slices
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.backprojection import reconstruct_halves
-from cryorefine.refine.particle_batches import half_optics
 from cryorefine.refine.reference import reference_grid
-from cryorefine.refine.state import Poses
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
+from cryorefine.state.particle_batches import half_optics
+from cryorefine.state.state import Poses
 from tests.kernels.problems import exact_slices, relative_error
 
 from .conftest import begun, settings_for, simulate_set

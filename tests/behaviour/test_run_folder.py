@@ -13,11 +13,11 @@ import torch
 
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star
-from cryorefine.refine.plan import IterationRecord
-from cryorefine.refine.settings import RefineSettings
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.folder import publish
 from cryorefine.run.loop import refine
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import IterationRecord
 from tests.run.test_folder import make_run
 
 from .conftest import begun, settings_for, simulate_set

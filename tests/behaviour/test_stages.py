@@ -9,17 +9,17 @@ import torch
 
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
+from cryorefine.expectation.grey_scale import find_grey_scale, scale_references
+from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_volume
 from cryorefine.refine.evaluation import evaluate_halves, found_mask
-from cryorefine.refine.grey_scale import find_grey_scale, scale_references
-from cryorefine.refine.image_similarity import measure_image_similarity
-from cryorefine.refine.particle_weights import qualify_and_weigh
-from cryorefine.refine.plan import IterationPlan
+from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import reference_grid
 from cryorefine.refine.scores import ParticleScores
 from cryorefine.refine.start import reconstruct_start
-from cryorefine.refine.state import Inputs, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, State
 
 from .conftest import begun, settings_for, simulate_set
 
@@ -152,7 +152,7 @@ def test_weights_rank_particles_within_their_half_and_have_mean_one(true_poses):
     inputs = dataclasses.replace(inputs, settings=settings)
     generator = torch.Generator().manual_seed(0)
     value = torch.rand(80, generator=generator, dtype=torch.float64)
-    found = qualify_and_weigh(inputs, state, with_scores(state, value), PLAN).scores
+    found = weigh_particles(inputs, state, with_scores(state, value), PLAN).scores
     for half in (1, 2):
         mine = torch.from_numpy(inputs.half == half)
         assert float(found.weight[mine].mean()) == pytest.approx(1.0)
@@ -169,10 +169,10 @@ def test_weights_rank_particles_within_their_half_and_have_mean_one(true_poses):
 def test_without_options_all_particles_weigh_alike_but_those_outside_the_tilts(true_poses):
     inputs, state = true_poses
     poses = with_scores(state, torch.ones(80, dtype=torch.float64))
-    assert bool((qualify_and_weigh(inputs, state, poses, PLAN).scores.weight == 1).all())
+    assert bool((weigh_particles(inputs, state, poses, PLAN).scores.weight == 1).all())
     limits = {"reconstruct_min_tilt_deg": 60.0, "reconstruct_max_tilt_deg": 90.0}
     few = dataclasses.replace(inputs, settings=inputs.settings.model_copy(update=limits))
-    weight = qualify_and_weigh(few, state, poses, PLAN).scores.weight
+    weight = weigh_particles(few, state, poses, PLAN).scores.weight
     tilt_deg = np.rad2deg(np.arccos(np.abs(state.poses.rotations[:, 2, 2].numpy())))
     inside = torch.from_numpy(tilt_deg >= 60)
     assert bool((weight[inside] > 0).all())
@@ -180,4 +180,4 @@ def test_without_options_all_particles_weigh_alike_but_those_outside_the_tilts(t
     limits = {"reconstruct_min_tilt_deg": 0.0, "reconstruct_max_tilt_deg": 1e-3}
     nobody = dataclasses.replace(inputs, settings=inputs.settings.model_copy(update=limits))
     with pytest.raises(InputError, match="no particle of half"):
-        qualify_and_weigh(nobody, state, poses, PLAN)
+        weigh_particles(nobody, state, poses, PLAN)

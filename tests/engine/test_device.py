@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cryorefine.engine.device import INSTALL_CUDA, choose_device, device_name, device_of_run
-from cryorefine.refine.settings import make_settings
+from cryorefine.settings import make_settings
 from tests.builders import refused
 
 

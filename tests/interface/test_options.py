@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from cryorefine.cli.options import given, settings_options
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 NAMES = tuple(RefineSettings.model_fields)
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 import cryorefine
 from cryorefine.cli import refine, resume
-from cryorefine.refine.settings import GROUPS, RefineSettings, make_settings, save_settings
-from cryorefine.run.particle_tables import QUALITY_COLUMNS
+from cryorefine.records.particle_tables import QUALITY_COLUMNS
+from cryorefine.settings import GROUPS, RefineSettings, make_settings, save_settings
 
 SOURCE = Path(cryorefine.__file__).parent
 SETTINGS = SOURCE / "refine" / "settings"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cryorefine.refine.grey_scale import common_factor
+from cryorefine.expectation.grey_scale import common_factor
 
 
 def test_one_group_has_all_of_the_factor():

@@ -12,9 +12,9 @@ from cryorefine.particles.images import open_images
 from cryorefine.refine import image_statistics as statistics_module
 from cryorefine.refine.image_statistics import screen_images
 from cryorefine.refine.noise import initial_noise, positive_spectrum
-from cryorefine.refine.particle_batches import ParticleStack, make_half_optics
-from cryorefine.refine.settings import make_settings
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
+from cryorefine.settings import make_settings
+from cryorefine.state.particle_batches import ParticleStack, make_half_optics
 from tests.builders import (
     optics_columns,
     particle_columns,

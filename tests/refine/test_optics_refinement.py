@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from cryorefine.refine.optics_refinement import optics_prior, without_common_part
-from cryorefine.refine.settings import make_settings
+from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
+from cryorefine.settings import make_settings
 
 
 def settings(**values):

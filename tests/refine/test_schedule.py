@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cryorefine.refine.plan import Geometry, shown_share
 from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
 from cryorefine.refine.schedule import next_plan
-from cryorefine.refine.settings import make_settings
+from cryorefine.settings import make_settings
+from cryorefine.state.plan import Geometry, shown_share
 from tests.builders import make_record
 
 GEOMETRY = Geometry(box_A=320.0, nyquist_A=2.5, radius_A=90.0, max_shift_A=32.0, group_order=1)

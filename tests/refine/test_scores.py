@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
+from cryorefine.records.particle_tables import QUALITY_COLUMNS
 from cryorefine.refine.scores import ParticleScores, measured
-from cryorefine.run.particle_tables import QUALITY_COLUMNS
 
 
 def values(*numbers):

@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cryorefine.refine.settings import (
+from cryorefine.settings import (
     RefineSettings,
     load_settings,
     make_settings,

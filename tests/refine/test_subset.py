@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.plan import Geometry
 from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.settings import make_settings
-from cryorefine.refine.state import Poses, unknown_poses
 from cryorefine.refine.subset import mixed_sums, plain_poses
+from cryorefine.settings import make_settings
+from cryorefine.state.plan import Geometry
+from cryorefine.state.state import Poses, unknown_poses
 from tests.builders import make_record
 
 

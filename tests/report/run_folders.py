@@ -10,7 +10,7 @@ import torch
 
 from cryorefine.io.mrc import write_volume
 from cryorefine.io.star import write_star
-from cryorefine.refine.settings import RefineSettings, save_settings
+from cryorefine.settings import RefineSettings, save_settings
 
 BOX_PX, VOXEL_A, N_PARTICLES = 24, 3.0, 60
 

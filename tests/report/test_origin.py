@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from cryorefine.refine.settings import RefineSettings
 from cryorefine.report.origin import input_files, provenance, setting_rows
 from cryorefine.report.run_folder import RunFolder
+from cryorefine.settings import RefineSettings
 from tests.report.run_folders import begin_run
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cryorefine.errors import InputError
-from cryorefine.refine.settings import RefineSettings, save_settings
 from cryorefine.report.build import write_report
 from cryorefine.report.header import run_state
 from cryorefine.report.run_folder import RunFolder
+from cryorefine.settings import RefineSettings, save_settings
 from tests.report.run_folders import begin_run, make_run, summary, write_events
 
 FIGURES = (

@@ -7,7 +7,6 @@ import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.state import Poses
 from cryorefine.run.checkpoint import (
     committed_iterations,
     iteration_folder,
@@ -19,6 +18,7 @@ from cryorefine.run.checkpoint import (
     save_state,
 )
 from cryorefine.run.checkpoint_versions import _MIGRATIONS, VERSION
+from cryorefine.state.state import Poses
 from tests.builders import make_state, refused
 
 

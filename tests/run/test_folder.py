@@ -1,8 +1,8 @@
 import pytest
 
-from cryorefine.refine.settings import make_settings
 from cryorefine.run import folder as folder_module
 from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run
+from cryorefine.settings import make_settings
 from tests.builders import refused
 
 

@@ -7,15 +7,15 @@ import torch
 
 from cryorefine.events import EventLog
 from cryorefine.particles.half_sets import assign_halves
-from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.state import Poses
-from cryorefine.run.particle_registry import (
+from cryorefine.records.particle_registry import (
     ParticleRegistry,
     extend_halves,
     first_registry,
     known_poses,
     next_registry,
 )
+from cryorefine.refine.scores import ParticleScores
+from cryorefine.state.state import Poses
 from tests.builders import make_table, refused
 
 

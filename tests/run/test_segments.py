@@ -2,9 +2,7 @@ import math
 
 import pytest
 
-from cryorefine.refine.plan import Geometry
 from cryorefine.refine.schedule import next_plan
-from cryorefine.refine.settings import make_settings
 from cryorefine.run.segments import (
     Segment,
     plan_of_segment,
@@ -12,6 +10,8 @@ from cryorefine.run.segments import (
     settings_within_run,
     write_first_segment,
 )
+from cryorefine.settings import make_settings
+from cryorefine.state.plan import Geometry
 from tests.builders import make_record, refused
 
 GEOMETRY = Geometry(

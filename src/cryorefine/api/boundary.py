@@ -12,7 +12,7 @@ import numba
 import torch
 
 from cryorefine.errors import InputError, StoppedEarly
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["in_parameters", "library_call", "threads_restored"]
 

@@ -13,8 +13,8 @@ from cryorefine.api.boundary import library_call
 from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
 from cryorefine.errors import InputError
 from cryorefine.evaluate import fsc as evaluated
+from cryorefine.records.particle_tables import write_curves
 from cryorefine.restore import sharpen as sharpening
-from cryorefine.run.particle_tables import write_curves
 
 __all__ = ["FscCurves", "curves_as_arrays", "fsc", "sharpen"]
 

@@ -19,7 +19,7 @@ from cryorefine.particles.formats.relion import image_names
 from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.read import read_particles as read_table
 from cryorefine.particles.table import ParticleTable
-from cryorefine.run.particle_tables import QUALITY_COLUMNS
+from cryorefine.records.particle_tables import QUALITY_COLUMNS
 from cryorefine.units import DEG
 
 __all__ = ["Particles", "read_particles"]

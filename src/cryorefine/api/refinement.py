@@ -15,10 +15,10 @@ from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.results import Refinement
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import Event, Listener, WarningGiven
-from cryorefine.refine.settings import make_settings
 from cryorefine.run import loop
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.folder import check_output_folder
+from cryorefine.settings import make_settings
 
 __all__ = ["Progress", "listening", "reconstruct", "refine"]
 

@@ -11,9 +11,9 @@ from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
 from cryorefine.events import WarningGiven, read_events
-from cryorefine.refine.plan import IterationRecord
-from cryorefine.refine.settings import RefineSettings, load_settings, make_settings
 from cryorefine.run.checkpoint import iteration_folder, load_measurements
+from cryorefine.settings import RefineSettings, load_settings, make_settings
+from cryorefine.state.plan import IterationRecord
 
 __all__ = ["Iteration", "Refinement"]
 

@@ -9,10 +9,10 @@ from cryorefine.api.inputs import inputs_as_paths
 from cryorefine.api.refinement import Progress, listening
 from cryorefine.api.results import Iteration, Refinement
 from cryorefine.errors import InputError
-from cryorefine.refine.plan import IterationRecord
-from cryorefine.refine.settings import RefineSettings
 from cryorefine.run import loop
 from cryorefine.run.checkpoint import committed_iterations
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import IterationRecord
 
 __all__ = ["Run", "open_run"]
 

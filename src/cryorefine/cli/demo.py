@@ -32,8 +32,8 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
         raise InputError("exists and is not empty", where=str(output), do="give a new --output")
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.cli.simulate import command as simulate
-    from cryorefine.refine.settings import make_settings
     from cryorefine.run.loop import refine
+    from cryorefine.settings import make_settings
 
     data, run = output / "particles", output / "run"
     click.echo(f"simulating {particles} particles in {data}")

@@ -35,7 +35,7 @@ def command(
         raise InputError("no such folder", where=str(output.parent), do="make it first")
     from cryorefine.evaluate.fsc import half_map_fsc
     from cryorefine.io.mrc import read_volume
-    from cryorefine.run.particle_tables import write_curves
+    from cryorefine.records.particle_tables import write_curves
 
     first, second = read_volume(half1), read_volume(half2)
     weight = read_volume(mask) if mask is not None else None

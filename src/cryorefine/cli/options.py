@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from cryorefine.refine.settings import GROUPS, RefineSettings
+from cryorefine.settings import GROUPS, RefineSettings
 
 __all__ = ["GroupedCommand", "SettingOption", "given", "settings_options"]
 

@@ -23,8 +23,8 @@ def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> N
     Fills a run folder as 'refine' does: half maps, FSC, weighted map, scores of the given poses.
     """
     from cryorefine.cli.run_display import run_and_show
-    from cryorefine.refine.settings import make_settings
     from cryorefine.run.loop import refine
+    from cryorefine.settings import make_settings
 
     settings = make_settings({**given(options), "particles": particles, "alignment": "none"})
     run_and_show(partial(refine, settings, output, overwrite=overwrite), output)

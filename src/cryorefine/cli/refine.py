@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cryorefine.cli.options import GroupedCommand, given, settings_options
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["command"]
 
@@ -38,8 +38,8 @@ def command(
     renewed while it runs.
     """
     from cryorefine.cli.run_display import run_and_show
-    from cryorefine.refine.settings import load_settings, make_settings
     from cryorefine.run.loop import refine
+    from cryorefine.settings import load_settings, make_settings
 
     values: dict[str, Any] = {}
     where = ""

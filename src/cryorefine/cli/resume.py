@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cryorefine.cli.options import GroupedCommand, given, settings_options
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["command"]
 

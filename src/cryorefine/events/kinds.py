@@ -212,7 +212,7 @@ class IterationBegun(Event):
         How poses are assigned.
     align_resolution_A, search_finer, rescues, reconstruct_resolution_A, search_every, guard_every,
     share, subset, is_last
-        As in :class:`~cryorefine.refine.plan.IterationPlan`.
+        As in :class:`~cryorefine.state.plan.IterationPlan`.
     """
 
     KIND: ClassVar[str] = "iteration_start"
@@ -303,7 +303,7 @@ class IterationDone(Event):
     iteration, mode, resolution_A, align_resolution_A, reconstruct_resolution_A, median_turn_deg,
     jumped_fraction, median_sigma_rotation_deg, share, missed_fraction, unsearched_fraction,
     undecided_fraction, jumped_at_least, mean_fsc
-        As in :class:`~cryorefine.refine.plan.IterationRecord`.
+        As in :class:`~cryorefine.state.plan.IterationRecord`.
     resolution_unmasked_A
         From the unmasked FSC; None if the half maps share nothing.
     cpu_s, wall_s

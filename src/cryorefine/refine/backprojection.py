@@ -22,7 +22,8 @@ from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import Crowding, view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold
 from cryorefine.refine.noise import group_noise
-from cryorefine.refine.particle_batches import (
+from cryorefine.refine.scores import measured
+from cryorefine.state.particle_batches import (
     Batch,
     HalfOptics,
     ParticleStack,
@@ -31,8 +32,7 @@ from cryorefine.refine.particle_batches import (
     particle_stack,
     rows_by_geometry,
 )
-from cryorefine.refine.scores import measured
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["InsertImages", "data_per_shell", "reconstruct_halves"]
 
@@ -88,7 +88,7 @@ class InsertImages:
         By half. ``grids`` are the references that residuals are taken against; None: nothing.
     model_resolution_A, largest
         The references are a model down to here, and slices reach it so much earlier; by half:
-        see :func:`~cryorefine.refine.particle_batches.largest_magnification`.
+        see :func:`~cryorefine.state.particle_batches.largest_magnification`.
     weights
         One per particle.
     size_px, max_radius, oversampling

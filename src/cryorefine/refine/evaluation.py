@@ -12,7 +12,7 @@ from cryorefine.evaluate.directional import directional_resolution
 from cryorefine.evaluate.fsc import FscCurves, fsc_within, half_map_fsc
 from cryorefine.events import EventLog
 from cryorefine.masks.soft import solvent_mask
-from cryorefine.refine.state import Evaluation, Inputs, Poses
+from cryorefine.state.state import Evaluation, Inputs, Poses
 
 __all__ = ["evaluate_halves", "found_mask", "measure_directions"]
 

@@ -9,18 +9,21 @@ import torch
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
+from cryorefine.expectation.assign_poses import (
+    DECIDED,
+    WORSE_THAN_RIGHT,
+    assign_poses,
+    is_unsearched,
+)
+from cryorefine.expectation.grey_scale import scale_references
+from cryorefine.expectation.image_similarity import measure_image_similarity
+from cryorefine.expectation.pose_uncertainty import calibrate_covariance
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves
 from cryorefine.refine.evaluation import evaluate_halves, measure_directions
-from cryorefine.refine.expectation import DECIDED, WORSE_THAN_RIGHT, assign_poses, is_unsearched
-from cryorefine.refine.grey_scale import scale_references
-from cryorefine.refine.image_similarity import measure_image_similarity
 from cryorefine.refine.own_noise_share import own_share
-from cryorefine.refine.particle_batches import is_assigned
-from cryorefine.refine.particle_weights import qualify_and_weigh
-from cryorefine.refine.plan import IterationPlan, IterationRecord, shown_share
-from cryorefine.refine.pose_uncertainty import calibrate_covariance
+from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import (
     next_reference,
     reference_grid,
@@ -28,7 +31,6 @@ from cryorefine.refine.reference import (
     shaped_reference,
 )
 from cryorefine.refine.scores import measured
-from cryorefine.refine.state import Evaluation, Inputs, Poses, State
 from cryorefine.refine.subset import (
     mixed_sums,
     plain_poses,
@@ -36,6 +38,9 @@ from cryorefine.refine.subset import (
     select_state,
     with_the_others,
 )
+from cryorefine.state.particle_batches import is_assigned
+from cryorefine.state.plan import IterationPlan, IterationRecord, shown_share
+from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
 __all__ = ["iterate"]
 
@@ -86,7 +91,7 @@ def _iterate(
     if not state.is_scaled:
         state, grids = scale_references(inputs, state, grids, plan, events, engine)
     found = assign_poses(inputs, state, grids, plan, events, engine)
-    poses = qualify_and_weigh(inputs, state, found.poses, plan)
+    poses = weigh_particles(inputs, state, found.poses, plan)
     state = dataclasses.replace(state, group_scale=found.group_scale)
     release_memory()
     sums, noise = reconstruct_halves(

@@ -11,12 +11,12 @@ from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.particle_batches import (
+from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     rows_by_geometry,
 )
-from cryorefine.refine.state import Inputs, State
+from cryorefine.state.state import Inputs, State
 
 __all__ = ["MeasurePower", "group_noise", "initial_noise", "positive_spectrum"]
 

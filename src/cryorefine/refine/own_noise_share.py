@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.refine.backprojection import data_per_shell
-from cryorefine.refine.particle_batches import half_optics
 from cryorefine.refine.scores import measured
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.particle_batches import half_optics
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["kept_noise", "own_share"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
-from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.scores import ParticleScores, measured
-from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
 from cryorefine.weigh.cost import cost_weight
 from cryorefine.weigh.defocus_groups import defocus_groups
@@ -23,13 +23,13 @@ from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
 from cryorefine.weigh.stability import pose_change, stability_weight
 from cryorefine.weigh.temperature import angular_temperature
 
-__all__ = ["qualify_and_weigh"]
+__all__ = ["weigh_particles"]
 
 _SSNR_BATCH = 64
 """Images that are read together: 4 MB at 128 px. Not measured; results do not depend on it."""
 
 
-def qualify_and_weigh(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
+def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationPlan) -> Poses:
     """Return poses with changes, percentiles, temperature, partial weights and their product.
 
     Everything is computed within each half by itself; ``weight`` has mean 1 over a half's

@@ -14,9 +14,9 @@ from cryorefine.kernels.grid import SliceGrid, make_slice_grid
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise
-from cryorefine.refine.state import Evaluation, Inputs, State
 from cryorefine.restore.command import transform_volume
 from cryorefine.restore.shape import Shape, shape_reference
+from cryorefine.state.state import Evaluation, Inputs, State
 
 __all__ = [
     "next_reference",

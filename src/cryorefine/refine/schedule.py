@@ -2,9 +2,9 @@
 
 import math
 
-from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord, Mode
 from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord, Mode
 
 __all__ = ["next_plan"]
 

@@ -17,7 +17,7 @@ from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.reference import next_reference, reference_ssnr
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["reconstruct_start", "start_from_poses"]
 

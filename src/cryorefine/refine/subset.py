@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.plan import IterationPlan
 from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State, unknown_poses
 
 __all__ = ["mixed_sums", "plain_poses", "rows_in_use", "select_state", "with_the_others"]
 

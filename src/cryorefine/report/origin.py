@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from cryorefine.refine.settings import RefineSettings
 from cryorefine.report.number_formats import memory
 from cryorefine.report.run_folder import RunFolder
+from cryorefine.settings import RefineSettings
 
 __all__ = ["InputFile", "SettingRow", "input_files", "provenance", "setting_rows"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from cryorefine.errors import InputError
 from cryorefine.events import Event, read_events
 from cryorefine.io.star import StarBlock, read_star
-from cryorefine.refine.settings import load_settings
 from cryorefine.run.checkpoint import committed_iterations, iteration_folder
+from cryorefine.settings import load_settings
 
 __all__ = ["READ_ERRORS", "Iteration", "RunFolder"]
 

@@ -24,10 +24,10 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.atomic import sync_directory
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.plan import IterationRecord
-from cryorefine.refine.state import Evaluation, Poses, State
+from cryorefine.records.particle_tables import as_arrays, from_arrays
 from cryorefine.run.checkpoint_versions import VERSION, migrated
-from cryorefine.run.particle_tables import as_arrays, from_arrays
+from cryorefine.state.plan import IterationRecord
+from cryorefine.state.state import Evaluation, Poses, State
 
 __all__ = [
     "committed_iterations",

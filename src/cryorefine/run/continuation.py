@@ -17,18 +17,18 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog, ParticlesMatched
 from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
-from cryorefine.refine.image_statistics import Screening
-from cryorefine.refine.settings import RefineSettings, make_settings
-from cryorefine.refine.state import Inputs, Poses, State
-from cryorefine.run.engines import engine_of
-from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
-from cryorefine.run.particle_registry import (
+from cryorefine.records.particle_registry import (
     ParticleRegistry,
     extend_halves,
     known_poses,
     next_registry,
 )
+from cryorefine.refine.image_statistics import Screening
+from cryorefine.run.engines import engine_of
+from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
 from cryorefine.run.segments import Segment, settings_within_run
+from cryorefine.settings import RefineSettings, make_settings
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
     "FIXED",

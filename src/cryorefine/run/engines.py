@@ -10,7 +10,7 @@ from cryorefine.engine.protocol import Engine
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.engine.threaded import ThreadEngine
 from cryorefine.engine.threads import use_threads
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["engine_of"]
 

@@ -25,23 +25,23 @@ from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
+from cryorefine.expectation.assign_poses import DECIDED
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.io.mrc import write_volume
-from cryorefine.refine.expectation import DECIDED
-from cryorefine.refine.reference import run_user_command
-from cryorefine.refine.scores import measured
-from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, Poses, State, unknown_poses
-from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
-from cryorefine.run.checkpoint import committed_iterations, iteration_folder
-from cryorefine.run.methods_text import methods_text, summary_text
-from cryorefine.run.particle_tables import (
+from cryorefine.records.particle_tables import (
     without_pose,
     write_fsc_table,
     write_particle_table,
     write_rejected_table,
     write_undecided_table,
 )
+from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.scores import measured
+from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
+from cryorefine.run.checkpoint import committed_iterations, iteration_folder
+from cryorefine.run.methods_text import methods_text, summary_text
+from cryorefine.settings import RefineSettings
+from cryorefine.state.state import Inputs, Poses, State, unknown_poses
 
 __all__ = [
     "INPUTS",

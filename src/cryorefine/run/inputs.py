@@ -31,11 +31,11 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
 from cryorefine.refine.noise import initial_noise
-from cryorefine.refine.particle_batches import make_half_optics, particle_stack
-from cryorefine.refine.plan import Geometry
-from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, Poses, State
 from cryorefine.restore.command import check_command
+from cryorefine.settings import RefineSettings
+from cryorefine.state.particle_batches import make_half_optics, particle_stack
+from cryorefine.state.plan import Geometry
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
     "COMMAND_VARIABLES",

@@ -31,12 +31,10 @@ from cryorefine.events import (
     SegmentBegun,
 )
 from cryorefine.model.observe import ImageStatistics
+from cryorefine.records.particle_registry import ParticleRegistry, first_registry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.refine.iteration import iterate
-from cryorefine.refine.plan import IterationPlan, IterationRecord
-from cryorefine.refine.settings import RefineSettings, make_settings, save_settings
 from cryorefine.refine.start import reconstruct_start, start_from_poses
-from cryorefine.refine.state import Inputs, State
 from cryorefine.run.checkpoint import (
     committed_iterations,
     load_start,
@@ -70,7 +68,6 @@ from cryorefine.run.inputs import (
     screened_inputs,
     without_unassigned,
 )
-from cryorefine.run.particle_registry import ParticleRegistry, first_registry
 from cryorefine.run.segments import (
     Segment,
     clear_segments,
@@ -81,6 +78,9 @@ from cryorefine.run.segments import (
     switch_segment,
     write_first_segment,
 )
+from cryorefine.settings import RefineSettings, make_settings, save_settings
+from cryorefine.state.plan import IterationPlan, IterationRecord
+from cryorefine.state.state import Inputs, State
 
 __all__ = ["Reporter", "refine", "resume"]
 

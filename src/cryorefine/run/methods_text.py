@@ -4,9 +4,9 @@ import math
 from importlib.metadata import version
 from typing import Any
 
-from cryorefine.refine.plan import IterationRecord
-from cryorefine.refine.settings import RefineSettings
-from cryorefine.refine.state import Inputs, State
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import IterationRecord
+from cryorefine.state.state import Inputs, State
 
 __all__ = ["methods_text", "summary_text"]
 

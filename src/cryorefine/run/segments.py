@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.refine.plan import Geometry, IterationPlan, IterationRecord
 from cryorefine.refine.schedule import next_plan
-from cryorefine.refine.settings import RefineSettings, load_settings
 from cryorefine.run.checkpoint import segment_folder
+from cryorefine.settings import RefineSettings, load_settings
+from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord
 
 __all__ = [
     "Segment",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.refine.settings.combined import GROUPS, RefineSettings, option_name
+from cryorefine.settings.combined import GROUPS, RefineSettings, option_name
 
 __all__ = ["load_settings", "make_settings", "save_settings"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cryorefine.refine.settings.group import SettingsGroup
+from cryorefine.settings.group import SettingsGroup
 
 __all__ = ["ReconstructionSettings"]
 

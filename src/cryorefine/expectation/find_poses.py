@@ -19,14 +19,14 @@ from cryorefine.assign.own_noise import OwnNoise, own_bonus
 from cryorefine.assign.particle_optics import OpticsPrior
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
+from cryorefine.expectation.optics_refinement import refine_batch
+from cryorefine.expectation.search_plan import PreparedSearch
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
-from cryorefine.refine.optics_refinement import refine_batch
-from cryorefine.refine.particle_batches import Batch, HalfOptics, ParticleStack, poses_of
 from cryorefine.refine.scores import ParticleScores, measured
-from cryorefine.refine.search_plan import PreparedSearch
-from cryorefine.refine.state import OtherPoses, Poses
+from cryorefine.state.particle_batches import Batch, HalfOptics, ParticleStack, poses_of
+from cryorefine.state.state import OtherPoses, Poses
 
 __all__ = ["FindPoses", "FoundPoses"]
 

@@ -29,7 +29,7 @@ from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
     "Batch",

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cryorefine.refine.settings.group import SettingsGroup
+from cryorefine.settings.group import SettingsGroup
 
 __all__ = ["WeightSettings"]
 

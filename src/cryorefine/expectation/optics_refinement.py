@@ -15,7 +15,7 @@ from cryorefine.assign.particle_optics import (
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import Defocus
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
 

@@ -15,7 +15,7 @@ from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.particle_batches import (
+from cryorefine.state.particle_batches import (
     Batch,
     HalfOptics,
     ParticleStack,
@@ -24,7 +24,7 @@ from cryorefine.refine.particle_batches import (
     poses_of,
     rows_by_geometry,
 )
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["CompareImages", "measure_image_similarity"]
 

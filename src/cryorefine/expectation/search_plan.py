@@ -25,9 +25,9 @@ from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.particle_batches import HalfOptics
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.state import Inputs
+from cryorefine.state.particle_batches import HalfOptics
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs
 
 __all__ = ["PoseSpace", "PrepareSearch", "PreparedSearch", "pose_space"]
 

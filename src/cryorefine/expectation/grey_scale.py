@@ -14,11 +14,12 @@ from cryorefine.assign.search_depth import GRID_LOSS
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog, GreyScaleFound
+from cryorefine.expectation.search_plan import PoseSpace, pose_space
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.accumulate import centre
-from cryorefine.refine.particle_batches import (
+from cryorefine.state.particle_batches import (
     Batch,
     HalfOptics,
     ParticleStack,
@@ -27,9 +28,8 @@ from cryorefine.refine.particle_batches import (
     poses_of,
     rows_by_geometry,
 )
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.search_plan import PoseSpace, pose_space
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
 

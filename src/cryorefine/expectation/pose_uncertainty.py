@@ -11,7 +11,8 @@ from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import CovarianceCalibrated, EventLog
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.particle_batches import (
+from cryorefine.refine.scores import measured
+from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     both_optics,
@@ -20,9 +21,8 @@ from cryorefine.refine.particle_batches import (
     poses_of,
     rows_by_geometry,
 )
-from cryorefine.refine.plan import IterationPlan
-from cryorefine.refine.scores import measured
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["SplitImages", "calibrate_covariance"]
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from cryorefine.refine.settings.group import SettingsGroup
+from cryorefine.settings.group import SettingsGroup
 
 __all__ = ["AlignmentSettings"]
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 from pydantic import model_validator
 
-from cryorefine.refine.settings.alignment import AlignmentSettings
-from cryorefine.refine.settings.computing import ComputingSettings
-from cryorefine.refine.settings.group import SettingsGroup
-from cryorefine.refine.settings.local_alignment import LocalSettings
-from cryorefine.refine.settings.particle_optics import ParticleOpticsSettings
-from cryorefine.refine.settings.particles import ParticleSettings
-from cryorefine.refine.settings.reconstruction import ReconstructionSettings
-from cryorefine.refine.settings.reference import ReferenceSettings
-from cryorefine.refine.settings.weights import WeightSettings
+from cryorefine.settings.alignment import AlignmentSettings
+from cryorefine.settings.computing import ComputingSettings
+from cryorefine.settings.group import SettingsGroup
+from cryorefine.settings.local_alignment import LocalSettings
+from cryorefine.settings.particle_optics import ParticleOpticsSettings
+from cryorefine.settings.particles import ParticleSettings
+from cryorefine.settings.reconstruction import ReconstructionSettings
+from cryorefine.settings.reference import ReferenceSettings
+from cryorefine.settings.weights import WeightSettings
 
 __all__ = ["GROUPS", "RefineSettings", "option_name"]
 

@@ -11,8 +11,8 @@ from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.half_sets import deal_halves, find_duplicates
 from cryorefine.particles.table import ParticleTable
-from cryorefine.refine.state import Poses, unknown_poses
-from cryorefine.run.particle_tables import as_arrays, from_arrays
+from cryorefine.records.particle_tables import as_arrays, from_arrays
+from cryorefine.state.state import Poses, unknown_poses
 
 __all__ = [
     "KnownPoses",

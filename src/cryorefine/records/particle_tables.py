@@ -14,7 +14,7 @@ from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
 from cryorefine.refine.scores import ParticleScores, measured
-from cryorefine.refine.state import Evaluation, Inputs, OtherPoses, Poses
+from cryorefine.state.state import Evaluation, Inputs, OtherPoses, Poses
 
 __all__ = [
     "QUALITY_COLUMNS",

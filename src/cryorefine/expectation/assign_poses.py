@@ -13,22 +13,22 @@ from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.expectation.find_poses import FindPoses, FoundPoses
+from cryorefine.expectation.grey_scale import common_factor
+from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
+from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
-from cryorefine.refine.find_poses import FindPoses, FoundPoses
-from cryorefine.refine.grey_scale import common_factor
-from cryorefine.refine.optics_refinement import optics_prior, without_common_part
-from cryorefine.refine.particle_batches import (
+from cryorefine.refine.scores import measured
+from cryorefine.state.particle_batches import (
     HalfOptics,
     both_optics,
     is_assigned,
     particle_stack,
     rows_by_geometry,
 )
-from cryorefine.refine.plan import IterationPlan, shown_share
-from cryorefine.refine.scores import measured
-from cryorefine.refine.search_plan import PreparedSearch, PrepareSearch, pose_space
-from cryorefine.refine.state import Inputs, Poses, State
+from cryorefine.state.plan import IterationPlan, shown_share
+from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.fit import fit_z
 
 __all__ = ["DECIDED", "WORSE_THAN_RIGHT", "Assignment", "assign_poses", "is_unsearched"]

@@ -16,9 +16,9 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.solve import FoldedSums
-from cryorefine.refine.plan import Geometry, IterationRecord
 from cryorefine.refine.scores import ParticleScores
-from cryorefine.refine.settings import RefineSettings
+from cryorefine.settings import RefineSettings
+from cryorefine.state.plan import Geometry, IterationRecord
 
 __all__ = ["Evaluation", "Inputs", "OtherPoses", "Poses", "State", "unknown_poses"]
 
