@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from cryorefine.evaluate.calibration import chi_squared, pose_errors
-from cryorefine.events import read_events
+from cryorefine.events import CovarianceCalibrated, read_events
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.particles.formats.relion import read_relion
@@ -65,8 +65,8 @@ def main() -> None:
         chi2[mine] = chi_squared(errors[mine], poses.covariance[mine], poses.rotations[mine], group)
     is_right = torch.rad2deg(errors[:, :3].norm(dim=1)) < 10
     factor = next(
-        e["variance_factor"] for e in reversed(read_events(found / "events.jsonl"))
-        if e["kind"] == "calibration"
+        e.variance_factor for e in reversed(read_events(found / "events.jsonl"))
+        if isinstance(e, CovarianceCalibrated)
     )  # fmt: skip
     print(f"within 10° of the truth  {100 * is_right.double().mean():.1f} %")
     print(f"within the 95 % region   {100 * (chi2 < _CHI2_95).double().mean():.1f} % of all, "

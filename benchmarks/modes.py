@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cryorefine.events import read_events
+from cryorefine.events import IterationDone, read_events
 from trial import arguments_of, markdown, run_cryorefine
 
 
@@ -50,9 +50,9 @@ def main() -> None:
         segments = json.loads((run / "legs.json").read_text())
         first = segments[1]["first_iteration"]
         done = {
-            event["iteration"]: event["resolution_A"]
+            event.iteration: event.resolution_A
             for event in read_events(run / "events.jsonl")
-            if event["kind"] == "iteration"
+            if isinstance(event, IterationDone)
         }
         shown = [("| " if i == first else "") + f"{value:.2f}" for i, value in done.items()]
         summary = json.loads((run / "summary.json").read_text())

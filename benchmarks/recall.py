@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryorefine.events import read_events
+from cryorefine.events import SearchTried, read_events
 from cryorefine.fourier.filter import low_pass
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.particles.formats.relion import read_relion
@@ -49,16 +49,16 @@ def row(model: str, folder: Path, snr: float, options: argparse.Namespace) -> li
         options.symmetry,
     )
     # Of each half the search that was used: the last that was tried.
-    searches = {e["half"]: e for e in read_events(run / "events.jsonl") if e["kind"] == "search"}
+    searches = {e.half: e for e in read_events(run / "events.jsonl") if isinstance(e, SearchTried)}
     means = {
-        name: float(np.mean([e[name] for e in searches.values()]))
+        name: float(np.mean([getattr(e, name) for e in searches.values()]))
         for name in (
             "expected_recall", "decidable", "resolution_A", "step_deg", "most_candidates",
             "expected_candidates", "operations",
         )
     }  # fmt: skip
-    planted = sum(e["planted_found"] for e in searches.values()) / sum(
-        e["planted"] for e in searches.values()
+    planted = sum(e.planted_found for e in searches.values()) / sum(
+        e.planted for e in searches.values()
     )
     cpu_s = json.loads((run / "summary.json").read_text())["cpu_s"]
     return [

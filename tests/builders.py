@@ -14,6 +14,7 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 from cryorefine.state.plan import IterationRecord
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Evaluation, Poses, State
 
 Columns = Mapping[str, Sequence[object]]
@@ -218,7 +219,7 @@ def make_state(
         poses = Poses(
             draw(n, 3, 3, dtype=torch.float64),
             draw(n, 2, dtype=torch.float64),
-            {"score": draw(n), "gap": gap, "at_shift_limit": draw(n) > 0},
+            ParticleScores(score=draw(n), gap=gap, at_shift_limit=(draw(n) > 0).double()),
         )
         curves = FscCurves(*(draw(9, dtype=torch.float64) for _ in range(6)), float("inf"))
         comparison = draw(9, dtype=torch.float64) if compared else None

@@ -185,7 +185,7 @@ def test_warnings_go_to_the_logger_and_into_the_result(small, caplog):
 def test_progress_is_shown_or_handed_on(small, capsys):
     kinds = []
     cr.reconstruct(
-        small.true_particles, symmetry="d2", threads=2, progress=lambda e: kinds.append(e["kind"])
+        small.true_particles, symmetry="d2", threads=2, progress=lambda e: kinds.append(e.kind)
     )
     assert kinds[-1] == "end"
     assert "progress" in kinds
@@ -195,7 +195,7 @@ def test_progress_is_shown_or_handed_on(small, capsys):
 
 
 def interrupted(event):
-    if event["kind"] == "iteration":
+    if event.kind == "iteration":
         raise KeyboardInterrupt
 
 

@@ -20,9 +20,9 @@ def assert_same_result(run: Path, other: Path, *, map_error: float) -> None:
         a, b = load_state(run, iteration)[0], load_state(other, iteration)[0]
         turn = torch.rad2deg(geodesic_angle(a.poses.rotations, b.poses.rotations))
         shift_A = (a.poses.shift_A - b.poses.shift_A).norm(dim=1)
-        quality = b.poses.quality
-        same = (turn <= _SAME_SIGMAS * quality["sigma_rotation_deg"]) & (
-            shift_A <= _SAME_SIGMAS * quality["sigma_shift_A"]
+        scores = b.poses.scores
+        same = (turn <= _SAME_SIGMAS * scores.sigma_rotation_deg) & (
+            shift_A <= _SAME_SIGMAS * scores.sigma_shift_A
         )
         assert float(same.double().mean()) >= 0.999
         for half in (0, 1):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.events import EventLog, read_events
+from cryorefine.events import Event, EventLog, read_events
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings, make_settings
@@ -71,7 +71,7 @@ class Run:
     summary: dict
 
     @property
-    def events(self) -> list[dict]:
+    def events(self) -> list[Event]:
         return read_events(self.folder / "events.jsonl")
 
 

@@ -59,12 +59,12 @@ def test_the_columns_of_the_particle_file_come_from_the_covariance(finished):
 
 
 def test_the_last_iteration_tells_how_far_the_gauss_newton_matrix_was_trusted(finished):
-    emitted = [e for e in finished.events if e["kind"] == "calibration"]
+    emitted = [e for e in finished.events if e.kind == "calibration"]
     assert emitted
     assert len(emitted) == 1  # it is measured when the run ends
-    assert 1.0 <= emitted[-1]["variance_factor"] < 3.0
-    last = [e["time"] for e in finished.events if e["kind"] == "iteration_start"][-1]
-    assert emitted[-1]["time"] >= last
+    assert 1.0 <= emitted[-1].variance_factor < 3.0
+    last = [e.time_s for e in finished.events if e.kind == "iteration_start"][-1]
+    assert emitted[-1].time_s >= last
 
 
 def test_uncertainties_are_measured_with_the_particles_own_magnifications(finished):
@@ -80,7 +80,7 @@ def test_uncertainties_are_measured_with_the_particles_own_magnifications(finish
         log.subscribe(found.append)
         first, second = (reference_grid(inputs, v, resolution_A) for v in references)
         calibrate_covariance(inputs, state, poses, (first, second), plan, log)
-        return found[-1]["variance_factor"]
+        return found[-1].variance_factor
 
     plain = factor(state.references, state.poses)
     # The same particles at 4 % smaller pixels than they say, which their own values put right.

@@ -15,7 +15,7 @@ import cryorefine.run.running_segment as running_segment_module
 import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
-from cryorefine.events import read_events
+from cryorefine.events import Event, read_events
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.run.checkpoint import committed_iterations, load_state
@@ -127,8 +127,8 @@ def records(folder: Path):
     return load_state(folder, committed_iterations(folder)[-1])[0].history
 
 
-def last_event(folder: Path, kind: str) -> dict:
-    return [e for e in read_events(folder / "events.jsonl") if e["kind"] == kind][-1]
+def last_event(folder: Path, kind: str) -> Event:
+    return [e for e in read_events(folder / "events.jsonl") if e.kind == kind][-1]
 
 
 def test_more_iterations_are_made_by_every_kind_of_alignment(run):
@@ -309,7 +309,7 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
         assert len({new[i] for i in micrograph}) == 1
     assert abs(sum(1 if h == 1 else -1 for h in new.values())) <= 16
     emitted = last_event(run, "particles")
-    counts = [emitted[f"n_{name}"] for name in ("kept", "returned", "new", "dropped")]
+    counts = [getattr(emitted, f"n_{name}") for name in ("kept", "returned", "new", "dropped")]
     assert counts == [36, 0, 20, 8]
     state, _ = load_state(run, 2)
     assert bool(state.poses.is_assigned.all())
@@ -319,7 +319,7 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
     resume(run, changes={"particles": third, "alignment": "global", "iterations": 1})
     last = halves_by_image(run)
     assert all(last[i] == (old | new)[i] for i in range(64))
-    assert last_event(run, "particles")["n_returned"] == 8
+    assert last_event(run, "particles").n_returned == 8
 
 
 def test_new_particles_without_poses_are_refused_where_nothing_would_look_for_them(
@@ -374,7 +374,7 @@ def test_a_particle_file_that_was_changed_in_place_is_refused(tiny_set, tmp_path
 
 def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     full, _ = load_state(run, 1)
-    percentile = full.poses.quality["percentile"].numpy()
+    percentile = full.poses.scores.percentile.numpy()
     halves = halves_by_image(run)
     low = np.flatnonzero(percentile < 0.3)
     assert 0 < len(low) < 40
@@ -401,7 +401,7 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
 
 def test_a_percentile_that_leaves_nobody_is_refused(run):
     state, _ = load_state(run, 1)
-    assert float(state.poses.quality["percentile"].max()) <= 1
+    assert float(state.poses.scores.percentile.max()) <= 1
     before = contents(run)
     with refused("left"):
         resume(run, keep_above_percentile=100, changes={"max_energy": 1.0001})

@@ -150,13 +150,12 @@ def twice(request, tiny_set, tmp_path_factory) -> Twice:
 
 def differing_quality(a: State, b: State, mine: torch.Tensor) -> set[str]:
     """Return the names of the columns that differ for some particles."""
-    assert set(a.poses.quality) == set(b.poses.quality)
+    ours, theirs = a.poses.scores.columns(), b.poses.scores.columns()
+    assert set(ours) == set(theirs)
     return {
         name
-        for name, column in a.poses.quality.items()
-        if not torch.equal(
-            column[mine].nan_to_num(-9e9), b.poses.quality[name][mine].nan_to_num(-9e9)
-        )
+        for name, column in ours.items()
+        if not torch.equal(column[mine].nan_to_num(-9e9), theirs[name][mine].nan_to_num(-9e9))
     }
 
 

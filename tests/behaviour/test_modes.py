@@ -50,7 +50,7 @@ def columns(folder):
 
 def warnings(folder):
     events = read_events(folder / "events.jsonl")
-    return [e["message"] for e in events if e["kind"] == "warning"]
+    return [e.message for e in events if e.kind == "warning"]
 
 
 @pytest.fixture(scope="module")

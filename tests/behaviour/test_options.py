@@ -391,7 +391,7 @@ def test_subsets_and_dropout_are_drawn_anew_but_repeat_with_the_seed(tiny, tmp_p
     assert np.array_equal(first, used("b"))
     assert not np.array_equal(first > 0, used("c", seed=1) > 0)
     events = read_events(tmp_path / "a" / "events.jsonl")
-    assert any(event["kind"] == "end" for event in events)
+    assert any(event.kind == "end" for event in events)
 
 
 def test_all_that_is_wrong_with_files_is_said_at_once(tiny, tmp_path):

@@ -18,6 +18,7 @@ from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import reference_grid
 from cryorefine.refine.start import reconstruct_start
 from cryorefine.state.plan import IterationPlan
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Inputs, State
 
 from .conftest import begun, settings_for, simulate_set
@@ -61,7 +62,7 @@ def test_the_poses_of_a_file_make_half_maps_of_the_truth_to_start_from(true_pose
     for reference in begun_state.references:
         assert correlation(reference, truth) > 0.9
     assert begun_state.is_scaled
-    told = [e["resolution_A"] for e in events if e["kind"] == "start_resolution"]
+    told = [e.resolution_A for e in events if e.kind == "start_resolution"]
     assert told == [begun_state.start_A]
     assert inputs.geometry.nyquist_A <= begun_state.start_A < 20.0
     # Poses of no meaning leave the coarse shape that all views share.
@@ -96,7 +97,7 @@ def test_a_reference_of_inverted_contrast_is_warned_of(true_poses, truth):
     log.subscribe(events.append)
     state = dataclasses.replace(state, references=(-truth, -truth), is_scaled=False)
     scale_references(inputs, state, (grid, grid), PLAN, log)
-    warnings = [e["message"] for e in events if e["kind"] == "warning"]
+    warnings = [e.message for e in events if e.kind == "warning"]
     assert len(warnings) == 2
     assert all("inverted" in w for w in warnings)
 
@@ -139,9 +140,9 @@ def test_half_maps_are_measured_within_a_mask_about_what_they_show(true_poses, t
     assert float(compared[1:8].min()) > 0.95
 
 
-def with_quality(state: State, correlation: torch.Tensor):
+def with_scores(state: State, correlation: torch.Tensor):
     return dataclasses.replace(
-        state.poses, quality={"score": correlation.clone(), "correlation": correlation}
+        state.poses, scores=ParticleScores(score=correlation.clone(), correlation=correlation)
     )
 
 
@@ -151,27 +152,27 @@ def test_weights_rank_particles_within_their_half_and_have_mean_one(true_poses):
     inputs = dataclasses.replace(inputs, settings=settings)
     generator = torch.Generator().manual_seed(0)
     value = torch.rand(80, generator=generator, dtype=torch.float64)
-    found = weigh_particles(inputs, state, with_quality(state, value), PLAN).quality
+    found = weigh_particles(inputs, state, with_scores(state, value), PLAN).scores
     for half in (1, 2):
         mine = torch.from_numpy(inputs.half == half)
-        assert float(found["weight"][mine].mean()) == pytest.approx(1.0)
+        assert float(found.weight[mine].mean()) == pytest.approx(1.0)
         best, worst = value[mine].argmax(), value[mine].argmin()
-        assert float(found["weight"][mine][best]) == float(found["weight"][mine].max())
-        assert float(found["weight"][mine][worst]) == float(found["weight"][mine].min())
-        assert float(found["percentile"][mine].max()) == 1.0
+        assert float(found.weight[mine][best]) == float(found.weight[mine].max())
+        assert float(found.weight[mine][worst]) == float(found.weight[mine].min())
+        assert float(found.percentile[mine].max()) == 1.0
     # The columns of the mode are this iteration's; nobody has one of the other mode yet.
-    assert torch.equal(found["cost"], value)
-    assert bool(found["max_cc"].isnan().all())
-    assert float(found["angle_diff_deg"].max()) == pytest.approx(0.0, abs=1e-6)
+    assert torch.equal(found.cost, value)
+    assert bool(found.max_cc.isnan().all())
+    assert float(found.angle_diff_deg.max()) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_options_all_particles_weigh_alike_but_those_outside_the_tilts(true_poses):
     inputs, state = true_poses
-    poses = with_quality(state, torch.ones(80, dtype=torch.float64))
-    assert bool((weigh_particles(inputs, state, poses, PLAN).quality["weight"] == 1).all())
+    poses = with_scores(state, torch.ones(80, dtype=torch.float64))
+    assert bool((weigh_particles(inputs, state, poses, PLAN).scores.weight == 1).all())
     limits = {"reconstruct_min_tilt_deg": 60.0, "reconstruct_max_tilt_deg": 90.0}
     few = dataclasses.replace(inputs, settings=inputs.settings.model_copy(update=limits))
-    weight = weigh_particles(few, state, poses, PLAN).quality["weight"]
+    weight = weigh_particles(few, state, poses, PLAN).scores.weight
     tilt_deg = np.rad2deg(np.arccos(np.abs(state.poses.rotations[:, 2, 2].numpy())))
     inside = torch.from_numpy(tilt_deg >= 60)
     assert bool((weight[inside] > 0).all())

@@ -57,16 +57,16 @@ def emitted(*, size_px, free_bytes):
 
 def test_what_a_gpu_will_hold_is_told():
     plan, (event,) = emitted(size_px=128, free_bytes=8 * GB)
-    assert event["kind"] == "device_memory"
-    assert event["predicted_peak_bytes"] == plan.peak_bytes < 3 * GB
-    assert event["free_bytes"] == 8 * GB
+    assert event.kind == "device_memory"
+    assert event.predicted_peak_bytes == plan.peak_bytes < 3 * GB
+    assert event.free_bytes == 8 * GB
 
 
 def test_a_run_too_large_for_the_gpu_is_told_with_what_to_do():
     _, (_, warning) = emitted(size_px=512, free_bytes=8 * GB)
-    assert warning["kind"] == "warning"
+    assert warning.kind == "warning"
     for part in ("8.0 GB", "--device cpu", "smaller box"):
-        assert part in warning["message"]
+        assert part in warning.message
 
 
 @pytest.mark.slow

@@ -108,16 +108,16 @@ def emitted(plan):
 
 def test_a_plan_is_told_with_its_numbers():
     (event,) = emitted(MemoryPlan(2, True, 1000, 128, 3 * GB, 4 * GB))
-    assert event["kind"] == "memory"
-    assert event["predicted_peak_bytes"] == 3 * GB
-    assert event["free_bytes"] == 4 * GB
+    assert event.kind == "memory"
+    assert event.predicted_peak_bytes == 3 * GB
+    assert event.free_bytes == 4 * GB
 
 
 def test_a_run_that_does_not_fit_is_told_with_what_to_do():
     _, warning = emitted(MemoryPlan(1, False, 1000, 128, 30 * GB, 4 * GB))
-    assert warning["kind"] == "warning"
+    assert warning.kind == "warning"
     for part in ("30.0 GB", "4.0 GB", "smaller box"):
-        assert part in warning["message"]
+        assert part in warning.message
 
 
 def machine(root, *, groups="", **files):

@@ -18,7 +18,7 @@ def halves(table, seed=0):
     half = assign_halves(table, seed=seed, events=events)
     assert len(half) == len(table)
     assert set(half.tolist()) <= {1, 2}
-    return half, [e["message"] for e in heard if e["kind"] == "warning"]
+    return half, [e.message for e in heard if e.kind == "warning"]
 
 
 def sizes(half):

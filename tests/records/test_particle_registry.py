@@ -14,6 +14,7 @@ from cryorefine.records.particle_registry import (
     known_poses,
     next_registry,
 )
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses
 from tests.builders import make_table, refused
 
@@ -31,13 +32,13 @@ def extended(table, registry, seed=(0, 2)):
     events.subscribe(heard.append)
     half = extend_halves(table, registry, seed=seed, events=events)
     assert set(half.tolist()) <= {1, 2}
-    return half, [e["message"] for e in heard if e["kind"] == "warning"]
+    return half, [e.message for e in heard if e.kind == "warning"]
 
 
 def poses_of(n, first=0.0):
     turn = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
     shift = torch.arange(n, dtype=torch.float64)[:, None].expand(n, 2) + first
-    return Poses(turn, shift, {"score": torch.ones(n, dtype=torch.float64)})
+    return Poses(turn, shift, ParticleScores(score=torch.ones(n, dtype=torch.float64)))
 
 
 def test_particles_are_recognised_by_their_image_whatever_their_row():

@@ -101,7 +101,7 @@ def test_screening_tells_how_far_it_is(tmp_path):
     events = EventLog()
     events.subscribe(heard.append)
     screen_images(table, images, np.array([7.0, 4.0]), events, SerialEngine())
-    assert [(e["done"], e["total"]) for e in heard] == [(2, 5), (5, 5)]
+    assert [(e.done, e.total) for e in heard] == [(2, 5), (5, 5)]
 
 
 @pytest.mark.parametrize("size_px", [15, 16])
@@ -197,7 +197,7 @@ def prepared(folder, content, *, optics=None):
         ready, screen(ready, radius_px, events, SerialEngine()), None, radius_px, events
     )
     state = first_state(inputs, start, events, SerialEngine())
-    return state, inputs, [e["message"] for e in heard if e["kind"] == "warning"]
+    return state, inputs, [e.message for e in heard if e.kind == "warning"]
 
 
 def test_images_that_cannot_be_used_are_left_out_named_and_do_not_poison_the_noise(tmp_path):

@@ -9,6 +9,7 @@ from cryorefine.refine.schedule import next_plan
 from cryorefine.refine.subset import mixed_sums, plain_poses
 from cryorefine.settings import make_settings
 from cryorefine.state.plan import Geometry
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses, unknown_poses
 from tests.builders import make_record
 
@@ -63,14 +64,16 @@ def test_poses_of_particles_that_were_left_out_stay_as_they_are():
     assert not poses.is_assigned.any()
     rows = np.array([1, 3])
     turned = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]).double().expand(2, 3, 3)
-    found = Poses(turned, torch.ones(2, 2).double(), {"score": torch.tensor([4.0, 5.0]).double()})
+    found = Poses(
+        turned, torch.ones(2, 2).double(), ParticleScores(score=torch.tensor([4.0, 5.0]).double())
+    )
     after = poses.updated(rows, found)
     assert after.is_assigned.tolist() == [False, True, False, True, False]
     assert after.shift_A[:, 0].tolist() == [0, 1, 0, 1, 0]
     assert torch.equal(after.rotations[0], torch.eye(3).double())
     again = after.select(rows)
     assert torch.equal(again.rotations, turned)
-    assert again.quality["score"].tolist() == [4.0, 5.0]
+    assert again.scores.score.tolist() == [4.0, 5.0]
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -81,7 +84,7 @@ def test_covariances_and_particle_values_stay_with_their_particles(known):
         return Poses(
             torch.randn(n, 3, 3, generator=generator, dtype=torch.float64),
             torch.randn(n, 2, generator=generator, dtype=torch.float64),
-            {"score": torch.randn(n, generator=generator, dtype=torch.float64)},
+            ParticleScores(score=torch.randn(n, generator=generator, dtype=torch.float64)),
             torch.randn(n, 5, 5, generator=generator, dtype=torch.float64),
             torch.randn(n, 8, generator=generator, dtype=torch.float64),
         )
@@ -124,12 +127,12 @@ def test_of_earlier_poses_only_where_they_were_and_which_were_found_is_kept():
     poses = unknown_poses(2)
     score = torch.tensor([1.0, torch.nan], dtype=torch.float64)
     full = Poses(
-        poses.rotations, poses.shift_A, {"score": score, "weight": score},
+        poses.rotations, poses.shift_A, ParticleScores(score=score, weight=score),
         torch.zeros(2, 5, 5).double(), torch.zeros(2, 8).double(),
     )  # fmt: skip
     plain = plain_poses(full)
-    assert set(plain.quality) == {"score"}
+    assert set(plain.scores.columns()) == {"score"}
     assert plain.covariance is None
     assert plain.optics is None
     assert plain.is_assigned.tolist() == [True, False]
-    assert plain_poses(poses).quality == {}
+    assert plain_poses(poses).scores.columns() == {}

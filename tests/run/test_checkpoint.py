@@ -9,12 +9,15 @@ from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.run.checkpoint import (
     committed_iterations,
     iteration_folder,
+    load_measurements,
     load_start,
     load_state,
     prune_references,
     save_start,
     save_state,
 )
+from cryorefine.run.checkpoint_versions import _MIGRATIONS, VERSION
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses
 from tests.builders import make_state, refused
 
@@ -63,7 +66,7 @@ def test_the_state_before_the_first_iteration_comes_back_bit_by_bit(tmp_path):
 
 
 def test_poses_known_before_the_first_iteration_come_back(tmp_path):
-    poses = dataclasses.replace(make_state(1).poses, quality={})
+    poses = dataclasses.replace(make_state(1).poses, scores=ParticleScores())
     state = dataclasses.replace(make_state(0), poses=poses)
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 0)[0], state)
@@ -212,10 +215,74 @@ def test_a_damaged_map_of_a_checkpoint_is_refused_by_name(tmp_path, name, how):
 
 
 @pytest.mark.parametrize("name", ["history", "group_scale", "noise_2_0", "curve_masked"])
-def test_a_checkpoint_of_another_version_is_refused_with_what_it_lacks(tmp_path, name):
+def test_a_checkpoint_of_which_something_is_gone_is_refused_with_what_it_lacks(tmp_path, name):
     path = save(tmp_path, make_state(1)) / "state.npz"
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files if key != name}
     np.savez(path, **arrays)
     with refused(f"lacks '{name}'", "the one before"):
         load_state(tmp_path, 1)
+
+
+def rewritten(path, change):
+    """Write the arrays of a checkpoint again, changed."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def test_a_checkpoint_says_which_version_of_the_format_it_has(tmp_path):
+    with np.load(save(tmp_path, make_state(1)) / "state.npz") as file:
+        assert int(file["version"]) == VERSION
+
+
+def test_a_checkpoint_from_before_there_were_versions_is_read_as_it_was_meant(tmp_path):
+    state = make_state(2)
+    path = save(tmp_path, state) / "state.npz"
+
+    def age(arrays):
+        for name in ("version", "has_sums", "start_A"):
+            del arrays[name]
+        arrays["poses_quality_no_longer_measured"] = arrays["poses_quality_score"]
+
+    rewritten(path, age)
+    back, arrays = load_state(tmp_path, 2)
+    assert_bit_equal(back, state)
+    assert int(arrays["version"]) == VERSION
+    history, evaluation = load_measurements(tmp_path, 2)
+    assert_bit_equal(history, state.history)
+    assert_bit_equal(evaluation, state.evaluation)
+
+
+def test_an_earlier_checkpoint_that_cannot_be_brought_up_to_date_is_refused(tmp_path):
+    path = save(tmp_path, make_state(1)) / "state.npz"
+
+    def age(arrays):
+        del arrays["version"], arrays["group_scale"]
+
+    rewritten(path, age)
+    for load in (load_state, load_measurements):
+        with refused(str(path), "earlier version", "lacks 'group_scale'", "that began the run"):
+            load(tmp_path, 1)
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_as_such(tmp_path):
+    path = save(tmp_path, make_state(1)) / "state.npz"
+    rewritten(path, lambda arrays: arrays.update(version=np.array(VERSION + 1), history=0))
+    for load in (load_state, load_measurements):
+        with refused(str(path), f"format {VERSION + 1}", "later version", "that began the run"):
+            load(tmp_path, 1)
+
+
+def test_where_a_segment_begins_has_a_version_too(tmp_path):
+    save(tmp_path, make_state(1))
+    extra = {"voxel_A": np.array(1.3)}
+    folder = save_start(tmp_path, 2, make_state(1), extra, lambda part: None)
+    rewritten(folder / "state.npz", lambda arrays: arrays.update(version=np.array(VERSION + 1)))
+    with refused(str(folder), "later version"):
+        load_start(tmp_path, 2)
+
+
+def test_every_earlier_version_has_a_way_to_the_next():
+    assert len(_MIGRATIONS) == VERSION

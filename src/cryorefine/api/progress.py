@@ -1,26 +1,40 @@
 """Show events as they come: a bar on a terminal, one plain line an iteration elsewhere."""
 
+import math
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cryorefine.events import (
+    DeviceMemoryPlanned,
+    Event,
+    IterationDone,
+    MemoryPlanned,
+    ParticlesMatched,
+    RunResumed,
+    RunStarted,
+    StartResolutionMeasured,
+    WarningGiven,
+    WorkAdvanced,
+)
+
 __all__ = ["ProgressDisplay", "iteration_line"]
 
 
-def iteration_line(event: dict[str, Any]) -> str:
+def iteration_line(event: IterationDone) -> str:
     """Return one line that says what an iteration reached."""
+    is_known = not math.isnan(event.resolution_A)
     parts = [
-        f"iteration {event['iteration']:3d}",
-        f"{event['mode']:6s}",
-        f"resolution {event['resolution_A']:6.2f} Å" if "resolution_A" in event else "no signal",
+        f"iteration {event.iteration:3d}",
+        f"{event.mode:6s}",
+        f"resolution {event.resolution_A:6.2f} Å" if is_known else "no signal",
     ]
-    if event.get("resolution_unmasked_A") is not None:
-        parts.append(f"(unmasked {event['resolution_unmasked_A']:.2f} Å)")
-    if "median_turn_deg" in event:
-        parts.append(f"poses turned {event['median_turn_deg']:.2f}°")
-    parts.append(f"{event['cpu_s']:.0f} s CPU")
+    if event.resolution_unmasked_A is not None:
+        parts.append(f"(unmasked {event.resolution_unmasked_A:.2f} Å)")
+    if not math.isnan(event.median_turn_deg):
+        parts.append(f"poses turned {event.median_turn_deg:.2f}°")
+    parts.append(f"{event.cpu_s:.0f} s CPU")
     return "  ".join(parts)
 
 
@@ -51,46 +65,52 @@ class ProgressDisplay:
     def __exit__(self, *details: object) -> None:
         self._progress.stop()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Show one event."""
-        kind = event["kind"]
-        if kind == "progress":
+        if isinstance(event, WorkAdvanced):
             self._advance(event)
-        elif kind == "start":
-            self._print(
-                f"{event['n_used']} of {event['n_particles']} particles, box {event['box_px']} px, "
-                f"{event['voxel_A']:.3f} Å/px, symmetry {event['symmetry']}, particle radius "
-                f"{event['radius_A']:.0f} Å, halves {event['n_half1']} + {event['n_half2']}, "
-                f"{event['threads']} threads, device {event['device']}"
-            )
-        elif kind in ("memory", "device_memory"):
-            where = "" if kind == "memory" else "on the GPU "
-            self._print(
-                f"predicted peak {where}{event['predicted_peak_bytes'] / 1e9:.1f} GB of "
-                f"{event['free_bytes'] / 1e9:.0f} GB free"
-            )
-        elif kind == "start_resolution" and event["resolution_A"] is not None:
-            self._print(f"the given poses support {event['resolution_A']:.2f} Å")
-        elif kind == "resume":
-            self._print(f"resuming after iteration {event['iteration']}")
-        elif kind == "particles" and (event["n_new"] or event["n_dropped"] or event["n_returned"]):
-            self._print(
-                f"particles: {event['n_kept']} kept, {event['n_new']} new, "
-                f"{event['n_returned']} back, {event['n_dropped']} left out"
-            )
-        elif kind == "iteration":
-            self._print(iteration_line(event))
-        elif kind == "warning":
-            print(f"warning: {event['message']}", file=sys.stderr, flush=True)
+        elif isinstance(event, WarningGiven):
+            print(f"warning: {event.message}", file=sys.stderr, flush=True)
+        else:
+            text = _line_of(event)
+            if text:
+                print(text, flush=True)
 
-    def _advance(self, event: dict[str, Any]) -> None:
+    def _advance(self, event: WorkAdvanced) -> None:
         if not self._live:
             return
         if self._task is None:
-            self._task = self._progress.add_task(event["stage"], total=event["total"])
+            self._task = self._progress.add_task(event.stage, total=event.total)
         self._progress.update(
-            self._task, description=event["stage"], completed=event["done"], total=event["total"]
+            self._task, description=event.stage, completed=event.done, total=event.total
         )
 
-    def _print(self, text: str) -> None:
-        print(text, flush=True)
+
+def _line_of(event: Event) -> str:
+    """Return one line that says what happened; empty if it is not for people."""
+    match event:
+        case RunStarted():
+            return (
+                f"{event.n_used} of {event.n_particles} particles, box {event.box_px} px, "
+                f"{event.voxel_A:.3f} Å/px, symmetry {event.symmetry}, particle radius "
+                f"{event.radius_A:.0f} Å, halves {event.n_half1} + {event.n_half2}, "
+                f"{event.threads} threads, device {event.device}"
+            )
+        case MemoryPlanned():  # also a GPU's own
+            where = "on the GPU " if isinstance(event, DeviceMemoryPlanned) else ""
+            return (
+                f"predicted peak {where}{event.predicted_peak_bytes / 1e9:.1f} GB of "
+                f"{event.free_bytes / 1e9:.0f} GB free"
+            )
+        case StartResolutionMeasured(resolution_A=float(resolution_A)):
+            return f"the given poses support {resolution_A:.2f} Å"
+        case RunResumed():
+            return f"resuming after iteration {event.iteration}"
+        case ParticlesMatched() if event.n_new or event.n_dropped or event.n_returned:
+            return (
+                f"particles: {event.n_kept} kept, {event.n_new} new, "
+                f"{event.n_returned} back, {event.n_dropped} left out"
+            )
+        case IterationDone():
+            return iteration_line(event)
+    return ""

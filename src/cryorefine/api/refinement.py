@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from cryorefine.api.inputs import inputs_as_paths
 from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.results import Refinement
 from cryorefine.errors import InputError, StoppedEarly
+from cryorefine.events import Event, Listener, WarningGiven
 from cryorefine.run import loop
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.folder import check_output_folder
@@ -21,7 +22,7 @@ from cryorefine.settings import make_settings
 
 __all__ = ["Progress", "listening", "reconstruct", "refine"]
 
-Progress = bool | Callable[[dict[str, Any]], None]
+Progress = bool | Listener
 """Whether to show how a run goes, or a function that is called with each of its events."""
 
 FilePath = str | os.PathLike[str]
@@ -162,7 +163,7 @@ def _run(values: dict[str, Any], output: Path, overwrite: bool, progress: Progre
 
 
 @contextmanager
-def listening(progress: Progress) -> Iterator[tuple[Callable[[dict[str, Any]], None], ...]]:
+def listening(progress: Progress) -> Iterator[tuple[Listener, ...]]:
     """Yield the listeners of a run that is to be shown, handed on, or told of by its warnings."""
     shown = ProgressDisplay() if progress is True else nullcontext(progress or None)
     with shown as listener:
@@ -172,6 +173,6 @@ def listening(progress: Progress) -> Iterator[tuple[Callable[[dict[str, Any]], N
             yield (_log_warning,) if listener is None else (_log_warning, listener)  # type: ignore[misc]
 
 
-def _log_warning(event: dict[str, Any]) -> None:
-    if event["kind"] == "warning":
-        logging.getLogger("cryorefine").warning(in_parameters(event["message"]))
+def _log_warning(event: Event) -> None:
+    if isinstance(event, WarningGiven):
+        logging.getLogger("cryorefine").warning(in_parameters(event.message))

@@ -10,7 +10,7 @@ from cryorefine.api.correlation import FscCurves, curves_as_arrays
 from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
-from cryorefine.events import read_events
+from cryorefine.events import WarningGiven, read_events
 from cryorefine.run.checkpoint import iteration_folder, load_measurements
 from cryorefine.settings import RefineSettings, load_settings, make_settings
 from cryorefine.state.plan import IterationRecord
@@ -138,7 +138,7 @@ class Refinement(Iteration):
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, oldest first."""
         events = read_events(self._run / "events.jsonl")
-        return tuple(in_parameters(e["message"]) for e in events if e["kind"] == "warning")
+        return tuple(in_parameters(e.message) for e in events if isinstance(e, WarningGiven))
 
     def detached(self) -> "Refinement":
         """Return the result after all of it has been read: it no longer needs the folder."""

@@ -18,7 +18,7 @@ from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.simulation_options import SimulationOptions, make_options
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
-from cryorefine.events import Listener
+from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.model import read_model
@@ -201,9 +201,8 @@ def _images(
         images[torch.from_numpy(rows)] = batch.half()
         if listener is not None:
             listener(
-                {"kind": "progress", "stage": "simulating", "done": int(rows[-1]) + 1,
-                 "total": plan.n_particles}
-            )  # fmt: skip
+                WorkAdvanced(stage="simulating", done=int(rows[-1]) + 1, total=plan.n_particles)
+            )
     return images
 
 

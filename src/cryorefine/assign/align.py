@@ -10,13 +10,13 @@ from torch import Tensor
 from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.exhaustive import Pruning, search_coarse, within_mass
 from cryorefine.assign.search_depth import Search, refinement_shells
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import (
     euler_from_matrix,
     matrix_from_euler,
     matrix_from_rotvec,
     rotvec_from_matrix,
 )
-from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.dispatch import pick_separated, refine_poses
 from cryorefine.kernels.poses import (
     LevenbergMarquardt,
@@ -542,7 +542,7 @@ def _likely_apart(
     image_of: Tensor,
     found: PoseResult,
     b: int,
-    group: SymmetryGroup,
+    group: Symmetry,
     pruning: Pruning,
     apart_rad: float,
 ) -> Tensor:
@@ -564,7 +564,7 @@ def _apart(
     score: Tensor,
     rotations: Tensor,
     b: int,
-    group: SymmetryGroup,
+    group: Symmetry,
     apart_rad: float,
 ) -> Tensor:
     """Return the indices of the candidates that no better one of their image stands beside."""
@@ -576,7 +576,7 @@ def _separated(
     index: Int[Tensor, "b k"],
     score: Float[Tensor, "m"],
     rotations: Float[Tensor, "m 3 3"],
-    group: SymmetryGroup,
+    group: Symmetry,
     apart_rad: float,
 ) -> Int[Tensor, "b k"]:
     """Return those of each image's candidates, best first, that no better one stands beside.
@@ -684,7 +684,7 @@ def is_tilt_allowed(
 
 
 def can_be_tilted(
-    rotations: Float[Tensor, "b 3 3"], group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+    rotations: Float[Tensor, "b 3 3"], group: Symmetry, tilt_range_rad: tuple[float, float]
 ) -> Bool[Tensor, "b"]:
     """Tell which poses, or a symmetric copy of them, lie within the band of tilts."""
     if _holds_all_tilts(tilt_range_rad):
@@ -700,7 +700,7 @@ def _holds_all_tilts(tilt_range_rad: tuple[float, float]) -> bool:
 
 
 def _tilt_excess_rad(
-    rotations: Tensor, group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+    rotations: Tensor, group: Symmetry, tilt_range_rad: tuple[float, float]
 ) -> Float[Tensor, "b g"]:
     """Return by how much the tilts of a pose's symmetric copies, its own first, are outside."""
     low, high = tilt_range_rad
@@ -734,7 +734,7 @@ def _within_tilts(
 
 
 def _into_band(
-    rotations: Tensor, group: SymmetryGroup, tilt_range_rad: tuple[float, float]
+    rotations: Tensor, group: Symmetry, tilt_range_rad: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Bring poses into the allowed band of tilts.
 

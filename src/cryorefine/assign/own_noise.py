@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.filter import interpolate_shells
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.model.observe import GroupBand
 
 __all__ = ["OwnNoise", "own_bonus"]
@@ -33,7 +33,7 @@ class OwnNoise:
     reach_rad: float
 
     def at(
-        self, rotations: Float[Tensor, "m 3 3"], image_of: Tensor, group: SymmetryGroup
+        self, rotations: Float[Tensor, "m 3 3"], image_of: Tensor, group: Symmetry
     ) -> Float[Tensor, "m"]:
         """Return what poses of some images gain."""
         gained = torch.zeros(len(image_of), dtype=self.bonus.dtype, device=rotations.device)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryorefine.events import EventLog
+from cryorefine.events import DeviceMemoryPlanned, EventLog, MemoryPlanned
 from cryorefine.kernels.grid import HALO, OVERSAMPLING, grid_layout
 from cryorefine.particles.images import MAPPED_BYTES
 
@@ -182,13 +182,15 @@ def batch_size(plan: MemoryPlan, n_points: int) -> int:
 
 def emit_memory(events: EventLog, plan: MemoryPlan, *, on_gpu: bool = False) -> None:
     """Record the plan, of the machine's memory or of a GPU's own; warn if it does not fit."""
+    kind = DeviceMemoryPlanned if on_gpu else MemoryPlanned
     events.emit(
-        "device_memory" if on_gpu else "memory",
-        predicted_peak_bytes=plan.peak_bytes,
-        free_bytes=plan.free_bytes,
-        partial_sums=plan.partial_sums,
-        both_halves=plan.both_halves,
-        batch_bytes=plan.batch_bytes,
+        kind(
+            predicted_peak_bytes=plan.peak_bytes,
+            free_bytes=plan.free_bytes,
+            partial_sums=plan.partial_sums,
+            both_halves=plan.both_halves,
+            batch_bytes=plan.batch_bytes,
+        )
     )
     if plan.peak_bytes > plan.free_bytes:
         what, remedy = (

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import rotvec_from_matrix
 from cryorefine.geometry.symmetry import SymmetryGroup
 
@@ -19,7 +20,7 @@ def pose_errors(
     shift_A: Float[Tensor, "n 2"],
     true_rotations: Float[Tensor, "n 3 3"],
     true_shift_A: Float[Tensor, "n 2"],
-    group: SymmetryGroup,
+    group: Symmetry,
 ) -> Float[Tensor, "n 5"]:
     """Return what has to be added to the true poses: rotation vector (image frame, rad), shift (Å).
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directions_from_poses
 from cryorefine.geometry.symmetry import SymmetryGroup
 
@@ -14,7 +15,7 @@ __all__ = ["coverage_efficiency", "direction_histogram"]
 
 def direction_histogram(
     rotations: Float[Tensor, "n 3 3"],
-    group: SymmetryGroup,
+    group: Symmetry,
     *,
     step_rad: float = math.radians(7.5),
     weights: Float[Tensor, "n"] | None = None,

@@ -12,7 +12,7 @@ from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
 from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
 from cryorefine.engine.protocol import Engine
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.expectation.find_poses import FindPoses, FoundPoses
 from cryorefine.expectation.grey_scale import common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
@@ -27,6 +27,7 @@ from cryorefine.state.particle_batches import (
     rows_by_geometry,
 )
 from cryorefine.state.plan import IterationPlan, shown_share
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.fit import fit_z
 
@@ -105,7 +106,7 @@ def assign_poses(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage=stage, done=counted, total=len(inputs.table))
+        events.emit(WorkAdvanced(stage=stage, done=counted, total=len(inputs.table)))
 
     blocks = plan_blocks(parts)
     found = FoundPoses.join(engine.map(task, blocks, done))
@@ -124,7 +125,7 @@ def _actions(
     is_known = is_assigned(state, len(inputs.table))[rows]
     if plan.mode == "global":
         is_searched |= ~is_known
-    if plan.rescues and state.poses is not None and state.poses.quality:
+    if plan.rescues and state.poses is not None:
         is_searched |= is_unsearched(state.poses, plan.align_resolution_A)[rows]
     # From outside the tilt limits poses would end on them, far from where the particle is seen.
     is_outside = ~_can_be_seen(inputs, state, rows)
@@ -152,11 +153,10 @@ def _can_be_seen(inputs: Inputs, state: State, rows: np.ndarray) -> np.ndarray:
 
 def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:
     """Tell which particles fit worse than they should and were never searched this finely."""
-    quality = poses.quality
-    if "fit_z" not in quality:
+    if poses.scores.fit_z is None:
         return np.zeros(len(poses.rotations), bool)
-    is_searched = quality["searched_A"] <= align_resolution_A * _AS_FINE
-    return ((quality["fit_z"] < WORSE_THAN_RIGHT) & ~is_searched).numpy()
+    is_searched = measured(poses.scores.searched_A) <= align_resolution_A * _AS_FINE
+    return ((poses.scores.fit_z < WORSE_THAN_RIGHT) & ~is_searched).numpy()
 
 
 def _alignment_options(
@@ -208,7 +208,7 @@ def _searches(
     searches = dict(zip(needed, engine.map(task, blocks), strict=True))
     for prepared in searches.values():
         for attempt in prepared.attempts:
-            events.emit("search", **attempt)
+            events.emit(attempt)
     return searches
 
 
@@ -218,7 +218,7 @@ def _missed_fraction(blocks: list[Block], found: FoundPoses) -> float:
         [torch.full((len(block.rows),), block.action == "search") for block in blocks]
     )
     # Where several poses are as likely, not to find one of them is no fault.
-    counted = is_searched & (found.poses.quality["n_effective"] < DECIDED)
+    counted = is_searched & (measured(found.poses.scores.n_effective) < DECIDED)
     n_searched, n_missed = int(counted.sum()), int((found.is_missed & counted).sum())
     return shown_share(n_missed, n_searched) if n_searched else math.nan
 
@@ -234,22 +234,23 @@ def _completed(
 ) -> Assignment:
     """Add what is only known of all particles of a half together."""
     n = len(inputs.table)
-    quality, values = dict(poses.quality), poses.optics
-    quality["fit_z"] = torch.zeros(n, dtype=torch.float64)
+    score, scale = measured(poses.scores.score), measured(poses.scores.scale).clone()
+    fit, values = torch.zeros(n, dtype=torch.float64), poses.optics
     group_scale = []
     for half in (1, 2):
-        group_scale.append(_updated_scale(inputs, state, half, quality["scale"], power))
+        group_scale.append(_updated_scale(inputs, state, half, scale, power))
         mine = torch.from_numpy(inputs.half == half)
-        quality["fit_z"][mine] = fit_z(quality["score"][mine], power[mine])
+        fit[mine] = fit_z(score[mine], power[mine])
         # References are damped where they are unsure: only ratios of amplitudes mean anything.
-        quality["scale"][mine] /= quality["scale"][mine].mean().clamp_min(1e-12)
+        scale[mine] /= scale[mine].mean().clamp_min(1e-12)
         if values is not None:
             values[mine] = without_common_part(values[mine])
-    quality["searched_A"] = _searched_A(state, blocks, n, plan)
-    poses = replace(poses, quality=quality, optics=values)
-    badly = quality["fit_z"] < WORSE_THAN_RIGHT
+    searched_A = _searched_A(state, blocks, n, plan)
+    scores = poses.scores.replace(scale=scale, fit_z=fit, searched_A=searched_A)
+    poses = replace(poses, scores=scores, optics=values)
     unsearched = torch.from_numpy(is_unsearched(poses, plan.align_resolution_A))
-    quality["fits_nothing"] = (badly & ~unsearched).double()
+    fits_nothing = ((fit < WORSE_THAN_RIGHT) & ~unsearched).double()
+    poses = replace(poses, scores=scores.replace(fits_nothing=fits_nothing))
     return Assignment(poses, (group_scale[0], group_scale[1]), missed_fraction)
 
 
@@ -258,8 +259,8 @@ def _searched_A(
 ) -> Float[Tensor, "n"]:
     """Return the resolution at which particles were last searched; NaN if they never were."""
     searched_A = torch.full((n,), math.nan, dtype=torch.float64)
-    if state.poses is not None and "searched_A" in state.poses.quality:
-        searched_A = state.poses.quality["searched_A"].clone()
+    if state.poses is not None and state.poses.scores.searched_A is not None:
+        searched_A = state.poses.scores.searched_A.clone()
     for block in blocks:
         if block.action in ("find", "search"):
             searched_A[torch.from_numpy(block.rows)] = plan.align_resolution_A
@@ -288,10 +289,11 @@ def _shift_sigma_A(inputs: Inputs, state: State, half: int) -> float:
     limit = inputs.geometry.max_shift_A
     known = is_assigned(state, len(inputs.table)) & (inputs.half == half)
     if state.poses is None or not known.any():
-        measured = state.shift_sigma_A[half - 1]
-        return limit if math.isnan(measured) else min(limit, max(inputs.voxel_A, measured))
+        sigma_A = state.shift_sigma_A[half - 1]
+        return limit if math.isnan(sigma_A) else min(limit, max(inputs.voxel_A, sigma_A))
     mine = torch.from_numpy(known)
-    fit = state.poses.quality.get("fit_z", state.poses.quality["score"])[mine]
+    scores = state.poses.scores
+    fit = measured(scores.score if scores.fit_z is None else scores.fit_z)[mine]
     shift_A = state.poses.shift_A[mine][fit >= fit.median()]
     # At least a pixel: a prior never pulls harder than the data were sampled.
     return float((shift_A.square().sum(1).mean() / 2).sqrt().clamp(inputs.voxel_A, limit))

@@ -26,6 +26,7 @@ from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import Batch, HalfOptics, ParticleStack, poses_of
+from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import OtherPoses, Poses
 
 __all__ = ["FindPoses", "FoundPoses"]
@@ -187,10 +188,10 @@ class FindPoses:
     ) -> OwnNoise | None:
         """Return what poses gain by their images' noise in the reference."""
         known = self.poses
-        if self.own_share is None or known is None or "weight" not in known.quality:
+        if self.own_share is None or known is None or known.scores.weight is None:
             return None
         poses = known.select(batch.rows)
-        weight = poses.quality["weight"].nan_to_num(0.0)
+        weight = measured(poses.scores.weight).nan_to_num(0.0)
         bonus = own_bonus(self.own_share[half - 1], images.view, images.c, weight)
         rotations, share = _inserted(poses)
         return OwnNoise(rotations.to(images.device), bonus[:, None] * share.to(bonus), reach_rad)
@@ -198,7 +199,7 @@ class FindPoses:
 
 def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k"]]:
     """Return all poses of particles, the best first, and their shares of the weight."""
-    first = poses.quality["probability"].nan_to_num(1.0)
+    first = measured(poses.scores.probability).nan_to_num(1.0)
     if poses.others is None or len(poses.others.row) == 0:
         return poses.rotations[:, None], torch.ones_like(first)[:, None]
     row = poses.others.row
@@ -215,23 +216,23 @@ def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b 
 def _poses_in_A(found: BatchPoses, values: Float[Tensor, "b v"] | None, pixel_A: float) -> Poses:
     """Return a batch's poses in ångströms and degrees."""
     unit = torch.tensor([1.0] * 3 + [pixel_A] * 2, dtype=torch.float64)
-    quality = {
-        "score": found.score,
-        "gap": found.gap,
-        "n_effective": found.n_effective,
-        "probability": found.probability,
-        "correlation": found.correlation,
-        "scale": found.scale,
-        "sigma_rotation_deg": torch.rad2deg(found.sigma_rotation_rad),
-        "sigma_shift_A": found.sigma_shift_px * pixel_A,
-        "at_shift_limit": found.at_edge,
-        "at_tilt_limit": found.at_tilt_limit,
-    }
+    scores = ParticleScores(
+        score=found.score.double(),
+        gap=found.gap.double(),
+        n_effective=found.n_effective.double(),
+        probability=found.probability.double(),
+        correlation=found.correlation.double(),
+        scale=found.scale.double(),
+        sigma_rotation_deg=torch.rad2deg(found.sigma_rotation_rad).double(),
+        sigma_shift_A=(found.sigma_shift_px * pixel_A).double(),
+        at_shift_limit=found.at_edge.double(),
+        at_tilt_limit=found.at_tilt_limit.double(),
+    )
     other = found.alternatives
     return Poses(
         found.rotations,
         found.shifts_px * pixel_A,
-        {name: column.double() for name, column in quality.items()},
+        scores,
         found.covariance * unit * unit[:, None],
         values,
         OtherPoses(other.image_of, other.rotations, other.shifts_px * pixel_A, other.probability),

@@ -13,7 +13,7 @@ from cryorefine.assign.exhaustive import CoarseSearch, best_amplitude, grid_post
 from cryorefine.assign.search_depth import GRID_LOSS
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, GreyScaleFound
 from cryorefine.expectation.search_plan import PoseSpace, pose_space
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
@@ -249,7 +249,7 @@ def scale_references(
     """Bring references of unknown grey scale to that of the images, each half by its own."""
     found = find_grey_scales(inputs, state, grids, plan, engine)
     factors = [half.factor for half in found]
-    events.emit("grey_scale", half1=factors[0], half2=factors[1])
+    events.emit(GreyScaleFound(half1=factors[0], half2=factors[1]))
     for half, factor in enumerate(factors, 1):
         if factor == 0:
             events.warn(

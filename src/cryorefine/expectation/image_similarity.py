@@ -10,7 +10,7 @@ from cryorefine.assign.image_scores import image_scores
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
@@ -99,7 +99,7 @@ def measure_image_similarity(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage="comparing images", done=counted, total=len(inputs.table))
+        events.emit(WorkAdvanced(stage="comparing images", done=counted, total=len(inputs.table)))
 
     found = engine.map(task, blocks, done)
     order = torch.from_numpy(np.argsort(np.concatenate([block.rows for block in blocks])))

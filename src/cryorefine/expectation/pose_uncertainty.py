@@ -9,7 +9,7 @@ from torch import Tensor
 from cryorefine.assign.covariance_factor import lag_factor, split_disagreement, variance_factor
 from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog
+from cryorefine.events import CovarianceCalibrated, EventLog
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.state.particle_batches import (
     HalfOptics,
@@ -21,6 +21,7 @@ from cryorefine.state.particle_batches import (
     rows_by_geometry,
 )
 from cryorefine.state.plan import IterationPlan
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["SplitImages", "calibrate_covariance"]
@@ -97,12 +98,13 @@ def calibrate_covariance(
     apart = engine.map(task, blocks)
     lag = _lag(inputs, state, poses)
     factor = variance_factor(torch.cat(apart)) + lag
-    events.emit("calibration", variance_factor=factor, lag=lag)
+    events.emit(CovarianceCalibrated(variance_factor=factor, lag=lag))
     covariance = None if poses.covariance is None else poses.covariance * factor
-    quality = dict(poses.quality)
-    for name in ("sigma_rotation_deg", "sigma_shift_A"):
-        quality[name] = quality[name] * factor**0.5
-    return replace(poses, covariance=covariance, quality=quality)
+    scores = poses.scores.replace(
+        sigma_rotation_deg=measured(poses.scores.sigma_rotation_deg) * factor**0.5,
+        sigma_shift_A=measured(poses.scores.sigma_shift_A) * factor**0.5,
+    )
+    return replace(poses, covariance=covariance, scores=scores)
 
 
 def _lag(inputs: Inputs, state: State, poses: Poses) -> float:

@@ -21,6 +21,7 @@ from cryorefine.assign.search_depth import (
 )
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
+from cryorefine.events import SearchTried
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
@@ -59,7 +60,7 @@ class PreparedSearch:
     """
 
     search: Search
-    attempts: tuple[dict[str, Any], ...]
+    attempts: tuple[SearchTried, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +181,7 @@ class PrepareSearch:
         finer, least = plan.search_finer, 0
         # Iterations over a part of the particles make references for those that follow.
         worth = 1.0 if plan.share >= 1 else _WORTH_OF_A_PART
-        attempts: list[dict[str, Any]] = []
+        attempts: list[SearchTried] = []
         while True:
             depth = plan_depth(power, band.band, space, finer=finer, least=least, worth=worth)
             table = self.space.coarse_search(
@@ -198,14 +199,14 @@ class PrepareSearch:
             is_missed, is_found = planted_missed(band, c, reference, search, options, generator)
             missed = int(is_missed.sum())
             attempts.append(
-                {
-                    "half": block.half,
-                    "optics_group": band.group.name,
+                SearchTried(
+                    half=block.half,
+                    optics_group=band.group.name,
                     **_described(search, band),
-                    "planted": n_planted,
-                    "planted_found": int(is_found.sum()),
-                    "planted_missed": missed,
-                }
+                    planted=n_planted,
+                    planted_found=int(is_found.sum()),
+                    planted_missed=missed,
+                )
             )
             # Planned losses cost more to avoid than they are worth.
             allowed = (_MAY_MISS + max(0.0, depth.decidable - depth.recall)) * n_planted

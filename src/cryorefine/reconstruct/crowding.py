@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import direction_grid, directions_from_poses
-from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["Crowding", "evenness", "slice_density", "view_crowding"]
 
@@ -110,7 +110,7 @@ def slice_density(
     directions: Float[Tensor, "m 3"],
     rotations: Float[Tensor, "n 3 3"],
     weights: Float[Tensor, "n"],
-    group: SymmetryGroup,
+    group: Symmetry,
     *,
     band: float,
 ) -> Float[Tensor, "m"]:
@@ -157,7 +157,7 @@ def evenness(density: Float[Tensor, "m"]) -> float:
 def view_crowding(
     rotations: Float[Tensor, "n 3 3"],
     weights: Float[Tensor, "n"],
-    group: SymmetryGroup,
+    group: Symmetry,
     device: torch.device | str = "cpu",
 ) -> Crowding | None:
     """Measure how uneven the slices of some particles lie; None where they are even enough.

@@ -13,6 +13,7 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
+from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import Evaluation, Inputs, OtherPoses, Poses
 
 __all__ = [
@@ -63,7 +64,7 @@ QUALITY_COLUMNS = {
     "weight_cc": "cryorefineWeightCC",
     "weight": "cryorefineWeight",
 }
-"""Quality measures of :class:`~cryorefine.state.state.Poses` and their STAR labels."""
+"""Columns of :class:`~cryorefine.state.scores.ParticleScores` and their STAR labels."""
 
 _WHOLE_NUMBERS = ("at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing")
 _AXES = ("RX", "RY", "RZ", "X", "Y")
@@ -98,10 +99,11 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     quality = {
         "cryorefinePoseIsFromFile": (~is_found & ~table.is_unassigned).astype(np.int64),
     }
+    columns = poses.scores.columns()
     for name, label in QUALITY_COLUMNS.items():
-        if name in poses.quality:
+        if name in columns:
             values = (
-                poses.quality[name]
+                columns[name]
                 .nan_to_num(0.0, _NO_COMPETITOR)
                 .clamp(-_NO_COMPETITOR, _NO_COMPETITOR)
                 .numpy()
@@ -151,7 +153,7 @@ def write_undecided_table(path: Path, inputs: Inputs, poses: Poses) -> None:
         raise ValueError("every particle has one pose")
     best = others.row.unique()
     row = torch.cat([best, others.row])
-    probability = torch.cat([poses.quality["probability"][best], others.probability])
+    probability = torch.cat([measured(poses.scores.probability)[best], others.probability])
     order = torch.from_numpy(np.lexsort((-probability.numpy(), row.numpy())))
     rotations = torch.cat([poses.rotations[best], others.rotations])[order]
     shift_A = torch.cat([poses.shift_A[best], others.shift_A])[order]
@@ -213,7 +215,7 @@ def write_curves(
 def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
     """Return poses as named arrays for a checkpoint."""
     out = {"rotations": poses.rotations.numpy(), "shift_A": poses.shift_A.numpy()}
-    out.update({f"quality_{k}": v.numpy() for k, v in poses.quality.items()})
+    out.update({f"quality_{k}": v.numpy() for k, v in poses.scores.columns().items()})
     if poses.covariance is not None:
         out["covariance"] = poses.covariance.numpy()
     if poses.optics is not None:
@@ -225,7 +227,7 @@ def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
     """Return poses from a checkpoint's arrays."""
-    quality = {
+    scores = {
         k.removeprefix("quality_"): torch.from_numpy(v)
         for k, v in arrays.items()
         if k.startswith("quality_")
@@ -239,7 +241,7 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
     return Poses(
         torch.from_numpy(arrays["rotations"]),
         torch.from_numpy(arrays["shift_A"]),
-        quality,
+        ParticleScores(**scores),
         None if covariance is None else torch.from_numpy(covariance),
         None if optics is None else torch.from_numpy(optics),
         OtherPoses(**others) if others else None,

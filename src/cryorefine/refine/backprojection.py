@@ -12,7 +12,7 @@ from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.engine.threads import side_by_side
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
@@ -36,6 +36,7 @@ from cryorefine.state.particle_batches import (
     particle_stack,
     rows_by_geometry,
 )
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
@@ -183,7 +184,7 @@ class InsertImages:
 
 def _weights(poses: Poses) -> Float[Tensor, "n"]:
     """Return what particles count in the sums."""
-    return poses.quality["weight"].float()
+    return measured(poses.scores.weight).float()
 
 
 def _model_shell(group_band: GroupBand, resolution_A: float) -> int:
@@ -202,7 +203,7 @@ def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Ins
     every = torch.arange(n)
     probability = torch.ones(n, dtype=torch.float64)
     if others is not None and len(others.row):
-        probability = poses.quality["probability"].nan_to_num(1.0)
+        probability = measured(poses.scores.probability).nan_to_num(1.0)
     parts = [(every, poses.rotations, poses.shift_A, probability)]
     if others is not None:
         for i in range(0, len(others.row), size):
@@ -284,7 +285,7 @@ def reconstruct_halves(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage="reconstructing", done=counted, total=len(inputs.table))
+        events.emit(WorkAdvanced(stage="reconstructing", done=counted, total=len(inputs.table)))
 
     folded, noise = [], []
     # Where memory is scarce the sums of one half must be gone before those of the other begin.

@@ -8,6 +8,7 @@ from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.expectation.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.evaluation import measure_directions
 from cryorefine.refine.iteration import Iteration
+from cryorefine.state.scores import measured
 from cryorefine.state.state import State
 
 __all__ = ["finalise"]
@@ -31,9 +32,9 @@ def finalise(made: Iteration, events: EventLog, engine: Engine) -> State:
     similarity = measure_image_similarity(
         inputs, before, poses, made.references, plan.align_resolution_A, events, engine
     )
-    poses = replace(poses, quality={**poses.quality, **similarity})
+    poses = replace(poses, scores=poses.scores.replace(**similarity))
     record = replace(
         state.history[-1],
-        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+        median_sigma_rotation_deg=float(measured(poses.scores.sigma_rotation_deg).median()),
     )
     return replace(state, poses=poses, evaluation=evaluation, history=[*state.history[:-1], record])

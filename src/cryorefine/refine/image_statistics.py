@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.model.observe import ImageStatistics, image_statistics
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
@@ -111,7 +111,7 @@ def screen_images(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage="reading images", done=counted, total=len(table))
+        events.emit(WorkAdvanced(stage="reading images", done=counted, total=len(table)))
 
     box_px = tuple(group.box_px for group in table.optics)
     blocks = plan_blocks(

@@ -18,10 +18,14 @@ from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.particle_weights import weigh_particles
-from cryorefine.refine.reference import next_references, prepare_references
+from cryorefine.refine.reference import (
+    next_references,
+    prepare_references,
+)
 from cryorefine.refine.subset import mixed_sums
 from cryorefine.state.particle_batches import is_assigned
 from cryorefine.state.plan import IterationPlan, IterationRecord, shown_share
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
 __all__ = ["Iteration", "iterate"]
@@ -90,8 +94,9 @@ def _record(
 ) -> IterationRecord:
     """Return what the iteration showed, as the schedule needs it."""
     turn = jumped = jumped_at_least = math.nan
-    fits = poses.quality["fit_z"] > WORSE_THAN_RIGHT
-    undecided = (poses.quality["n_effective"] >= DECIDED)[fits]
+    n_effective = measured(poses.scores.n_effective)
+    fits = measured(poses.scores.fit_z) > WORSE_THAN_RIGHT
+    undecided = (n_effective >= DECIDED)[fits]
     if state.poses is not None:
         angle = inputs.group.distance(poses.rotations, state.poses.rotations)
         # The first iteration is compared with the file's poses.
@@ -102,8 +107,8 @@ def _record(
         # Those that were not searched could not jump; where nobody was, all are counted. Images
         # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
         counted = torch.from_numpy(searched if searched.any() else known)
-        counted &= fits & (poses.quality["n_effective"] < DECIDED)
-        far = 4 * torch.deg2rad(poses.quality["sigma_rotation_deg"])
+        counted &= fits & (n_effective < DECIDED)
+        far = 4 * torch.deg2rad(measured(poses.scores.sigma_rotation_deg))
         far = far.clamp_min(plan.align_resolution_A / inputs.geometry.radius_A)
         n_counted, n_jumped = int(counted.sum()), int((angle > far)[counted].sum())
         jumped, jumped_at_least = n_jumped / max(n_counted, 1), shown_share(n_jumped, n_counted)
@@ -117,7 +122,7 @@ def _record(
         jumped_fraction=jumped,
         jumped_at_least=jumped_at_least,
         mean_fsc=float(evaluation.curves.corrected.mean()),
-        median_sigma_rotation_deg=float(poses.quality["sigma_rotation_deg"].median()),
+        median_sigma_rotation_deg=float(measured(poses.scores.sigma_rotation_deg).median()),
         share=plan.share,
         missed_fraction=missed_fraction,
         undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.protocol import Done, Engine, merged
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.particles.table import ParticleTable
 from cryorefine.state.particle_batches import (
     HalfOptics,
@@ -106,7 +106,7 @@ def initial_noise(
     def done(count: int) -> None:
         nonlocal counted
         counted += count
-        events.emit("progress", stage="measuring noise", done=counted, total=len(stack.table))
+        events.emit(WorkAdvanced(stage="measuring noise", done=counted, total=len(stack.table)))
 
     table = stack.table
     parts = [

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryorefine.refine.backprojection import data_per_shell
 from cryorefine.state.particle_batches import half_optics
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["kept_noise", "own_share"]
@@ -58,7 +59,7 @@ def own_share(
     """
     optics = half_optics(inputs, state, half, resolution_A, poses.optics)
     mine = torch.from_numpy(inputs.half == half)
-    total = float(poses.quality["weight"][mine].sum())
+    total = float(measured(poses.scores.weight)[mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)
     known = data_per_shell(inputs, optics, half) * total * inputs.group.order / (2 * k)
     padded = torch.zeros_like(known)

@@ -12,6 +12,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationPlan
+from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
 from cryorefine.weigh.cost import cost_weight
@@ -41,20 +42,18 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         If no particle of a half has any weight.
     """
     n = len(inputs.table)
-    quality = dict(poses.quality)
-    earlier = {} if state.poses is None else state.poses.quality
-    unknown = torch.full((n,), torch.nan, dtype=torch.float64)
+    earlier = ParticleScores() if state.poses is None else state.poses.scores
 
     # "cost" is the original protocol's name for the correlation of local iterations.
-    name = "cost" if plan.mode == "local" else "max_cc"
-    for column in ("cost", "max_cc"):
-        quality[column] = quality["correlation"] if column == name else earlier.get(column, unknown)
+    is_local = plan.mode == "local"
+    correlation = measured(poses.scores.correlation)
+    cost = correlation if is_local else _or_unknown(earlier.cost, n)
+    max_cc = _or_unknown(earlier.max_cc, n) if is_local else correlation
 
-    changes = _changes(inputs, state, poses)
-    quality.update(changes)
-    differences = torch.stack([changes["angle_diff_deg"], changes["angle_diff2_deg"]], 1)
-    quality["angular_temperature_deg"] = angular_temperature(
-        earlier.get("angular_temperature_deg"), differences
+    angle_diff_deg, shift_diff_A = _change(inputs, state, poses, state.poses)
+    angle_diff2_deg, shift_diff2_A = _change(inputs, state, poses, state.previous)
+    temperature_deg = angular_temperature(
+        earlier.angular_temperature_deg, torch.stack([angle_diff_deg, angle_diff2_deg], 1)
     )
 
     group = torch.zeros(n, dtype=torch.int64)
@@ -63,40 +62,55 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         mine = torch.from_numpy(inputs.half == half)
         # Percentiles of one half must not depend on the other: no group holds both.
         group[mine] = 2 * defocus_groups(defocus_A[mine]) + half - 1
-    quality["defocus_group"] = (group // 2 + 1).double()
-    for column in ("cost", "max_cc"):
-        quality[f"{column}_percentile"] = percentiles(quality[column], group)
-    quality["percentile"] = quality[f"{name}_percentile"]
-
-    ssnr = _ssnr(inputs, earlier)
-    if ssnr is not None:
-        quality["ssnr_dB"] = ssnr
+    cost_percentile, max_cc_percentile = percentiles(cost, group), percentiles(max_cc, group)
+    scores = poses.scores.replace(
+        cost=cost,
+        max_cc=max_cc,
+        angle_diff_deg=angle_diff_deg,
+        shift_diff_A=shift_diff_A,
+        angle_diff2_deg=angle_diff2_deg,
+        shift_diff2_A=shift_diff2_A,
+        angular_temperature_deg=temperature_deg,
+        defocus_group=(group // 2 + 1).double(),
+        cost_percentile=cost_percentile,
+        max_cc_percentile=max_cc_percentile,
+        percentile=cost_percentile if is_local else max_cc_percentile,
+        ssnr_dB=_ssnr(inputs, earlier),
+    )
     is_in_range = can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
     _check_tilts(inputs, is_in_range, "min_tilt_deg", "max_tilt_deg")
     is_in_range &= can_be_tilted(poses.rotations, inputs.group, _reconstructed_rad(inputs.settings))
     _check_tilts(inputs, is_in_range, "reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
     for half in (1, 2):
-        _weigh_half(inputs, quality, torch.from_numpy(inputs.half == half), is_in_range, half)
-    return replace(poses, quality=quality)
+        mine = torch.from_numpy(inputs.half == half)
+        found = _weights_of_half(inputs, scores.select(mine), is_in_range[mine], half)
+        zeros = torch.zeros(n, dtype=torch.float64)
+        scores = scores.replace(
+            **{
+                name: scores.columns().get(name, zeros).masked_scatter(mine, values)
+                for name, values in found.items()
+            }
+        )
+    return replace(poses, scores=scores)
 
 
-def _weigh_half(
-    inputs: Inputs,
-    quality: dict[str, Tensor],
-    mine: Bool[Tensor, "n"],
-    is_in_range: Bool[Tensor, "n"],
-    half: int,
-) -> None:
+def _or_unknown(column: Float[Tensor, "n"] | None, n: int) -> Float[Tensor, "n"]:
+    return torch.full((n,), torch.nan, dtype=torch.float64) if column is None else column
+
+
+def _weights_of_half(
+    inputs: Inputs, scores: ParticleScores, is_in_range: Bool[Tensor, "m"], half: int
+) -> dict[str, Float[Tensor, "m"]]:
+    """Return the partial weights of a half's m particles, and the product of those in use."""
     settings = inputs.settings
-    column = {name: values[mine] for name, values in quality.items()}
     partial = {
-        "weight_cost": cost_weight(column["cost"]),
-        "weight_stability": stability_weight(column["angle_diff_deg"])
-        * stability_weight(column["angle_diff2_deg"]),
-        "weight_cc": cc_weight(column["percentile"], minimum=settings.min_cc_weight),
+        "weight_cost": cost_weight(measured(scores.cost)),
+        "weight_stability": stability_weight(measured(scores.angle_diff_deg))
+        * stability_weight(measured(scores.angle_diff2_deg)),
+        "weight_cc": cc_weight(measured(scores.percentile), minimum=settings.min_cc_weight),
     }
-    if "ssnr_dB" in column:
-        partial["weight_ssnr"] = ssnr_weight(column["ssnr_dB"])
+    if scores.ssnr_dB is not None:
+        partial["weight_ssnr"] = ssnr_weight(scores.ssnr_dB)
     requested = {
         "weight_cost": settings.weight_cost,
         "weight_stability": settings.weight_stability,
@@ -105,36 +119,31 @@ def _weigh_half(
     }
     active = [partial[name] for name, is_requested in requested.items() if is_requested]
     try:
-        partial["weight"] = combine(is_in_range[mine].double(), *active)
+        partial["weight"] = combine(is_in_range.double(), *active)
     except ValueError as error:
         do = "leave out one of the weights"
         raise InputError(str(error), where=f"half {half}", do=do) from None
-    for name, values in partial.items():
-        if name not in quality:
-            quality[name] = torch.zeros(len(mine), dtype=torch.float64)
-        quality[name] = quality[name].masked_scatter(mine, values)
+    return partial
 
 
-def _changes(inputs: Inputs, state: State, poses: Poses) -> dict[str, Float[Tensor, "n"]]:
-    """Return how far poses moved since the iteration before, and the one before that."""
-    out = {}
-    for suffix, other in (("", state.poses), ("2", state.previous)):
-        angle = torch.full((len(poses.rotations),), torch.nan, dtype=torch.float64)
-        shift_A = angle.clone()
-        if other is not None:
-            # Poses of the particle file are compared with in the first iteration only.
-            given = torch.from_numpy(~inputs.table.lacks_pose)
-            known = other.is_assigned if state.history else given
-            angle[known], shift_A[known] = pose_change(
-                poses.rotations[known],
-                poses.shift_A[known],
-                other.rotations[known],
-                other.shift_A[known],
-                inputs.group,
-            )
-        out[f"angle_diff{suffix}_deg"] = angle
-        out[f"shift_diff{suffix}_A"] = shift_A
-    return out
+def _change(
+    inputs: Inputs, state: State, poses: Poses, other: Poses | None
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Return how far poses lie from those of an earlier iteration: degrees, ångströms."""
+    angle_deg = torch.full((len(poses.rotations),), torch.nan, dtype=torch.float64)
+    shift_A = angle_deg.clone()
+    if other is not None:
+        # Poses of the particle file are compared with in the first iteration only.
+        given = torch.from_numpy(~inputs.table.lacks_pose)
+        known = other.is_assigned if state.history else given
+        angle_deg[known], shift_A[known] = pose_change(
+            poses.rotations[known],
+            poses.shift_A[known],
+            other.rotations[known],
+            other.shift_A[known],
+            inputs.group,
+        )
+    return angle_deg, shift_A
 
 
 def _reconstructed_rad(settings: RefineSettings) -> tuple[float, float]:
@@ -156,11 +165,11 @@ def _check_tilts(inputs: Inputs, is_in_range: Bool[Tensor, "n"], low: str, high:
             )
 
 
-def _ssnr(inputs: Inputs, earlier: dict[str, Tensor]) -> Float[Tensor, "n"] | None:
+def _ssnr(inputs: Inputs, earlier: ParticleScores) -> Float[Tensor, "n"] | None:
     """Return the images' signal-to-noise ratio where weights ask for it; it never changes."""
     if not inputs.settings.weight_ssnr:
-        return earlier.get("ssnr_dB")
-    found = earlier.get("ssnr_dB", torch.full((len(inputs.table),), torch.nan, dtype=torch.float64))
+        return earlier.ssnr_dB
+    found = _or_unknown(earlier.ssnr_dB, len(inputs.table))
     missing = found.isnan().numpy()
     if not missing.any():
         return found

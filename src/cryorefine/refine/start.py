@@ -11,7 +11,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import side_by_side
 from cryorefine.errors import InputError
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, StartResolutionMeasured
 from cryorefine.fourier.filter import low_pass
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
@@ -33,11 +33,11 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
     if state.poses is None:
         raise ValueError("the particle file has no poses")
     nyquist_A = inputs.geometry.nyquist_A
-    quality = {**state.poses.quality, "weight": _known_and_seen(inputs, state.poses)}
+    seen = _known_and_seen(inputs, state.poses).double()
     sums, noise = reconstruct_halves(
         inputs,
         state,
-        dataclasses.replace(state.poses, quality=quality),
+        dataclasses.replace(state.poses, scores=state.poses.scores.replace(weight=seen)),
         None,
         resolution_A=nyquist_A,
         events=events,
@@ -61,7 +61,8 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
             for half, volume in zip(halves, references, strict=True)
         )
         # Strict readers of the log know no infinity.
-        events.emit("start_resolution", resolution_A=start_A if math.isfinite(start_A) else None)
+        known_A = start_A if math.isfinite(start_A) else None
+        events.emit(StartResolutionMeasured(resolution_A=known_A))
     elif settings.alignment != "none":
         references = tuple(
             low_pass(

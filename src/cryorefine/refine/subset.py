@@ -7,6 +7,7 @@ import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.state.plan import IterationPlan
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Inputs, Poses, State, unknown_poses
 
 __all__ = ["mixed_sums", "plain_poses", "rows_in_use", "select_state", "with_the_others"]
@@ -28,8 +29,7 @@ def _drawn(inputs: Inputs, subset: int, iteration: int) -> np.ndarray:
 
 def plain_poses(poses: Poses) -> Poses:
     """Return poses without what only the last iteration's are asked for."""
-    quality = {name: poses.quality[name] for name in ("score",) if name in poses.quality}
-    return Poses(poses.rotations, poses.shift_A, quality)
+    return Poses(poses.rotations, poses.shift_A, ParticleScores(score=poses.scores.score))
 
 
 def select_state(state: State, rows: np.ndarray) -> State:

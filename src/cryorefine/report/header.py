@@ -1,9 +1,11 @@
 """What the page says first: how the run stands and what it reached."""
 
+import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from cryorefine.events import WarningGiven
 from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.run_folder import RunFolder
 
@@ -55,7 +57,7 @@ def run_state(run: RunFolder, now: float) -> State:
     """
     done = run.summary.get("iterations", 0)
     times = f"{done} iteration" + ("" if done == 1 else "s")
-    kinds = [e["kind"] for e in run.events]
+    kinds = [e.kind for e in run.events]
     resumed = max((i for i, kind in enumerate(kinds) if kind in ("start", "resume")), default=0)
     last = {kind: i for i, kind in enumerate(kinds)}
     # The summary is still that of the segment before until the new one has made an iteration.
@@ -76,7 +78,7 @@ def run_state(run: RunFolder, now: float) -> State:
         return State("finished", f"Finished after {times}, as asked.")
     if "stopped" in kinds[resumed:]:
         return State("stopped", f"Stopped after {times}. 'cryorefine resume' goes on from there.")
-    signs = [(float(e["time"]), e["kind"]) for e in run.events if "time" in e]
+    signs = [(e.time_s, e.kind) for e in run.events if math.isfinite(e.time_s)]
     last_s = signs[-1][0] if signs else now
     # The time between two parts of a resumed run is not a silence of the run.
     gaps_s = [b - a for (a, _), (b, kind) in pairwise(signs) if kind != "resume"]
@@ -128,5 +130,5 @@ def _resolution(run: RunFolder, name: str, key: str, remark: str) -> Fact:
 
 def messages(run: RunFolder) -> list[str]:
     """Return every warning of the run once, in the order of their first appearance."""
-    found = [str(e.get("message", "")) for e in run.events if e["kind"] == "warning"]
+    found = [str(e.message) for e in run.events if isinstance(e, WarningGiven)]
     return list(dict.fromkeys(found))

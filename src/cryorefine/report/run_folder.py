@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
-from cryorefine.events import read_events
+from cryorefine.events import Event, read_events
 from cryorefine.io.star import StarBlock, read_star
 from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 from cryorefine.settings import load_settings
@@ -79,10 +79,9 @@ class RunFolder:
         return content
 
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """All recorded events, oldest first."""
-        found = self._read("events.jsonl", read_events, list, expected=True)
-        return [e for e in found if isinstance(e, dict) and "kind" in e]
+        return self._read("events.jsonl", read_events, list, expected=True)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -97,8 +96,7 @@ class RunFolder:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Numbers of the last iteration; before the first, what is known from the run's start."""
-        start = next((e for e in reversed(self.events) if e["kind"] == "start"), {})
-        known = {k: v for k, v in start.items() if k not in ("time", "kind")}
+        known = next((e.data() for e in reversed(self.events) if e.kind == "start"), {})
         if "n_used" in known and "n_particles" in known:
             known["n_rejected"] = known["n_particles"] - known["n_used"]
         found = self._read("summary.json", _read_json, dict, expected=bool(self.numbers))
@@ -116,17 +114,19 @@ class RunFolder:
         for n in self.numbers:
             name = f"{iteration_folder(self.path, n).name}/summary.json"
             known[n].update(self._read(name, _read_json, dict, expected=True))
-        finished = {e.get("iteration") for e in self.events if e["kind"] == "iteration"}
-        for event in self.events:
-            n = event.get("iteration")
+        # By their names: those of earlier versions say less, and are as good as they are.
+        told = [(e.kind, e.data()) for e in self.events]
+        finished = {data.get("iteration") for kind, data in told if kind == "iteration"}
+        for kind, data in told:
+            n = data.get("iteration")
             if not isinstance(n, int):
                 continue
             # The start of an iteration says nothing if the run was stopped within it.
-            if event["kind"] == "iteration_start" and (n in known or n in finished):
+            if kind == "iteration_start" and (n in known or n in finished):
                 wanted = {"mode", "align_resolution_A"}
-                known.setdefault(n, {}).update({k: event[k] for k in wanted & event.keys()})
-            elif event["kind"] == "iteration":
-                known.setdefault(n, {}).update(event)
+                known.setdefault(n, {}).update({k: data[k] for k in wanted & data.keys()})
+            elif kind == "iteration":
+                known.setdefault(n, {}).update(data)
         return [_iteration(n, known) for n in sorted(known)]
 
     @property

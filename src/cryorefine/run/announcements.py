@@ -1,14 +1,13 @@
 """What a run says of itself through its log: what it works on, what it reaches, what to look at."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 from cryorefine.engine.device import device_name
 from cryorefine.engine.memory import emit_memory
 from cryorefine.engine.threads import threads_of
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, IterationDone, RunStarted
 from cryorefine.settings import RefineSettings
 from cryorefine.state.state import Inputs, State
 
@@ -18,18 +17,19 @@ __all__ = ["emit_iteration", "emit_plans", "emit_start", "warn_of_poses"]
 def emit_start(events: EventLog, inputs: Inputs) -> None:
     """Emit what a run, or a segment of it, works on."""
     events.emit(
-        "start",
-        n_particles=len(inputs.table) + len(inputs.rejected),
-        n_used=len(inputs.table),
-        box_px=inputs.size_px,
-        voxel_A=inputs.voxel_A,
-        symmetry=inputs.group.name,
-        radius_A=inputs.geometry.radius_A,
-        n_half1=int((inputs.half == 1).sum()),
-        n_half2=int((inputs.half == 2).sum()),
-        threads=threads_of(inputs.settings.threads),
-        workers=inputs.settings.workers,
-        device=device_name(inputs.device),
+        RunStarted(
+            n_particles=len(inputs.table) + len(inputs.rejected),
+            n_used=len(inputs.table),
+            box_px=inputs.size_px,
+            voxel_A=inputs.voxel_A,
+            symmetry=inputs.group.name,
+            radius_A=inputs.geometry.radius_A,
+            n_half1=int((inputs.half == 1).sum()),
+            n_half2=int((inputs.half == 2).sum()),
+            threads=threads_of(inputs.settings.threads),
+            workers=inputs.settings.workers,
+            device=device_name(inputs.device),
+        )
     )
     emit_plans(events, inputs)
 
@@ -42,11 +42,10 @@ def emit_plans(events: EventLog, inputs: Inputs) -> None:
 
 
 def emit_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> None:
-    """Emit what an iteration reached; numbers that do not exist are left out."""
+    """Emit what an iteration reached."""
     record = dataclasses.asdict(state.history[-1])
-    known = {k: v for k, v in record.items() if not (isinstance(v, float) and math.isnan(v))}
     spent = {k: summary[k] for k in ("resolution_unmasked_A", "cpu_s", "wall_s")}
-    events.emit("iteration", **known, **spent)
+    events.emit(IterationDone(**record, **spent))
 
 
 def warn_of_poses(

@@ -6,7 +6,6 @@ any moment leaves only whole iterations behind.
 
 import dataclasses
 import json
-import math
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from cryorefine.io.atomic import sync_directory
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.records.particle_tables import as_arrays, from_arrays
+from cryorefine.run.checkpoint_versions import VERSION, migrated
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Evaluation, Poses, State
 
@@ -139,6 +139,7 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 def _arrays(state: State) -> dict[str, Any]:
     """Return all of a state but its volumes."""
     arrays: dict[str, Any] = {
+        "version": np.array(VERSION),
         "iteration": np.array(state.iteration),
         "is_scaled": np.array(state.is_scaled),
         "has_sums": np.array(state.sums is not None),
@@ -209,7 +210,7 @@ def load_state(run: Path, iteration: int) -> tuple[State, dict[str, np.ndarray]]
     Raises
     ------
     InputError
-        If the folder is damaged.
+        If the folder is damaged, or of a version that this one cannot read.
     """
     folder = iteration_folder(run, iteration)
     return _load(folder, None, "remove this iteration's folder to resume from the one before")
@@ -221,11 +222,11 @@ def load_measurements(run: Path, iteration: int) -> tuple[list[IterationRecord],
     Raises
     ------
     InputError
-        If the folder is damaged.
+        If the folder is damaged, or of a version that this one cannot read.
     """
     path = iteration_folder(run, iteration) / "state.npz"
     with _damage_named(path, "restore the folder"):
-        arrays = _read_arrays(path)
+        arrays = migrated(_read_arrays(path), path)
         return _history(arrays), _evaluation(arrays)
 
 
@@ -235,15 +236,17 @@ def load_start(run: Path, number: int) -> tuple[State, dict[str, np.ndarray]]:
     Raises
     ------
     InputError
-        If its folder, or the iteration before it, is damaged.
+        If its folder, or the iteration before it, is damaged or of a version that this one cannot
+        read.
     """
     return _load(segment_folder(run, number), run, "restore the folder")
 
 
 def _load(folder: Path, run: Path | None, do: str) -> tuple[State, dict[str, np.ndarray]]:
     """Read a folder's arrays, and the volumes beside them or of the run's iteration."""
-    with _damage_named(folder / "state.npz", do):
-        arrays = _read_arrays(folder / "state.npz")
+    path = folder / "state.npz"
+    with _damage_named(path, do):
+        arrays = migrated(_read_arrays(path), path)
         volumes = folder
         if run is not None:
             volumes = iteration_folder(run, int(arrays["iteration"]))
@@ -301,9 +304,9 @@ def _state(folder: Path, arrays: dict[str, np.ndarray]) -> State:
         evaluation=evaluation,
         history=_history(arrays),
         previous=_poses(arrays, "previous"),
-        sums=_read_sums(folder / "sums.npz") if arrays.get("has_sums", False) else None,
+        sums=_read_sums(folder / "sums.npz") if arrays["has_sums"] else None,
         own_share=_own_share(arrays),
-        start_A=float(arrays.get("start_A", math.nan)),
+        start_A=float(arrays["start_A"]),
     )
 
 

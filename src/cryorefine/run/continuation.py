@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from cryorefine.errors import InputError
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, ParticlesMatched
 from cryorefine.model.observe import make_group_band
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.records.particle_registry import (
@@ -364,7 +364,7 @@ def _dropped(
         return np.where(match >= 0, registry.dropped[match], "")
     if limit == 0:
         return np.zeros(len(match), "<U1")
-    percentile = None if poses is None else poses.quality.get("percentile")
+    percentile = None if poses is None else poses.scores.percentile
     if percentile is None:
         raise InputError(
             "--keep-above-percentile: the run has no percentiles of its particles yet",
@@ -456,11 +456,12 @@ def _emit_particles(
     kept = np.intersect1d(known, was_used)
     returned = known[registry.half[known] > 0]
     events.emit(
-        "particles",
-        n_kept=len(kept),
-        n_returned=len(np.setdiff1d(returned, was_used)),
-        n_new=len(old_rows) - len(np.union1d(kept, returned)),
-        n_dropped=len(was_used) - len(kept),
+        ParticlesMatched(
+            n_kept=len(kept),
+            n_returned=len(np.setdiff1d(returned, was_used)),
+            n_new=len(old_rows) - len(np.union1d(kept, returned)),
+            n_dropped=len(was_used) - len(kept),
+        )
     )
 
 

@@ -10,11 +10,10 @@ import torch
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
-from cryorefine.events import EventLog, Listener
+from cryorefine.events import EarlyEventLog, EventLog, Listener
 from cryorefine.records.particle_registry import first_registry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.announcements import emit_start
-from cryorefine.run.early_log import EarlyLog
 from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import (
     Clock,
@@ -59,18 +58,18 @@ def first_segment(
     """
     use_threads(settings.threads)
     check_output_folder(output, overwrite=overwrite)
-    early, clock = EarlyLog(listeners), Clock()
+    events, clock = EarlyEventLog(listeners), Clock()
     with ExitStack() as stack:
         with interruptible("nothing has been written yet"):
             opened = open_inputs(settings)
             check_inputs_stay(output, settings, opened.table.stacks)
             engine = stack.enter_context(engine_of(settings, opened.device))
-            prepared = _prepare(opened, early, engine)
+            prepared = _prepare(opened, events, engine)
         with interruptible(
             "no iteration has been made yet; give the command again with --overwrite"
         ):
             segment = _fill_folder(output, opened, prepared, overwrite=overwrite)
-            events = early.continued(output)
+            events.continue_in(output / "events.jsonl")
             emit_start(events, prepared.inputs)
             inputs, screening = prepared.inputs, prepared.screening
             used = np.flatnonzero(screening.is_usable)

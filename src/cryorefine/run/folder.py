@@ -40,6 +40,7 @@ from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 from cryorefine.run.methods_text import methods_text, summary_text
 from cryorefine.settings import RefineSettings
+from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State, unknown_poses
 
 __all__ = [
@@ -262,7 +263,8 @@ def _pose_counts(inputs: Inputs, poses: Poses | None) -> dict[str, int]:
     n = len(inputs.table)
     poses = unknown_poses(n) if poses is None else poses
     lacks, assigned = without_pose(inputs, poses), poses.is_assigned
-    at_limit = poses.quality.get("at_tilt_limit", torch.zeros(n)) == 1
+    at_limit = poses.scores.at_tilt_limit
+    at_limit = torch.zeros(n, dtype=torch.bool) if at_limit is None else at_limit == 1
     outside = assigned & ~can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
     return {
         "n_without_pose": int(lacks.sum()),
@@ -320,15 +322,14 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
     no iteration has come to yet and that the file has no pose of, ``n_pose_of_file`` those that it
     has.
     """
-    quality = poses.quality
     assigned = poses.is_assigned
-    weight = quality["weight"].nan_to_num(0.0)
+    weight = measured(poses.scores.weight).nan_to_num(0.0)
     n_used = int((weight > 0).sum())
     # Alike but for their number: "power 41 times the background's".
     reasons = Counter(re.sub(r"\d+(\.\d+)?", "…", why, count=1) for why in inputs.rejected_reasons)
     means = {
         name: _number(float(values[assigned].nanmean()))
-        for name, values in quality.items()
+        for name, values in poses.scores.columns().items()
         if name not in ("gap", "defocus_group")
     }
     return {
@@ -350,11 +351,10 @@ def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
 
 def _fit_counts(poses: Poses | None) -> dict[str, int]:
     """Return how many particles fit nothing, and how many fit several poses alike."""
-    quality = {} if poses is None else poses.quality
-    if "fits_nothing" not in quality:
+    if poses is None or poses.scores.fits_nothing is None:
         return {"n_fit_nothing": 0, "n_undecided": 0}
-    fits_nothing = quality["fits_nothing"] == 1
-    undecided = (quality["n_effective"] >= DECIDED) & ~fits_nothing
+    fits_nothing = poses.scores.fits_nothing == 1
+    undecided = (measured(poses.scores.n_effective) >= DECIDED) & ~fits_nothing
     return {"n_fit_nothing": int(fits_nothing.sum()), "n_undecided": int(undecided.sum())}
 
 

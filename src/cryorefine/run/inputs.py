@@ -15,7 +15,7 @@ from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
-from cryorefine.events import EventLog
+from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.rotation import matrix_from_euler
@@ -208,7 +208,7 @@ class Opened:
         measured = measure_radius(
             start, voxel_A=self.voxel_A, resolution_A=self.settings.initial_lowpass_angstrom
         )
-        events.emit("radius", radius_A=measured * self.voxel_A)
+        events.emit(RadiusMeasured(radius_A=measured * self.voxel_A))
         return min(measured, largest)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
-from cryorefine.events import EventLog, Listener
+from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.announcements import emit_plans, emit_start
@@ -20,7 +20,6 @@ from cryorefine.run.continuation import (
     begin_segment,
     check_same_particles,
 )
-from cryorefine.run.early_log import EarlyLog
 from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import write_manifest
 from cryorefine.run.inputs import open_inputs, screened_inputs, starting_state
@@ -61,10 +60,8 @@ def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterat
         screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
         half, radius_px = arrays["half"], float(arrays["radius_px"])
         inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
-    events = EventLog(output / "events.jsonl")
-    for listener in listeners:
-        events.subscribe(listener)
-    events.emit("resume", iteration=stopped.state.iteration)
+    events = EventLog(output / "events.jsonl", listeners)
+    events.emit(RunResumed(iteration=stopped.state.iteration))
     emit_plans(events, inputs)
     constants = constants_in(arrays)
     with engine_of(settings, opened.device) as engine:
@@ -87,13 +84,13 @@ def next_segment(
         On Ctrl-C, without memory or disk; the run is as it was then.
     """
     output, number = stopped.output, len(stopped.segments) + 1
-    early = EarlyLog(listeners)
-    early.emit("resume", iteration=stopped.state.iteration)
+    events = EarlyEventLog(listeners)
+    events.emit(RunResumed(iteration=stopped.state.iteration))
     with ExitStack() as stack:
         with interruptible("the run is as it was; give the command again to continue it"):
-            begun = begin_segment(stopped, requested, early, started=timestamp())
+            begun = begin_segment(stopped, requested, events, started=timestamp())
             engine = stack.enter_context(engine_of(begun.settings, begun.opened.device))
-            begun = _started_anew(begun, requested, early, engine)
+            begun = _started_anew(begun, requested, events, engine)
             constants = constants_of(begun.inputs, begun.screening, begun.registry)
 
             def fill(folder: Path) -> None:
@@ -104,8 +101,8 @@ def next_segment(
             extra = {**constants, **progress_arrays(stopped.clock, finished=False)}
             save_start(output, number, begun.state, extra, fill)
             switch_segment(output, [*stopped.segments, begun.segment])
-        events = early.continued(output)
-        events.emit("leg", number=number, **dataclasses.asdict(begun.segment))
+        events.continue_in(output / "events.jsonl")
+        events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))
         emit_start(events, begun.inputs)
         yield RunningSegment(
             output,

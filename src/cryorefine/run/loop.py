@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import StoppedEarly
-from cryorefine.events import Listener
+from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, warn_of_poses
 from cryorefine.run.continuation import Changes
@@ -111,7 +111,7 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
         safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
             with interruptible(safe):
-                events.emit("iteration_start", **dataclasses.asdict(plan))
+                events.emit(IterationBegun(**dataclasses.asdict(plan)))
                 state = advance(inputs, state, plan, events, running.engine, is_over=is_over)
                 plan = following(state.history)
                 summary = commit(running, state, finished=plan is None)
@@ -120,10 +120,10 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                     report.write_if_cheap()
         except StoppedEarly as stop:
             with suppress(OSError):  # the disk may be what stopped it
-                events.emit("stopped", message=str(stop))
+                events.emit(RunStopped(message=str(stop)))
                 report.write()
             raise
     warn_of_poses(events, output, inputs.settings, summary)
-    events.emit("end", **summary)
+    events.emit(RunEnded(**summary))
     report.write()
     return summary

@@ -18,6 +18,7 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import Geometry, IterationRecord
+from cryorefine.state.scores import ParticleScores
 
 __all__ = ["Evaluation", "Inputs", "OtherPoses", "Poses", "State", "unknown_poses"]
 
@@ -148,7 +149,7 @@ class OtherPoses:
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """Pose and quality of every particle; arrays of length n.
+    """Pose and scores of every particle; arrays of length n.
 
     Attributes
     ----------
@@ -156,9 +157,9 @@ class Poses:
         Object-to-image matrices, float64.
     shift_A
         (x, y) that centres the image.
-    quality
-        Columns by name, as :class:`~cryorefine.assign.align.BatchPoses` defines them; empty
-        before the first assignment, and NaN for particles that have not been assigned yet.
+    scores
+        What was measured beside the pose; empty before the first assignment, and NaN for particles
+        that have not been assigned yet.
     covariance
         Of (rotation vector in the image frame in radians, shift in ångströms); None before the
         first assignment.
@@ -171,7 +172,7 @@ class Poses:
 
     rotations: Float[Tensor, "n 3 3"]
     shift_A: Float[Tensor, "n 2"]
-    quality: dict[str, Float[Tensor, "n"]] = field(default_factory=dict)
+    scores: ParticleScores = field(default_factory=ParticleScores)
     covariance: Float[Tensor, "n 5 5"] | None = None
     optics: Float[Tensor, "n v"] | None = None
     others: OtherPoses | None = None
@@ -179,26 +180,24 @@ class Poses:
     @property
     def is_assigned(self) -> Bool[Tensor, "n"]:
         """Which poses this run has found."""
-        if not self.quality:
+        if self.scores.score is None:
             return torch.zeros(len(self.rotations), dtype=torch.bool)
-        return ~self.quality["score"].isnan()
+        return ~self.scores.score.isnan()
 
     def select(self, rows: np.ndarray) -> "Poses":
         """Return those of some particles."""
         index = torch.from_numpy(rows)
-        quality = {name: column[index] for name, column in self.quality.items()}
         covariance = None if self.covariance is None else self.covariance[index]
         optics = None if self.optics is None else self.optics[index]
         others = None if self.others is None else self.others.select(rows)
-        return Poses(
-            self.rotations[index], self.shift_A[index], quality, covariance, optics, others
-        )
+        scores = self.scores.select(index)
+        return Poses(self.rotations[index], self.shift_A[index], scores, covariance, optics, others)
 
     @staticmethod
     def join(parts: "list[Poses]") -> "Poses":
         """Return the poses of several sets of particles, one after the other.
 
-        All have the same columns of quality and other arrays, or none has.
+        All have the same scores and other arrays, or none has.
         """
         covariance = [part.covariance for part in parts if part.covariance is not None]
         optics = [part.optics for part in parts if part.optics is not None]
@@ -211,7 +210,7 @@ class Poses:
         return Poses(
             torch.cat([part.rotations for part in parts]),
             torch.cat([part.shift_A for part in parts]),
-            {name: torch.cat([part.quality[name] for part in parts]) for name in parts[0].quality},
+            ParticleScores.join([part.scores for part in parts]),
             torch.cat(covariance) if covariance else None,
             torch.cat(optics) if optics else None,
             OtherPoses.join(others) if others else None,
@@ -228,7 +227,7 @@ class Poses:
         return Poses(
             put(self.rotations, part.rotations),
             put(self.shift_A, part.shift_A),
-            {name: put(self.quality.get(name), new) for name, new in part.quality.items()},
+            self.scores.updated(index, part.scores, len(self.rotations)),
             None if part.covariance is None else put(self.covariance, part.covariance),
             None if part.optics is None else put(self.optics, part.optics, 0.0),
             self._updated_others(index, part.others),

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 
 __all__ = ["pose_change", "stability_weight"]
 
@@ -19,7 +19,7 @@ def pose_change(
     shift_A: Float[Tensor, "n 2"],
     earlier_rotations: Float[Tensor, "n 3 3"],
     earlier_shift_A: Float[Tensor, "n 2"],
-    group: SymmetryGroup,
+    group: Symmetry,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Return how far each pose is from an earlier one, as an angle and a distance.
 

@@ -1,0 +1,126 @@
+"""A symmetry that is no point group, where only the protocol of one is asked for."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from cryorefine.assign.align import can_be_tilted
+from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.evaluate.calibration import pose_errors
+from cryorefine.evaluate.coverage import direction_histogram
+from cryorefine.geometry.protocol import Symmetry
+from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
+from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.reconstruct.crowding import slice_density
+from cryorefine.reconstruct.symmetrise import coset_representatives
+from cryorefine.weigh.stability import pose_change
+
+TWIST_RAD = math.radians(27.3)  # no part of a full turn: the operators never close
+
+
+@dataclass(frozen=True, eq=False)
+class Twist:
+    """The turns of a helix about an axis, up to ``reach`` steps either way."""
+
+    axis: tuple[float, float, float]
+    reach: int = 2
+    name: str = "twist"
+
+    @property
+    def order(self) -> int:
+        return 2 * self.reach + 1
+
+    @property
+    def matrices(self) -> torch.Tensor:
+        steps = sorted(range(-self.reach, self.reach + 1), key=abs)
+        axis = torch.tensor(self.axis, dtype=torch.float64)
+        return torch.stack([matrix_from_rotvec(k * TWIST_RAD * axis) for k in steps])
+
+    def equivalents(self, pose):
+        return torch.stack([pose @ m for m in self.matrices.to(pose)], -3)
+
+    def nearest(self, pose, target):
+        copies = self.equivalents(pose)
+        found = [
+            c[geodesic_angle(c, t.expand_as(c)).argmin()]
+            for c, t in zip(copies, target, strict=True)
+        ]
+        return torch.stack(found)
+
+    def distance(self, a, b):
+        copies = self.equivalents(a)
+        angles = [geodesic_angle(copies[..., g, :, :], b) for g in range(self.order)]
+        return torch.stack(angles).amin(0)
+
+
+ABOUT_Z, ABOUT_X = Twist((0.0, 0.0, 1.0)), Twist((1.0, 0.0, 0.0))
+
+
+def poses(n: int) -> torch.Tensor:
+    return random_rotations(n, torch.Generator().manual_seed(n))
+
+
+def turned(rotations: torch.Tensor, steps: int) -> torch.Tensor:
+    turn = torch.tensor([0.0, 0.0, steps * TWIST_RAD], dtype=torch.float64)
+    return rotations @ matrix_from_rotvec(turn)
+
+
+@pytest.mark.parametrize("symmetry", [ABOUT_Z, parse_symmetry("c1"), parse_symmetry("i2")])
+def test_point_groups_and_others_fulfil_the_protocol(symmetry):
+    assert isinstance(symmetry, Symmetry)
+    assert symmetry.matrices.shape == (symmetry.order, 3, 3)
+    assert torch.equal(symmetry.matrices[0], torch.eye(3, dtype=torch.float64))
+
+
+def test_poses_a_twist_apart_are_the_same_to_what_compares_them():
+    before, shift_A = poses(20), torch.zeros(20, 2, dtype=torch.float64)
+    angle_deg, _ = pose_change(turned(before, 2), shift_A, before, shift_A, ABOUT_Z)
+    assert float(angle_deg.max()) < 1e-4
+    # Three steps are one more than its operators reach.
+    angle_deg, _ = pose_change(turned(before, 3), shift_A, before, shift_A, ABOUT_Z)
+    torch.testing.assert_close(
+        angle_deg, torch.full_like(angle_deg, math.degrees(TWIST_RAD)), rtol=1e-6, atol=1e-6
+    )
+    errors = pose_errors(turned(before, -2), shift_A, before, shift_A, ABOUT_Z)
+    assert float(errors.abs().max()) < 1e-6
+
+
+def test_an_images_own_noise_counts_at_all_copies_of_its_pose():
+    inserted = poses(6)
+    bonus = torch.full((6, 1), 3.0, dtype=torch.float64)
+    own = OwnNoise(inserted[:, None], bonus, reach_rad=math.radians(5))
+    image_of = torch.arange(6)
+    assert own.at(turned(inserted, 1), image_of, ABOUT_Z).tolist() == [3.0] * 6
+    assert own.at(turned(inserted, 1), image_of, parse_symmetry("c1")).tolist() == [0.0] * 6
+
+
+def test_a_pose_can_be_tilted_where_one_of_its_copies_can():
+    # About x, the copies of the untilted pose are tilted by none, one and two steps.
+    pose = torch.eye(3, dtype=torch.float64)[None]
+    low = math.degrees(2 * TWIST_RAD)
+    for tilt_deg, is_possible in ((low - 1, True), (low + 1, False)):
+        limits = (math.radians(tilt_deg), math.pi / 2)
+        assert can_be_tilted(pose, ABOUT_X, limits).tolist() == [is_possible]
+    assert can_be_tilted(pose, ABOUT_Z, (0.1, math.pi / 2)).tolist() == [False]
+
+
+def test_all_copies_of_views_are_counted():
+    rotations, weights = poses(30), torch.ones(30)
+    every = ABOUT_Z.equivalents(rotations).flatten(0, 1)
+    nothing = parse_symmetry("c1")
+    _, density = direction_histogram(rotations, ABOUT_Z)
+    _, expected = direction_histogram(every, nothing)
+    torch.testing.assert_close(density, expected)
+    directions = torch.nn.functional.normalize(
+        torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), dim=1
+    )
+    density = slice_density(directions, rotations, weights, ABOUT_Z, band=0.1)
+    expected = slice_density(directions, every, torch.ones(len(every)), nothing, band=0.1)
+    torch.testing.assert_close(density, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_needs_a_closed_group_does_not_take_one_that_is_open():
+    with pytest.raises(TypeError):
+        coset_representatives(ABOUT_Z)  # pyright: ignore[reportArgumentType]
