@@ -178,7 +178,7 @@ def test_a_stopped_run_with_an_option_makes_the_iterations_that_were_left(
     tiny_set, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    stop_at(monkeypatch, loop_module, "iterate", 2)
+    stop_at(monkeypatch, loop_module, "advance", 2)
     with pytest.raises(StoppedEarly):
         refine(tiny_settings(tiny_set, iterations=3), run)
     monkeypatch.undo()
@@ -207,8 +207,8 @@ def assert_same_end(folder: Path, other: Path):
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (loop_module, "iterate", 1),
-        (loop_module, "iterate", 2),
+        (loop_module, "advance", 1),
+        (loop_module, "advance", 2),
         (running_segment_module, "save_state", 2),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_kill_between_two_writes_leaves_the_old_segment_or_the_new_one(
 def test_a_command_that_is_given_again_before_an_iteration_begins_the_same_segment(
     run, second_segment, monkeypatch
 ):
-    stop_at(monkeypatch, loop_module, "iterate", 1)
+    stop_at(monkeypatch, loop_module, "advance", 1)
     with pytest.raises(StoppedEarly):
         resume(run, changes=CHANGES)
     monkeypatch.undo()

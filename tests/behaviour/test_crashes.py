@@ -31,7 +31,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     small_set, finished, tmp_path, monkeypatch, stop_at
 ):
     calls = {"n": 0}
-    stages = {"assign": (loop_module, "iterate"), "commit": (running_segment_module, "save_state")}
+    stages = {"assign": (loop_module, "advance"), "commit": (running_segment_module, "save_state")}
     module, name = stages[stop_at]
     original = getattr(module, name)
 
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
     small_set, tmp_path, monkeypatch, error, message
 ):
-    original, calls = loop_module.iterate, {"n": 0}
+    original, calls = loop_module.advance, {"n": 0}
 
     def second_fails(*args, **kwargs):
         calls["n"] += 1
@@ -127,7 +127,7 @@ def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop_module, "iterate", second_fails)
+    monkeypatch.setattr(loop_module, "advance", second_fails)
     with pytest.raises(StoppedEarly, match=message):
         refine(settings_for(small_set, iterations=2), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]

@@ -337,7 +337,7 @@ def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_pose
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop_module, "iterate", interrupted)
+    monkeypatch.setattr(loop_module, "advance", interrupted)
     with pytest.raises(StoppedEarly):
         run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star",
             reference=(noisy / "reference.mrc",), alignment=first, iterations=1)  # fmt: skip

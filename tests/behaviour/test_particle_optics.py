@@ -22,6 +22,7 @@ from cryorefine.refine.reference import reference_grid
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.state.particle_batches import half_optics
+from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses
 from tests.kernels.problems import exact_slices, relative_error
 
@@ -111,7 +112,7 @@ def test_grey_scales_follow_the_particles_and_have_mean_one(fine_set, refined):
 def test_a_stopped_run_goes_on_with_the_particles_own_values(
     fine_set, misjudged, refined, tmp_path, monkeypatch
 ):
-    original, calls = loop_module.iterate, []
+    original, calls = loop_module.advance, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -124,7 +125,7 @@ def test_a_stopped_run_goes_on_with_the_particles_own_values(
         fine_set, misjudged[0], iterations=3, refine_defocus=True, refine_grey=True,
         max_defocus_change_angstrom=2000.0,
     )  # fmt: skip
-    monkeypatch.setattr(loop_module, "iterate", interrupted)
+    monkeypatch.setattr(loop_module, "advance", interrupted)
     with pytest.raises(StoppedEarly):
         refine(settings, tmp_path / "run", overwrite=True)
     monkeypatch.undo()
@@ -203,8 +204,8 @@ def test_residuals_end_where_magnified_slices_would_leave_the_reference(small_se
     n, reference_A = len(inputs.table), 12.0
     rotations = random_rotations(n, torch.Generator().manual_seed(0))
     zeros = torch.zeros(n, 2, dtype=torch.float64)
-    weight = {"weight": torch.ones(n)}
-    poses = Poses(rotations, zeros, quality=weight, optics=all_magnified(inputs, 0.1))
+    scores = ParticleScores(weight=torch.ones(n, dtype=torch.float64))
+    poses = Poses(rotations, zeros, scores, optics=all_magnified(inputs, 0.1))
     volume = read_volume(small_set / "truth_map.mrc").data
     grid = reference_grid(inputs, 0.3 * volume / volume.std(), reference_A)
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
-from cryorefine.expectation.grey_scale import find_grey_scale, scale_references
+from cryorefine.expectation.grey_scale import find_grey_scales, scale_references
 from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_volume
@@ -58,7 +59,7 @@ def test_the_poses_of_a_file_make_half_maps_of_the_truth_to_start_from(true_pose
     inputs, state = true_poses
     log, events = EventLog(), []
     log.subscribe(events.append)
-    begun_state = reconstruct_start(inputs, state, log)
+    begun_state = reconstruct_start(inputs, state, log, SerialEngine())
     for reference in begun_state.references:
         assert correlation(reference, truth) > 0.9
     assert begun_state.is_scaled
@@ -69,18 +70,19 @@ def test_the_poses_of_a_file_make_half_maps_of_the_truth_to_start_from(true_pose
     poses = dataclasses.replace(
         state.poses, rotations=random_rotations(80, torch.Generator().manual_seed(0))
     )
-    lost = reconstruct_start(inputs, dataclasses.replace(state, poses=poses), log)
+    lost = reconstruct_start(inputs, dataclasses.replace(state, poses=poses), log, SerialEngine())
     assert lost.start_A > 1.3 * begun_state.start_A
 
 
 def test_a_reference_of_any_grey_scale_is_brought_to_that_of_the_images(true_poses, truth):
     inputs, state = true_poses
-    own = find_grey_scale(inputs, state, reference_grid(inputs, truth, 16.0), PLAN, 1)
+    both = (reference_grid(inputs, truth, 16.0),) * 2
+    own, _ = find_grey_scales(inputs, state, both, PLAN, SerialEngine())
     assert own.factor > 0
     strong, weak = 10.0 * truth, 0.1 * truth
     grids = (reference_grid(inputs, strong, 16.0), reference_grid(inputs, weak, 16.0))
     state = dataclasses.replace(state, references=(strong, weak), is_scaled=False)
-    scaled, grids_scaled = scale_references(inputs, state, grids, PLAN, EventLog())
+    scaled, grids_scaled = scale_references(inputs, state, grids, PLAN, EventLog(), SerialEngine())
     assert scaled.is_scaled
     torch.testing.assert_close(scaled.references[0], own.factor * truth, rtol=1e-3, atol=1e-6)
     # The other half measures its own: the same but for its noise.
@@ -96,7 +98,7 @@ def test_a_reference_of_inverted_contrast_is_warned_of(true_poses, truth):
     log, events = EventLog(), []
     log.subscribe(events.append)
     state = dataclasses.replace(state, references=(-truth, -truth), is_scaled=False)
-    scale_references(inputs, state, (grid, grid), PLAN, log)
+    scale_references(inputs, state, (grid, grid), PLAN, log, SerialEngine())
     warnings = [e.message for e in events if e.kind == "warning"]
     assert len(warnings) == 2
     assert all("inverted" in w for w in warnings)
@@ -105,9 +107,13 @@ def test_a_reference_of_inverted_contrast_is_warned_of(true_poses, truth):
 def test_images_are_most_like_the_model_at_their_own_poses(true_poses, truth):
     inputs, state = true_poses
     grid = reference_grid(inputs, truth, 12.0)
-    right = measure_image_similarity(inputs, state, state.poses, (grid, grid), 12.0, EventLog())
+    right = measure_image_similarity(
+        inputs, state, state.poses, (grid, grid), 12.0, EventLog(), SerialEngine()
+    )
     turned = dataclasses.replace(state.poses, rotations=state.poses.rotations.roll(1, 0))
-    wrong = measure_image_similarity(inputs, state, turned, (grid, grid), 12.0, EventLog())
+    wrong = measure_image_similarity(
+        inputs, state, turned, (grid, grid), 12.0, EventLog(), SerialEngine()
+    )
     assert set(right) == {"correlation_index", "correlation_mask", "correlation_weight", "imed"}
     assert all(len(values) == 80 for values in right.values())
     for name in ("correlation_index", "correlation_weight"):

@@ -1,20 +1,26 @@
 import ctypes
 import os
+from threading import Thread
 
-import numba
 import pytest
 import torch
 
+from cryorefine.compiled import kernel_threads, use_kernel_threads
 from cryorefine.engine import threads
-from cryorefine.engine.threads import available_cpus, release_memory, use_threads
+from cryorefine.engine.threads import (
+    available_cpus,
+    begin_worker,
+    release_memory,
+    use_threads,
+)
 
 
 @pytest.fixture(autouse=True)
-def pools_as_they_were():
-    before = torch.get_num_threads(), numba.get_num_threads()
+def numbers_as_they_were():
+    before = torch.get_num_threads(), kernel_threads()
     yield
     torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    use_kernel_threads(before[1])
 
 
 def test_the_cpus_are_those_that_this_process_may_use_not_those_of_the_machine(monkeypatch):
@@ -31,19 +37,30 @@ def test_where_the_system_does_not_tell_all_cpus_of_the_machine_are_used(monkeyp
     assert available_cpus() == 1
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_both_thread_pools_get_the_same_number(count):
-    count = min(count, numba.config.NUMBA_NUM_THREADS)
+@pytest.mark.parametrize("count", [1, 2, 99])
+def test_the_kernels_get_the_threads_and_torch_one(count):
     assert use_threads(count) == count
-    assert torch.get_num_threads() == numba.get_num_threads() == count
+    assert (kernel_threads(), torch.get_num_threads()) == (count, 1)
 
 
-def test_no_more_threads_are_used_than_numba_has(monkeypatch):
-    most = numba.config.NUMBA_NUM_THREADS
-    assert use_threads(most + 5) == most
-    assert torch.get_num_threads() == numba.get_num_threads() == most
-    monkeypatch.setattr(threads, "available_cpus", lambda: 1)
-    assert use_threads(None) == 1
+def test_without_a_number_there_is_a_thread_for_each_cpu(monkeypatch):
+    monkeypatch.setattr(threads, "available_cpus", lambda: 3)
+    assert use_threads(None) == kernel_threads() == 3
+
+
+def test_each_thread_has_a_number_of_its_own():
+    use_threads(5)
+    found = []
+
+    def look():
+        begin_worker(2)
+        found.append((kernel_threads(), torch.get_num_threads()))
+
+    thread = Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [(2, 1)]
+    assert kernel_threads() == 5
 
 
 @pytest.mark.skipif(
