@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryorefine.assign.particle_optics import N_VALUES
+from cryorefine.engine.serial import SerialEngine
 from cryorefine.evaluate.calibration import chi_squared, pose_errors
 from cryorefine.events import EventLog
 from cryorefine.expectation.pose_uncertainty import calibrate_covariance
@@ -79,7 +80,7 @@ def test_uncertainties_are_measured_with_the_particles_own_magnifications(finish
         log, found = EventLog(), []
         log.subscribe(found.append)
         first, second = (reference_grid(inputs, v, resolution_A) for v in references)
-        calibrate_covariance(inputs, state, poses, (first, second), plan, log)
+        calibrate_covariance(inputs, state, poses, (first, second), plan, log, SerialEngine())
         return found[-1].variance_factor
 
     plain = factor(state.references, state.poses)

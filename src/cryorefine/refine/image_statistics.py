@@ -79,14 +79,15 @@ class ScreenImages:
         for part, batch in self.images.batches(block.rows, size, self.device):
             statistics = image_statistics(batch, float(self.radius_px[g]))
             found = [""] * len(part)
-            for k in torch.nonzero(statistics.std == 0).flatten().tolist():
+            spread = statistics.std.cpu()
+            for k in torch.nonzero(spread == 0).flatten().tolist():
                 finite = bool(torch.isfinite(batch[k]).all())
                 found[k] = "constant" if finite else "NaN or infinite pixels"
             energy = _energy(batch, statistics).cpu()
             for k in torch.nonzero(energy > self.max_energy).flatten().tolist():
                 found[k] = f"power {float(energy[k]):.0f} times the background's"
             mean.append(statistics.mean.cpu())
-            std.append(statistics.std.cpu())
+            std.append(spread)
             reasons += found
             done(len(part))
         return Found(ImageStatistics(torch.cat(mean), torch.cat(std)), tuple(reasons))
