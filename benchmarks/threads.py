@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryorefine.events import Event, WorkAdvanced
 from cryorefine.run.loop import refine
 from cryorefine.settings import make_settings
 from trial import markdown, number
@@ -35,11 +36,11 @@ class StageClock:
         self.spent_s: dict[str, float] = defaultdict(float)
         self._last_s = time.perf_counter()
 
-    def __call__(self, event: dict) -> None:
+    def __call__(self, event: Event) -> None:
         """Take an event of a run."""
         now_s = time.perf_counter()
-        stage = event["stage"] if event["kind"] == "progress" else _REST
-        if event["kind"] == "search":
+        stage = event.stage if isinstance(event, WorkAdvanced) else _REST
+        if event.kind == "search":
             stage = "preparing searches"
         self.spent_s[stage] += now_s - self._last_s
         self._last_s = now_s

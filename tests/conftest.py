@@ -21,8 +21,8 @@ install_import_hook(
             "geometry", "fourier.band", "fourier.crop", "fourier.fft", "fourier.filter",
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
             "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
-            "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "refine",
-            "run", "api",
+            "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "settings",
+            "state", "expectation", "refine", "records", "run", "api",
         )
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

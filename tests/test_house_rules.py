@@ -26,7 +26,7 @@ LARGE_FUNCTIONS: dict[str, int] = {}
 MANY_PARAMETERS: dict[str, int] = {}
 """Public functions of too many parameters, and how many they may have until they are divided."""
 
-LARGE_ROOMS = {"refine": 4000}
+LARGE_ROOMS: dict[str, int] = {}
 """Rooms of too many lines, and how many (in hundreds) they may have until they are divided."""
 
 

@@ -111,8 +111,8 @@ class Hunted(ProcessEngine):
             if done is not None:
                 done(count)
 
-        if name == "PrepareSearch" and name not in self.killed:
-            # It tells of nothing: its worker is killed before it begins.
+        if name in ("MeasureAmplitude", "PrepareSearch") and name not in self.killed:
+            # They tell of nothing: a worker is killed before it begins.
             super().map(task, blocks[:1])
             self.killed.add(name)
             os.kill(self._workers[0].process.pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_a_run_resumed_with_other_workers_ends_with_the_same_bits(
     run, heard = tmp_path / "run", []
 
     def stop_in_the_second(event) -> None:
-        heard.append(event["kind"])
+        heard.append(event.kind)
         if heard.count("iteration_start") == 2:
             raise KeyboardInterrupt
 

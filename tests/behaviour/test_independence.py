@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import cryorefine.refine.iteration as iteration_module
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_stack_header, write_stack
+from cryorefine.refine import iteration as iteration_module
 from cryorefine.refine.advance import advance
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine

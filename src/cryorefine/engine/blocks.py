@@ -14,10 +14,6 @@ _MAX_PARTICLES = 2000
 """Particles of a block: what is lost with a worker takes seconds to do again, and what it takes
 to hand over a block, some milliseconds, is nothing beside that."""
 
-_MIN_PARTICLES = 64
-"""Smaller blocks would leave the products of a search half empty: batches of 64 images take 1.1
-times as long for each image as batches of 128."""
-
 _MIN_BLOCKS = 16
 """So many blocks of each half, where there are particles enough, keep 16 workers busy to the
 end."""
@@ -50,13 +46,19 @@ class Block(Rows):
     """A piece of work: some of the particles that the same is done with."""
 
 
-def plan_blocks(parts: Iterable[Rows]) -> list[Block]:
+def plan_blocks(parts: Iterable[Rows], *, smallest: int = 64) -> list[Block]:
     """Cut parts into blocks of nearly equal size, no larger than the particles allow.
 
     A pure function of the particles: neither the number of workers nor their memory changes it,
     so that results do not depend on these to the bit. Nor do the blocks of a half depend on the
     other half. Parts of different halves take turns, which lets two workers begin with one half
     each. Parts without particles give no block.
+
+    Parameters
+    ----------
+    smallest
+        Particles of a block where there are enough. Smaller ones would leave the products of a
+        search half empty; a GPU, which does one block after the other, needs larger ones.
     """
     parts = [part for part in parts if len(part.rows)]
     totals = Counter[int]()
@@ -65,7 +67,7 @@ def plan_blocks(parts: Iterable[Rows]) -> list[Block]:
     cut = []
     for part in parts:
         share = math.ceil(totals[part.half] / _MIN_BLOCKS)
-        size = min(_MAX_PARTICLES, max(_MIN_PARTICLES, share))
+        size = min(_MAX_PARTICLES, max(smallest, share))
         pieces = np.array_split(part.rows, math.ceil(len(part.rows) / size))
         cut.append([Block(part.half, part.geometry, part.action, rows) for rows in pieces])
     # Sorted by their place within the part: the first ones of all parts come first.

@@ -50,7 +50,7 @@ _GRIDS_PER_SUM, _GRIDS_BESIDE_SUMS = 1.5, 3.0
 _BATCHES = 4.0  # in the size of one, for each thread
 # Measured as above: what every run holds, what a search keeps, what each particle's values take.
 _ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
-_TABLE_BYTES = 90 << 20  # while a search is prepared, when there are no sums yet
+_TABLE_BYTES = 90 << 20  # of both halves, while poses are searched, when there are no sums yet
 _PROCESS_BYTES = 350 << 20  # what the libraries take in each worker process
 _SPARE = 0.9
 """Share of the free memory that a run may use as it likes: predictions are 10 % exact."""
@@ -81,6 +81,11 @@ class MemoryPlan:
     largest_batch: int
     peak_bytes: int
     free_bytes: int
+
+    @property
+    def smallest_block(self) -> int:
+        """Particles of a block, where there are enough, whose batches are at least half full."""
+        return self.largest_batch // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +146,7 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
         grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
         images = image_bytes(run.size_px) * min(_LARGEST_BATCH, run.n_particles // 2)
         batches = _BATCHES * min(batch_bytes, images) * run.threads
-        # The tables of both halves are kept while poses are searched.
-        volumes = max(grids * grid, 2 * _TABLE_BYTES if run.searches else 0)
+        volumes = max(grids * grid, _TABLE_BYTES if run.searches else 0)
         peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 

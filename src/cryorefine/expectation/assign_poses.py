@@ -108,7 +108,7 @@ def assign_poses(
         counted += count
         events.emit(WorkAdvanced(stage=stage, done=counted, total=len(inputs.table)))
 
-    blocks = plan_blocks(parts)
+    blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     found = FoundPoses.join(engine.map(task, blocks, done))
     rows = np.concatenate([block.rows for block in blocks])
     poses = found.poses.select(np.argsort(rows))

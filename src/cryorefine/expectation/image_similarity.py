@@ -87,11 +87,12 @@ def measure_image_similarity(
     transfer, both down to a resolution, within the particle's radius.
     """
     optics = both_optics(inputs, state, resolution_A, poses.optics)
-    blocks = plan_blocks(
+    parts = [
         part
         for half in (1, 2)
         for part in rows_by_geometry(inputs.table, inputs.half, optics[half - 1], half)
-    )
+    ]
+    blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     radius_A = inputs.radius_px * inputs.voxel_A
     task = CompareImages(particle_stack(inputs), optics, grids, poses, radius_A)
     counted = 0

@@ -88,11 +88,12 @@ def calibrate_covariance(
     """
     optics = both_optics(inputs, state, plan.align_resolution_A, poses.optics)
     every = max(1, len(inputs.table) // (2 * _SAMPLE))
-    blocks = plan_blocks(
+    parts = [
         replace(part, rows=part.rows[::every])
         for half in (1, 2)
         for part in rows_by_geometry(inputs.table, inputs.half, optics[half - 1], half)
-    )
+    ]
+    blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     max_turn_rad = plan.align_resolution_A / inputs.geometry.radius_A
     task = SplitImages(particle_stack(inputs), optics, grids, poses, max_turn_rad)
     apart = engine.map(task, blocks)

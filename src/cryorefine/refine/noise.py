@@ -112,7 +112,7 @@ def initial_noise(
     parts = [
         part for half in (1, 2) for part in rows_by_geometry(table, half_of, optics[half - 1], half)
     ]
-    blocks = plan_blocks(parts)
+    blocks = plan_blocks(parts, smallest=stack.memory.smallest_block)
     found = engine.map(MeasurePower(stack, optics), blocks, done)
     spectra = []
     for half in (1, 2):

@@ -62,7 +62,7 @@ def resume(
     """Continue a run from its last whole iteration.
 
     With its own settings a run that has ended is left as it is, and the result is the same, bit
-    by bit, as that of a run that was never stopped, given the same number of threads.
+    by bit, as that of a run that was never stopped.
 
     With changes a new segment begins: all settings hold but for those given now. A run that has
     ended makes as many iterations again as its settings say, one that was stopped makes the rest;
