@@ -70,7 +70,8 @@ def test_twice_the_box_needs_much_more(run):
     bare = {**run, **nothing, "n_particles": 2, "searches": False}
     large = {**bare, "size_px": 2 * bare["size_px"]}
     small_peak, large_peak = (planned(r, 10**15).peak_bytes for r in (bare, large))
-    assert 5 < large_peak / small_peak < 9  # eight times the voxels, and what is always needed
+    # Eight times the voxels; what is always needed, and that fewer sums of large grids are held.
+    assert 4.5 < large_peak / small_peak < 9
 
 
 @given(run=runs, free=st.integers(0, 10**11))

@@ -16,7 +16,7 @@ _LARGEST_BATCH = 1024
 # compared with their models, and while they are searched; what a search keeps beside.
 _GRIDS = 11.0
 # Counted as above: 4.8 batches were found (docs/decisions.md, memory of a GPU).
-_BATCHES, _BATCHES_SEARCHING, _SEARCH_BYTES = 5.5, 2.2, 1700 << 20
+_BATCHES, _BATCHES_SEARCHING, _SEARCH_BYTES = 4.5, 2.2, 1700 << 20
 # Share of the free memory that a plan may use: the rest is for errors of the prediction.
 _SPARE = 0.9
 
