@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-__all__ = ["Block", "Rows", "plan_blocks"]
+__all__ = ["Block", "Rows", "plan_blocks", "rows_in_order"]
 
 _MAX_PARTICLES = 2000
 """Particles of a block: what is lost with a worker takes seconds to do again, and what it takes
@@ -73,3 +73,8 @@ def plan_blocks(parts: Iterable[Rows], *, smallest: int = 64) -> list[Block]:
     # Sorted by their place within the part: the first ones of all parts come first.
     placed = [(place, block) for blocks in cut for place, block in enumerate(blocks)]
     return [block for _, block in sorted(placed, key=lambda item: item[0])]
+
+
+def rows_in_order(blocks: Sequence[Block]) -> Int[np.ndarray, "n"]:
+    """Return what puts results that follow each other as the blocks do into the table's order."""
+    return np.argsort(np.concatenate([block.rows for block in blocks]))

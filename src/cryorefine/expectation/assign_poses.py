@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
 from cryorefine.assign.particle_optics import N_VALUES
-from cryorefine.engine.blocks import Block, Rows, plan_blocks
+from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
+from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Engine
-from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.events import EventLog
 from cryorefine.expectation.find_poses import FindPoses, FoundPoses
 from cryorefine.expectation.grey_scale import common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
@@ -101,18 +102,12 @@ def assign_poses(
         prior=prior,
     )
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
-    counted = 0
-
-    def done(count: int) -> None:
-        nonlocal counted
-        counted += count
-        events.emit(WorkAdvanced(stage=stage, done=counted, total=len(inputs.table)))
-
+    done = told_as(stage, events, len(inputs.table))
     blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     found = FoundPoses.join(engine.map(task, blocks, done))
-    rows = np.concatenate([block.rows for block in blocks])
-    poses = found.poses.select(np.argsort(rows))
-    power = found.model_power[torch.from_numpy(np.argsort(rows))]
+    order = rows_in_order(blocks)
+    poses = found.poses.select(order)
+    power = found.model_power[torch.from_numpy(order)]
     missed_fraction = _missed_fraction(blocks, found)
     return _completed(inputs, state, poses, power, blocks, missed_fraction, plan)
 

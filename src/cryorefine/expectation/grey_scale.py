@@ -24,6 +24,7 @@ from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     both_optics,
+    group_counts,
     particle_stack,
     poses_of,
     rows_by_geometry,
@@ -34,8 +35,8 @@ from cryorefine.state.state import Inputs, Poses, State
 __all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
 
 _SAMPLE = 64
-"""Images of each half and optics group that the grey scale is found with: a sum over all poses of
-each costs 10 ms. Right to some per cent down to SNR 0.005 (``docs/decisions.md``, "Grey scale by
+"""Images of each half and sampling geometry that the grey scale is found with: a sum over all poses
+of each costs 10 ms. Right to some per cent down to SNR 0.005 (``docs/decisions.md``, "Grey scale by
 the evidence, not by the best pose")."""
 
 _GRID_POSES = 1.5e5
@@ -166,9 +167,7 @@ def _grey_scale(
     inputs: Inputs, optics: HalfOptics, half: int, found: dict[int, Amplitude]
 ) -> GreyScale:
     """Put what the geometries show together."""
-    counts = np.bincount(
-        inputs.table.optics_index[inputs.half == half], minlength=len(inputs.optics)
-    )
+    counts = group_counts(inputs.table, inputs.half, half)
     none = Amplitude(0.0, 0.0, math.nan)
     by_group = [found.get(geometry, none) for geometry in optics.geometry_of]
     cross, power = (np.array([getattr(a, k) for a in by_group]) for k in ("cross", "power"))

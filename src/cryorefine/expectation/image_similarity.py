@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cryorefine.assign.image_scores import image_scores
 from cryorefine.assign.particle_optics import magnified
-from cryorefine.engine.blocks import Block, plan_blocks
+from cryorefine.engine.blocks import Block, plan_blocks, rows_in_order
+from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.events import EventLog
 from cryorefine.fourier.fft import image_from_half
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
@@ -95,13 +95,7 @@ def measure_image_similarity(
     blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     radius_A = inputs.radius_px * inputs.voxel_A
     task = CompareImages(particle_stack(inputs), optics, grids, poses, radius_A)
-    counted = 0
-
-    def done(count: int) -> None:
-        nonlocal counted
-        counted += count
-        events.emit(WorkAdvanced(stage="comparing images", done=counted, total=len(inputs.table)))
-
+    done = told_as("comparing images", events, len(inputs.table))
     found = engine.map(task, blocks, done)
-    order = torch.from_numpy(np.argsort(np.concatenate([block.rows for block in blocks])))
+    order = torch.from_numpy(rows_in_order(blocks))
     return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}

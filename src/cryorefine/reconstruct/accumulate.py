@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryorefine.fourier.band import phase_ramp
+from cryorefine.fourier.band import Band, phase_ramp
 from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.kernels.dispatch import extract_slices, insert_slices
 from cryorefine.kernels.grid import Accumulator, SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.crowding import Crowding
 
-__all__ = ["CentredImages", "Levels", "accumulate", "centre", "residual_power"]
+__all__ = ["CentredImages", "Levels", "accumulate", "centre", "power_per_shell", "residual_power"]
 
 _ORIGIN_RADIUS = 0.3826  # mean distance from the centre of a unit square: the cell of k = 0
 
@@ -117,15 +117,22 @@ def residual_power(
         slices = extract_slices(grid, images.rotations, view.points[:last])
         model = slices * images.c[:, :last]
         power[:, :last] = (x[:, :last] - model).abs().square()
-    n = view.band.n_shells
-    count = torch.bincount(view.band.shell, minlength=n).double()
+    return power_per_shell(view.band, power, of, n_sums)
+
+
+def power_per_shell(
+    band: Band, power: Float[Tensor, "b p"], of: Int[Tensor, "b"], n_sums: int
+) -> Float[Tensor, "g s"]:
+    """Return sums over images of each shell's mean power; ``of`` as for :func:`residual_power`."""
+    n = band.n_shells
+    count = torch.bincount(band.shell, minlength=n).double()
     if n_sums == 1:
         summed = power.double().sum(0, keepdim=True)
     else:
         summed = power.new_zeros((n_sums, power.shape[1]), dtype=torch.float64)
         summed.index_add_(0, of, power.double())
-    total = torch.zeros(n_sums, n, dtype=torch.float64, device=x.device)
-    return total.index_add_(1, view.band.shell, summed) / count
+    total = torch.zeros(n_sums, n, dtype=torch.float64, device=power.device)
+    return total.index_add_(1, band.shell, summed) / count
 
 
 def centre(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
+from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.engine.threads import side_by_side
-from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.events import EventLog
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
@@ -47,10 +48,9 @@ __all__ = [
     "solve_halves",
 ]
 
-# Images that stand for a group's contrast transfer: only a mean is needed. Not measured.
 _DATA_SAMPLE = 64
 """Images that the mean of the contrast transfer's square is taken of: defoci differ among them
-enough to level its oscillations, and only its rise at low resolution is used."""
+enough to level its oscillations, and only its rise at low resolution is used. Not measured."""
 
 _MIN_IMAGES = 64
 """Partial sums of fewer images would cost more to add up than they save."""
@@ -280,13 +280,7 @@ def reconstruct_halves(
         max_radius=inputs.geometry.box_A / resolution_A,
         oversampling=inputs.settings.fourier_padding,
     )
-    counted = 0
-
-    def done(count: int) -> None:
-        nonlocal counted
-        counted += count
-        events.emit(WorkAdvanced(stage="reconstructing", done=counted, total=len(inputs.table)))
-
+    done = told_as("reconstructing", events, len(inputs.table))
     folded, noise = [], []
     # Where memory is scarce the sums of one half must be gone before those of the other begin.
     for together in [halves] if inputs.working_memory.both_halves else [halves[:1], halves[1:]]:

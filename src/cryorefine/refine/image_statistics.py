@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
+from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine
-from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics, image_statistics
 from cryorefine.particles.images import ImageSource
 from cryorefine.particles.table import ParticleTable
 
 __all__ = ["ScreenImages", "Screening", "screen_images"]
 
-# Read together: as in engine/memory.py, before a plan of memory is known.
 _LARGEST_BATCH, _BATCH_BYTES = 128, 32 << 20
-"""Images held at a time: enough to read ahead, little beside a search."""
+"""Images held at a time, and their size: as in engine/memory.py, before a plan is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +107,7 @@ def screen_images(
 
     See :class:`ScreenImages` for the parameters.
     """
-    counted = 0
-
-    def done(count: int) -> None:
-        nonlocal counted
-        counted += count
-        events.emit(WorkAdvanced(stage="reading images", done=counted, total=len(table)))
-
+    done = told_as("reading images", events, len(table))
     box_px = tuple(group.box_px for group in table.optics)
     blocks = plan_blocks(
         Rows(0, g, "screen", np.flatnonzero(table.optics_index == g)) for g in range(len(box_px))

@@ -8,12 +8,14 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.engine.blocks import Block, plan_blocks
+from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine, merged
-from cryorefine.events import EventLog, WorkAdvanced
-from cryorefine.particles.table import ParticleTable
+from cryorefine.events import EventLog
+from cryorefine.reconstruct.accumulate import power_per_shell
 from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
+    group_counts,
     rows_by_geometry,
 )
 from cryorefine.state.state import Inputs, State
@@ -62,23 +64,16 @@ class MeasurePower:
         optics = self.optics[block.half - 1]
         band = optics.band_of(block.geometry).band
         n_shells = max(b.band.n_shells for b in optics.bands)
-        count = torch.bincount(band.shell, minlength=band.n_shells).double().cpu()
         power = torch.zeros(len(optics.bands), n_shells, dtype=torch.float64)
         total = torch.zeros(len(band), dtype=torch.complex128, device=self.stack.device)
-        shell = band.shell.cpu()
         for batch in optics.batches(self.stack, block.geometry, block.rows):
             total += batch.x.to(torch.complex128).sum(0)
-            squared = batch.x.abs().square()
-            for places, g in _by_group(batch.group_of):
-                each = squared[places].double().sum(0).cpu()
-                row = torch.zeros_like(count).index_add_(0, shell, each) / count
-                power[g, : len(row)] += row
+            groups, place = np.unique(batch.group_of, return_inverse=True)
+            of = torch.from_numpy(place).to(self.stack.device)
+            found = power_per_shell(band, batch.x.abs().square(), of, len(groups))
+            power[torch.from_numpy(groups), : band.n_shells] += found.cpu()
             done(len(batch.rows))
         return PowerSums(power, {block.geometry: total.cpu()})
-
-
-def _by_group(group_of: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    return [(np.flatnonzero(group_of == g), int(g)) for g in np.unique(group_of)]
 
 
 def initial_noise(
@@ -101,13 +96,7 @@ def initial_noise(
     optics
         By half, up to Nyquist; neither their noise nor their scale counts.
     """
-    counted = 0
-
-    def done(count: int) -> None:
-        nonlocal counted
-        counted += count
-        events.emit(WorkAdvanced(stage="measuring noise", done=counted, total=len(stack.table)))
-
+    done = told_as("measuring noise", events, len(stack.table))
     table = stack.table
     parts = [
         part for half in (1, 2) for part in rows_by_geometry(table, half_of, optics[half - 1], half)
@@ -117,7 +106,7 @@ def initial_noise(
     spectra = []
     for half in (1, 2):
         sums = [p for b, p in zip(blocks, found, strict=True) if b.half == half]
-        counts = _counts(table, half_of, half)
+        counts = group_counts(table, half_of, half)
         spectra.append(_excess(optics[half - 1], counts, sums))
     return spectra[0], spectra[1]
 
@@ -148,11 +137,6 @@ def _excess(
             spectrum = (spectrum - common) * (n / (n - 1))
         out.append(positive_spectrum(spectrum))
     return tuple(out)
-
-
-def _counts(table: ParticleTable, half_of: np.ndarray, half: int) -> np.ndarray:
-    """Return how many particles of a half each optics group has."""
-    return np.bincount(table.optics_index[half_of == half], minlength=len(table.optics))
 
 
 def _shared(
@@ -193,7 +177,7 @@ def group_noise(
         By optics group and shell: sums over particles of the mean squared residual.
     """
     spectra = []
-    measured = _shared(optics, _counts(inputs.table, inputs.half, half), power)
+    measured = _shared(optics, group_counts(inputs.table, inputs.half, half), power)
     for old, new in zip(state.noise[half - 1], measured, strict=True):
         if new is None:
             spectra.append(old)

@@ -81,12 +81,17 @@ def next_references(
         volume, kept = next_reference(
             inputs, halves[i], solve(sums[i], ssnr=ssnr), ssnr, evaluation
         )
-        limit_A = plan.reconstruct_resolution_A
-        return volume.cpu(), own_share(inputs, state, poses, i + 1, kept, limit_A)
+        return volume.cpu(), kept
 
     first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
-    shares = None if plan.subset is not None else (first[1], second[1])
-    return (first[0], second[0]), shares
+    following, kept = (first[0], second[0]), (first[1], second[1])
+    if plan.subset is not None:
+        return following, None
+    limit_A = plan.reconstruct_resolution_A
+    shares = side_by_side(
+        lambda half: own_share(inputs, state, poses, half, kept[half - 1], limit_A), (1, 2)
+    )
+    return following, (shares[0], shares[1])
 
 
 def reference_grid(

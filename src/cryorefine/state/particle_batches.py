@@ -37,11 +37,11 @@ __all__ = [
     "HalfOptics",
     "ParticleStack",
     "both_optics",
+    "group_counts",
     "half_optics",
     "is_assigned",
     "largest_magnification",
     "make_half_optics",
-    "max_shift_px",
     "particle_stack",
     "poses_of",
     "rows_by_geometry",
@@ -328,6 +328,11 @@ def rows_by_geometry(
     ]
 
 
+def group_counts(table: ParticleTable, half_of: np.ndarray, half: int) -> Int[np.ndarray, "g"]:
+    """Return how many particles of a half each optics group has."""
+    return np.bincount(table.optics_index[half_of == half], minlength=len(table.optics))
+
+
 def poses_of(poses: Poses | None, rows: np.ndarray, group_band: GroupBand) -> tuple[Tensor, Tensor]:
     """Return rotations and shifts in pixels of some particles, where their images are."""
     if poses is None:
@@ -340,8 +345,3 @@ def poses_of(poses: Poses | None, rows: np.ndarray, group_band: GroupBand) -> tu
 def is_assigned(state: State, n: int) -> np.ndarray:
     """Tell which of n particles have a pose that this run has found."""
     return np.zeros(n, bool) if state.poses is None else state.poses.is_assigned.numpy()
-
-
-def max_shift_px(inputs: Inputs, group_band: GroupBand) -> float:
-    """Return the largest shift in an optics group's pixels."""
-    return inputs.settings.max_shift_percent / 100 * group_band.group.box_px
