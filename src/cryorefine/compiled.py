@@ -20,9 +20,8 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -38,6 +37,9 @@ __all__ = ["array_of", "compiled", "in_threads", "kernel_threads", "use_kernel_t
 
 _PARTS_A_THREAD = 4
 """Parts of a range for each thread, so that one that is held up leaves work to the others."""
+
+_MOST_THREADS = 64
+"""Threads that help with kernels, or as many as there are CPUs: tests ask for more than those."""
 
 _of_thread = local()
 
@@ -165,24 +167,41 @@ def kernel_threads() -> int:
 def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> None:
     """Call ``kernel(begin, end, *arguments)`` for parts of ``range(count)``, several at once.
 
-    What the kernel does at one index may not depend on another.
+    What the kernel does at one index may not depend on another. The thread that calls works, too.
     """
     threads = min(kernel_threads(), count)
     if threads <= 1:
         kernel(0, count, *arguments)
         return
     # More parts than threads: who is done early takes another.
-    parts = min(count, threads * _PARTS_A_THREAD)
-    edges = [count * part // parts for part in range(parts + 1)]
-    jobs = [
-        _pool(os.getpid(), threads).submit(kernel, begin, end, *arguments)
-        for begin, end in pairwise(edges)
-    ]
-    for job in jobs:
-        job.result()
+    n_parts = min(count, threads * _PARTS_A_THREAD)
+    parts = iter([(count * i // n_parts, count * (i + 1) // n_parts) for i in range(n_parts)])
+
+    def work() -> None:
+        # A list's iterator gives no two threads the same part.
+        for begin, end in parts:
+            kernel(begin, end, *arguments)
+
+    helpers = [_pool(os.getpid()).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    for helper in begun:
+        helper.result()
 
 
 @lru_cache(maxsize=4)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the threads of a process: those of its parent do not live on in a forked one."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process: those of its parent do not live on in a forked one.
+
+    Who calls :func:`in_threads` asks for no more than its share of them, and several may call at
+    once. They start when they are first needed.
+    """
+    return ThreadPoolExecutor(
+        max(_MOST_THREADS, os.cpu_count() or 1),
+        thread_name_prefix="kernel",
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )

@@ -1,11 +1,12 @@
 import ctypes
 import os
-from threading import Thread
+from threading import Barrier, Thread
+from time import sleep
 
 import pytest
 import torch
 
-from cryorefine.compiled import kernel_threads, use_kernel_threads
+from cryorefine.compiled import in_threads, kernel_threads, use_kernel_threads
 from cryorefine.engine import threads
 from cryorefine.engine.threads import (
     available_cpus,
@@ -80,3 +81,35 @@ def test_memory_that_lies_free_between_what_is_in_use_goes_back_to_the_system():
     release_memory()
     assert before - resident_MB() > 40
     assert len(kept) == 100
+
+
+def test_callers_at_once_each_have_their_own_share_of_threads():
+    # Both wait for all four parts: two callers of two threads each.
+    meeting = Barrier(4, timeout=20)
+
+    def call():
+        begin_worker(2)
+        in_threads(lambda begin, end: meeting.wait() if begin < 2 else None, 2)
+
+    callers = [Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not meeting.broken
+
+
+def test_an_error_in_a_part_is_raised_when_no_other_part_runs_any_more():
+    use_kernel_threads(3)
+    running, ended = [], []
+
+    def kernel(begin, end):
+        running.append(begin)
+        if begin == 4:
+            raise ValueError("part 4")
+        sleep(0.01)
+        ended.append(begin)
+
+    with pytest.raises(ValueError, match="part 4"):
+        in_threads(kernel, 12)
+    assert set(running) - {4} == set(ended)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryorefine.compiled import kernel_threads, use_kernel_threads
 from cryorefine.fourier.band import make_band, phase_ramp
 from cryorefine.fourier.fft import (
     fast_even_length,
@@ -155,3 +156,22 @@ def test_a_centred_band_goes_back_to_the_middle_of_its_padded_box(size, padding,
     middle = slice(low, low + size)
     expected = volume_from_half(half, padded)[middle, middle, middle]
     assert torch.allclose(found, expected, atol=1e-12 * padded**1.5)
+
+
+@pytest.mark.parametrize("n", [15, 16, 33, 48])
+def test_the_number_of_threads_changes_no_bit_of_a_volumes_transforms(n):
+    volume = _noise(n, n, n, dtype=torch.float32)
+    core = _noise(n | 1, n | 1, n // 2 + 1, dtype=torch.complex64)
+    options = {"centre": n // 2, "size_px": n, "padded_px": fast_even_length(1.5 * n)}
+    found = []
+    before = kernel_threads()
+    try:
+        for threads in (1, 2, 5):
+            use_kernel_threads(threads)
+            half = volume_to_half(volume)
+            back = volume_from_half(half, n)
+            found.append((half, back, volume_from_grid(core, **options)))
+    finally:
+        use_kernel_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))

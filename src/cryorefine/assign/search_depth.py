@@ -262,30 +262,33 @@ def decidable(power: Float[Tensor, "m"], n_poses: float) -> Float[Tensor, "m"]:
     return (n_poses * torch.special.log_ndtr(reach)).exp().mean(1)
 
 
-def recall_among(power: Float[Tensor, "m"], n_poses: float, kept: float) -> Float[Tensor, "m"]:
+def recall_among(
+    power: Float[Tensor, "*m"], n_poses: float, kept: float | Float[Tensor, "*#m"]
+) -> Float[Tensor, "*m"]:
     """Return the probability that the true pose is among the ``kept`` most likely of so many."""
     z = _normal_quantiles(power)
-    reach = (2 * power.double().clamp_min(0)).sqrt()[:, None] + z
+    reach = (2 * power.double().clamp_min(0)).sqrt()[..., None] + z
     better = n_poses * torch.special.log_ndtr(-reach).exp()
     # So many better ones on average: fewer than kept with the probability of a Poisson variable.
-    return torch.special.gammaincc(torch.full_like(better, max(kept, 1.0)), better).mean(1)
+    kept = torch.as_tensor(kept, dtype=torch.float64, device=power.device).clamp_min(1.0)
+    return torch.special.gammaincc(kept[..., None].expand_as(better), better).mean(-1)
 
 
 def expected_candidates(
-    power: Float[Tensor, "m"],
-    n_poses: float | Float[Tensor, "m"],
+    power: Float[Tensor, "*m"],
+    n_poses: float | Float[Tensor, "*m"],
     pruning: Pruning,
     *,
-    most: float,
-) -> Float[Tensor, "m"]:
+    most: float | Float[Tensor, "*#m"],
+) -> Float[Tensor, "*m"]:
     """Return how many of so many poses an image is expected to keep, ``most`` at the most.
 
     Of n unrelated poses, those that score less than t hold ``n Φ((t - P) / √(2 P))`` in units of
     the likelihood of an empty image.
     """
-    p = power.double().clamp_min(1e-6)[:, None]
-    n = torch.as_tensor(n_poses, dtype=torch.float64, device=power.device).expand(len(power))
-    n = n.clamp_min(1.0)[:, None]
+    p = power.double().clamp_min(1e-6)[..., None]
+    n = torch.as_tensor(n_poses, dtype=torch.float64, device=power.device).clamp_min(1.0)
+    n = n[..., None]
     log_n, width = n.log(), (2 * p).sqrt()
     truth = p + width * _normal_quantiles(power)
     best = -p + width * (2 * log_n).sqrt()
@@ -294,7 +297,8 @@ def expected_candidates(
     z = torch.special.ndtri(share.clamp(-700, -1e-12).exp())
     threshold = torch.minimum(p + width * z, truth) - pruning.allowance * p
     above = n * torch.special.log_ndtr(-(threshold + p) / width).exp()
-    return (1 + above).clamp(max=most).mean(1)
+    most = torch.as_tensor(most, dtype=torch.float64, device=power.device)[..., None]
+    return (1 + above).minimum(most).mean(-1)
 
 
 def _samples(band: Band, shell: int) -> int:
@@ -335,18 +339,17 @@ def plan_depth(
             break
         t = space.n_shifts(shell) * finer**2
         step = space.step_rad(shell, factor)
-        for most, apart in product(_MAX_CANDIDATES, (0.0, _THINNED)):
-            if most < min(least, _MAX_CANDIDATES[-1]):
-                continue
-            if _SELECTIVE * most > q and shell < end:
-                continue
-            if is_decidable and most < _MAX_OF_DECIDABLE and 2 * _SELECTIVE * most <= q:
-                continue
-            depth = SearchDepth(
+        depths = [
+            SearchDepth(
                 shell, step, space.shift_step_px(shell) / finer, most, apart * step,
                 0.0, 0.0, float(can_win.mean()), 4 * t * samples * q * _TERMS,
-            )  # fmt: skip
-            depth = _predicted(depth, power, can_win, band, space, q)
+            )
+            for most, apart in product(_MAX_CANDIDATES, (0.0, _THINNED))
+            if most >= min(least, _MAX_CANDIDATES[-1])
+            and (_SELECTIVE * most <= q or shell == end)
+            and not (is_decidable and most < _MAX_OF_DECIDABLE and 2 * _SELECTIVE * most <= q)
+        ]  # fmt: skip
+        for depth in _predicted(depths, power, can_win, band, space, q) if depths else ():
             # Where few poses can be decided the references will be better next time.
             price = worth * depth.decidable * _PRICE_OF_LOSS
             cost = depth.operations + price * (depth.decidable - depth.recall)
@@ -358,39 +361,51 @@ def plan_depth(
 
 
 def _predicted(
-    depth: SearchDepth,
+    depths: list[SearchDepth],
     power: Float[Tensor, "m s"],
     can_win: Float[Tensor, "m"],
     band: Band,
     space: SearchSpace,
     n_rotations: float,
-) -> SearchDepth:
-    """Fill in what a search is expected to keep, to find and to take, level by level."""
-    end = band.n_shells - 1
-    most = min(float(depth.most), n_rotations)
-    n_poses = space.n_independent(depth.max_shell, n_rotations)
-    at = power[:, depth.max_shell] * (1 - GRID_LOSS)
-    count = expected_candidates(at, n_poses, depth.on_grid, most=most)
+) -> list[SearchDepth]:
+    """Fill in what searches of one grid are expected to keep, to find and to take, level by level.
+
+    All are worked out together: the arrays are small, so that calls are what takes time.
+    """
+    first, end = depths[0], band.n_shells - 1
+
+    def column(values: list[float]) -> Float[Tensor, "d 1"]:
+        return torch.tensor(values, dtype=torch.float64)[:, None]
+
+    most = column([min(float(depth.most), n_rotations) for depth in depths])
+    is_thinned = [depth.apart_rad > 0 for depth in depths]
+    n_poses = space.n_independent(first.max_shell, n_rotations)
+    at = power[:, first.max_shell].expand(len(depths), -1) * (1 - GRID_LOSS)
+    count = expected_candidates(at, n_poses, first.on_grid, most=most)
     found = recall_among(at, n_poses, most) * (1 - _MASS_LOST)
-    candidates, operations = float(count.mean()), depth.operations
-    if depth.apart_rad > 0:
-        count, found = _THINNED_TO * count, (1 - _THINNED_LOSS) * found
-    for i, shell in enumerate(refinement_shells(depth.max_shell, end)):
+    candidates, operations = count.mean(1), column([depth.operations for depth in depths])[:, 0]
+    count = count * column([_THINNED_TO if thinned else 1.0 for thinned in is_thinned])
+    found = found * column([1 - _THINNED_LOSS if thinned else 1.0 for thinned in is_thinned])
+    for i, shell in enumerate(refinement_shells(first.max_shell, end)):
         evaluations = _FIRST_EVALUATIONS if i == 0 else _LATER_EVALUATIONS
         if shell == end:
             evaluations = _LAST_EVALUATIONS
         refined = _samples(band, shell) * evaluations * _REFINEMENT_OPERATIONS
-        operations += float(count.mean()) * refined
+        operations = operations + count.mean(1) * refined
         if shell < end:
             n_poses = space.n_independent(shell)
-            before, at = at, power[:, shell]
+            before, at = at, power[:, shell].expand(len(depths), -1)
             # Of all poses there are as many; of those that are left, if they were alike so far, as
             # the new shells leave. Their geometric mean is what is found (C1, SNR 0.005: 61
             # candidates, then 31, 12 and 7; 42, 29, 29 by the one and 15, 5, 4 by the other).
-            of_all = expected_candidates(at, n_poses, depth.after_refinement, most=most)
-            of_left = expected_candidates(at - before, count, depth.after_refinement, most=most)
+            of_all = expected_candidates(at, n_poses, first.after_refinement, most=most)
+            of_left = expected_candidates(at - before, count, first.after_refinement, most=most)
             count = torch.minimum(count, (of_all * of_left).sqrt())
             found = torch.minimum(found, recall_among(at, n_poses, most)) * (1 - _MASS_LOST)
     # What decides at the full band is mostly beyond the band of the search.
-    recall = float((can_win * found).mean())
-    return replace(depth, candidates=candidates, recall=recall, operations=operations)
+    recall = (can_win * found).mean(1)
+    numbers = (values.tolist() for values in (candidates, recall, operations))
+    return [
+        replace(depth, candidates=c, recall=r, operations=o)
+        for depth, c, r, o in zip(depths, *numbers, strict=True)
+    ]

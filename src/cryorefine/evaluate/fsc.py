@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.engine.threads import side_by_side
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.fourier.radial import (
@@ -152,11 +153,15 @@ def fsc_within(
     means, which are arbitrary, are left out.
     """
     n = found.shape[-1]
-    halves = volume_to_half(found), volume_to_half(truth)
+    halves = side_by_side(volume_to_half, (found, truth))
     gain = _whitening_gain(shell_power(halves[0], n), n)
     gain[0] = 0
-    a, b = (volume_from_half(_with_gain(half, gain, n), n) for half in halves)
-    return fsc(a * mask, b * mask)
+
+    def within(half: Complex[Tensor, "z y xh"]) -> Complex[Tensor, "z y xh"]:
+        return volume_to_half(volume_from_half(_with_gain(half, gain, n), n) * mask)
+
+    first, second = side_by_side(within, halves)
+    return shell_correlation(first, second, n)
 
 
 def half_map_fsc(
@@ -176,25 +181,28 @@ def half_map_fsc(
         first shell where the unmasked curve falls below 0.8.
     """
     n = half1.shape[-1]
-    first, second = volume_to_half(half1), volume_to_half(half2)
+    first, second = side_by_side(volume_to_half, (half1, half2))
     unmasked = shell_correlation(first, second, n)
     frequency = torch.arange(len(unmasked), dtype=torch.float64) / (n * voxel_A)
     if mask is None:
         zero = torch.zeros_like(unmasked)
         return FscCurves(frequency, unmasked, unmasked, zero, unmasked, zero, math.inf)
     gain = _whitening_gain(shell_power(first, n) + shell_power(second, n), n)
-    first, second = (_with_gain(half, gain, n) for half in (first, second))
-    half1, half2 = volume_from_half(first, n), volume_from_half(second, n)
-    inside1, inside2 = volume_to_half(half1 * mask), volume_to_half(half2 * mask)
-    masked = shell_correlation(inside1, inside2, n)
-    outside = shell_correlation(first - inside1, second - inside2, n)
     below = torch.nonzero(unmasked[1:] < _RANDOMISE_BELOW)
     start = int(below[0]) + 1 if len(below) else n // 2
-    random1, random2 = (
-        volume_from_half(random_phases(half, n, from_shell=start, seed=2 * seed + i), n) * mask
-        for i, half in enumerate((first, second))
-    )
-    randomised = fsc(random1, random2)
+
+    def within(half: Complex[Tensor, "z y xh"]) -> Complex[Tensor, "z y xh"]:
+        return volume_to_half(volume_from_half(half, n) * mask)
+
+    def randomised_within(i: int) -> Complex[Tensor, "z y xh"]:
+        return within(random_phases(white[i], n, from_shell=start, seed=2 * seed + i))
+
+    white = [_with_gain(half, gain, n) for half in (first, second)]
+    first, second = side_by_side(within, white)
+    masked = shell_correlation(first, second, n)
+    outside = shell_correlation(white[0] - first, white[1] - second, n)
+    first, second = side_by_side(randomised_within, (0, 1))
+    randomised = shell_correlation(first, second, n)
     corrected = corrected_fsc(masked, randomised, start)
     from_A = n * voxel_A / start
     return FscCurves(frequency, unmasked, masked, randomised, corrected, outside, from_A)

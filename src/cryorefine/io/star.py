@@ -4,6 +4,7 @@ Values stay as the bytes that the file holds until somebody asks for numbers, so
 nobody knows travel through unchanged, and an error can name file, line and column.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -333,21 +334,25 @@ def _read_text(path: Path) -> str:
     return text
 
 
+_PLAIN = re.compile(r"[^\s_#'\"]\S*")
+"""A value that needs no quotes, unless it is a word of the format's own."""
+
+
 def _format(column: np.ndarray, where: str) -> list[str]:
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8", "surrogateescape")
     if column.dtype.kind == "f":
         return [
-            f"{v:.6f}" if abs(v) < 1e7 and (v == 0 or abs(v) >= 1e-3) else f"{v:.8e}"
-            for v in column
+            f"{v:.6f}" if 1e-3 <= abs(v) < 1e7 or v == 0 else f"{v:.8e}" for v in column.tolist()
         ]
-    return [_quote(str(v), where) for v in column]
+    if column.dtype.kind in "iu":
+        return [str(v) for v in column.tolist()]
+    return [_quote(str(v), where) for v in column.tolist()]
 
 
 def _quote(value: str, where: str) -> str:
     """Return a value in quotes where it would be read as something else without."""
-    is_plain = value and not any(c.isspace() for c in value) and value[0] not in "_#'\""
-    if is_plain and value != "loop_" and not value.startswith("data_"):
+    if _PLAIN.fullmatch(value) and value != "loop_" and not value.startswith("data_"):
         return value
     for quote in "\"'":
         # A quote ends a value only before a blank.
