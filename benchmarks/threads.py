@@ -3,9 +3,10 @@
     python benchmarks/threads.py particles.star --reference reference.mrc --symmetry d7 --keep WORK
 
 Each run is made with one thread and with several, in turns, and timed by its stages: what passes
-between two progress events of one kind, all else being "volumes, files and the rest". The serial
-share of a stage follows from its times with one and with n threads, t1 and tn, by Amdahl's law:
-``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more threads.
+between two progress events of one kind, what a step of an iteration takes beside those, and all
+else. The serial share of a stage follows from its times with one and with n threads, t1 and tn, by
+Amdahl's law: ``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more
+threads. What is done beside an iteration in a thread of its own counts for that thread alone.
 """
 
 import argparse
@@ -13,17 +14,39 @@ import json
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import get_ident
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from cryorefine.events import Event, WorkAdvanced
+from cryorefine.refine import finalise, iteration
+from cryorefine.report.build import write_report
+from cryorefine.run import first_segment, loop
 from cryorefine.run.loop import refine
 from cryorefine.settings import make_settings
 from trial import markdown, number
 
-_REST = "volumes, files and the rest"
+_REST = "the rest"
 _PREDICTED = (2, 16, 64)
+
+_STEPS = {
+    "preparing references": (iteration, "prepare_references"),
+    "adding up sums": (iteration, "reconstruct_halves"),
+    "solving half maps": (iteration, "solve_halves"),
+    "evaluating half maps": (iteration, "evaluate_halves"),
+    "making references": (iteration, "next_references"),
+    "calibrating poses": (finalise, "calibrate_covariance"),
+    "writing an iteration": (loop.Beside, "begin"),
+    "writing the last iteration": (loop.Beside, "wait"),
+    "writing the report": (loop.TimedReport, "write"),
+    "beginning": (first_segment, "_prepare"),
+}
+"""Steps of a run, timed less the progress that they tell of: where they are looked up."""
 
 
 class StageClock:
@@ -36,18 +59,45 @@ class StageClock:
         self.spent_s: dict[str, float] = defaultdict(float)
         self._last_s = time.perf_counter()
 
+        self._step = _REST
+        self._thread = get_ident()
+
     def __call__(self, event: Event) -> None:
         """Take an event of a run."""
+        if get_ident() != self._thread:
+            return
+        stage = event.stage if isinstance(event, WorkAdvanced) else self._step
+        self._count("preparing searches" if event.kind == "search" else stage)
+
+    def _count(self, stage: str) -> None:
         now_s = time.perf_counter()
-        stage = event.stage if isinstance(event, WorkAdvanced) else _REST
-        if event.kind == "search":
-            stage = "preparing searches"
         self.spent_s[stage] += now_s - self._last_s
         self._last_s = now_s
 
-    def end(self) -> None:
-        """Count what is left as the rest."""
-        self.spent_s[_REST] += time.perf_counter() - self._last_s
+    @contextmanager
+    def times_steps(self) -> Iterator[None]:
+        """Time the steps of runs within the context, and count what is left at its end."""
+        with ExitStack() as patches:
+            for step, (owner, name) in _STEPS.items():
+                patches.enter_context(patch.object(owner, name, self._timed(step, owner, name)))
+            yield
+            self._count(_REST)
+
+    def _timed(self, step: str, owner: Any, name: str) -> Callable[..., Any]:
+        function = getattr(owner, name)
+
+        def timed_function(*arguments: Any, **options: Any) -> Any:
+            if get_ident() != self._thread:
+                return function(*arguments, **options)
+            self._count(self._step)
+            outer, self._step = self._step, step
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._count(step)
+                self._step = outer
+
+        return timed_function
 
 
 def timed(
@@ -63,8 +113,8 @@ def timed(
         }
     )
     clock, begin = StageClock(), time.process_time()
-    refine(settings, folder, overwrite=True, listeners=(clock,))
-    clock.end()
+    with clock.times_steps():
+        refine(settings, folder, overwrite=True, listeners=(clock,), reporter=write_report)
     return dict(clock.spent_s), time.process_time() - begin
 
 

@@ -71,9 +71,7 @@ def side_by_side(
     """
     share = kernel_threads() // max(1, len(items))
     if share < 1 or not at_once or len(items) < 2:
-        results = [function(item) for item in items]
-        release_memory()
-        return results
+        return [function(item) for item in items]
     out: list[Any] = [None] * len(items)
     errors: list[BaseException] = []
 
@@ -91,7 +89,6 @@ def side_by_side(
         thread.join()
     if errors:
         raise errors[0]
-    release_memory()
     return out
 
 

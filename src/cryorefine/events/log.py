@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import RLock
 
 from cryorefine.events.kinds import WarningGiven
 from cryorefine.events.record import Event
@@ -13,7 +14,9 @@ Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends events to a JSON-lines file and tells listeners.
+    """Appends events to a JSON-lines file and tells listeners, one event at a time.
+
+    Events may come from several threads, and listeners are told in those.
 
     Parameters
     ----------
@@ -26,6 +29,7 @@ class EventLog:
     def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()):
         self._path = path
         self._listeners: list[Listener] = list(listeners)
+        self._lock = RLock()
         if path is not None and path.exists():
             _end_last_line(path)
 
@@ -35,10 +39,11 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """Record an event, unless its kind is for listeners only, and tell the listeners."""
-        if event.IS_RECORDED:
-            self._record(event)
-        for listener in self._listeners:
-            listener(event)
+        with self._lock:
+            if event.IS_RECORDED:
+                self._record(event)
+            for listener in self._listeners:
+                listener(event)
 
     def warn(self, message: str) -> None:
         """Record something that the user should know."""

@@ -12,7 +12,7 @@ from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine, merged
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
@@ -303,6 +303,7 @@ def solve_halves(
 ) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Return the raw half maps of their sums."""
     first, second = side_by_side(solve, sums, at_once=inputs.working_memory.both_halves)
+    release_memory()
     return first, second
 
 
@@ -330,4 +331,6 @@ def _fold(
             raise AssertionError("each half is folded once")
         return fold(item[0], group, item[1])
 
-    return side_by_side(folded, range(len(sums)))
+    halves = side_by_side(folded, range(len(sums)))
+    release_memory()
+    return halves

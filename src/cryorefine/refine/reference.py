@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.kernels.grid import SliceGrid, make_slice_grid
 from cryorefine.reconstruct.solve import FoldedSums, solve
@@ -52,6 +52,7 @@ def prepare_references(
     # A user's command may not expect to run twice at a time.
     at_once = inputs.working_memory.both_halves and inputs.settings.reference_command is None
     first, second = side_by_side(prepared, (1, 2), at_once=at_once)
+    release_memory()
     return first, second
 
 
@@ -84,6 +85,7 @@ def next_references(
         return volume.cpu(), kept
 
     first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
+    release_memory()
     following, kept = (first[0], second[0]), (first[1], second[1])
     if plan.subset is not None:
         return following, None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.engine.protocol import Engine
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog, StartResolutionMeasured
 from cryorefine.fourier.filter import low_pass
@@ -47,6 +47,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = tuple(side_by_side(lambda total: solve(total, ssnr=ssnr), sums, at_once=both))
+    release_memory()
     start_A = math.nan
     if settings.starts_from_poses:
         start_A = evaluation.resolution_A

@@ -1,7 +1,7 @@
 """Turn what stops a run from outside into one message that says what is safe."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,15 +19,19 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EI
 
 
 @contextmanager
-def interruptible(safe: str) -> Iterator[None]:
+def interruptible(safe: str | Callable[[], str]) -> Iterator[None]:
     """Turn Ctrl-C, a full or lost disk and too little memory into a clean stop.
 
-    It says what is safe.
+    It says what is safe: a text, or what a function returns that is called then.
     """
+
+    def stopped(message: str) -> StoppedEarly:
+        return StoppedEarly(f"{message}; {safe if isinstance(safe, str) else safe()}")
+
     try:
         yield
     except KeyboardInterrupt:
-        raise StoppedEarly(f"stopped by the user; {safe}") from None
+        raise stopped("stopped by the user") from None
     except (MemoryError, RuntimeError, OSError) as error:
         message = _what_is_full(error)
         if message:
@@ -36,9 +40,9 @@ def interruptible(safe: str) -> Iterator[None]:
             message = f"{error.filename or 'writing'}: {error.strerror}"
         else:
             raise
-        raise StoppedEarly(f"{message}; {safe}") from None
+        raise stopped(message) from None
     except WorkersLost as lost:
-        raise StoppedEarly(f"{lost}; {safe}") from None
+        raise stopped(str(lost)) from None
 
 
 def _what_is_full(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from cryorefine.errors import StoppedEarly
 from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, warn_of_poses
+from cryorefine.run.beside import Beside
+from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.continuation import Changes
 from cryorefine.run.first_segment import first_segment
 from cryorefine.run.folder import summarise
@@ -20,6 +23,7 @@ from cryorefine.run.segments import plan_of_segment
 from cryorefine.run.stopped_run import read_stopped_run
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
+from cryorefine.state.state import State
 
 __all__ = ["refine", "resume"]
 
@@ -93,10 +97,14 @@ def resume(
 
 
 def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
-    """Make iterations until the segment is complete, and return the last one's summary."""
+    """Make iterations until the segment is complete, and return the last one's summary.
+
+    Where there is a thread to spare, an iteration is committed and reported beside the next.
+    """
     output, inputs, events, state = running.output, running.inputs, running.events, running.state
     report, start_A = TimedReport(output, reporter), state.start_A
-    summary = summarise(inputs, state, running.clock, finished=True)
+    has_room = running.engine.n_workers > 1 and inputs.working_memory.both_halves
+    beside = Beside[dict[str, Any]](at_once=has_room)
 
     def following(history: list[IterationRecord]) -> IterationPlan | None:
         return plan_of_segment(
@@ -106,24 +114,38 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
     def is_over(history: list[IterationRecord]) -> bool:
         return following(history) is None
 
+    def kept(state: State, *, is_last: bool) -> dict[str, Any]:
+        summary = commit(running, state, finished=is_last)
+        emit_iteration(events, state, summary)
+        if not is_last:
+            report.write_if_cheap()
+        return summary
+
     plan = following(state.history)
     while plan is not None:
-        safe = f"{state.iteration} iterations are safe; go on with 'cryorefine resume {output}'"
         try:
-            with interruptible(safe):
+            with interruptible(partial(_safe, output, beside)):
                 events.emit(IterationBegun(**dataclasses.asdict(plan)))
                 state = advance(inputs, state, plan, events, running.engine, is_over=is_over)
                 plan = following(state.history)
-                summary = commit(running, state, finished=plan is None)
-                emit_iteration(events, state, summary)
-                if plan is not None:
-                    report.write_if_cheap()
+                beside.begin(partial(kept, state, is_last=plan is None))
+                if plan is None:
+                    beside.wait()
         except StoppedEarly as stop:
             with suppress(OSError):  # the disk may be what stopped it
                 events.emit(RunStopped(message=str(stop)))
                 report.write()
             raise
+    summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
     warn_of_poses(events, output, inputs.settings, summary)
     events.emit(RunEnded(**summary))
     report.write()
     return summary
+
+
+def _safe(output: Path, beside: Beside[Any]) -> str:
+    """Say what of a run that is being stopped is safe, when that is so."""
+    with suppress(Exception, KeyboardInterrupt):  # one reason to stop is enough
+        beside.wait()
+    n = committed_iterations(output)[-1]
+    return f"{n} iterations are safe; go on with 'cryorefine resume {output}'"
