@@ -145,7 +145,7 @@ def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
         return each_tensor(device.adopt, value)
 
     def on_the_cpu(function: Any) -> Any:
-        return lambda *arguments: there(function(*map(here, arguments)))
+        return lambda *arguments, **options: there(function(*map(here, arguments), **options))
 
     def rotate_grid(values: Any, weights: Any, *arguments: Any) -> Any:
         values, weights = add_halo(values), add_halo(weights)
@@ -153,6 +153,6 @@ def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
         alone = torch.eye(3)[None]
         return there(dispatch.rotate_grid(*grids, *map(here, arguments), alone))
 
-    names = ("extract_slices", "insert_slices", "permute_grid", "refine_poses")
+    names = ("extract_slices", "insert_slices", "permute_grid", "pick_separated", "refine_poses")
     kernels = {name: on_the_cpu(getattr(dispatch, name)) for name in names}
     return SimpleNamespace(rotate_grid=rotate_grid, **kernels)
