@@ -17,7 +17,7 @@ MODES = [("none", 1e-4), ("local", 0.05), ("global", 0.05)]
 
 
 def settings_of(folder, mode, **changes):
-    start = {"reference": ()} if mode == "none" else {"initial_lowpass_angstrom": 24.0}
+    start = {"reference": ()} if mode == "none" else {"initial_lowpass_angstrom": 15.0}
     iterations = None if mode == "none" else 1
     table = "particles.star" if mode == "global" else "truth_particles.star"
     start["particles"] = folder / table
@@ -30,7 +30,7 @@ def settings_of(folder, mode, **changes):
 def tiny_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "data"
     return simulate_set(
-        folder, particles=20, box_px=20, pixel_angstrom=8.4, snr=2, per_micrograph=1
+        folder, particles=20, box_px=28, pixel_angstrom=6.0, snr=2, per_micrograph=1
     )
 
 

@@ -283,7 +283,7 @@ def test_optics_groups_of_different_sampling_refine_together(tmp_path):
     first = simulate_set(tmp_path / "first", particles=120, seed=1)
     second = simulate_set(tmp_path / "second", particles=120, box_px=40, pixel_angstrom=4.4, seed=1)
     joined((first, second), tmp_path / "both.star")
-    settings = settings_for(first, particles=tmp_path / "both.star", iterations=4)
+    settings = settings_for(first, particles=tmp_path / "both.star", iterations=6)
     summary = refine(settings, tmp_path / "run")
     assert summary["voxel_A"] == pytest.approx(3.6)
     assert summary["resolution_A"] < 13
