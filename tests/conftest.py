@@ -3,18 +3,21 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 from cryorefine.cli.environment import prepare_environment
 
 prepare_environment()  # before torch is loaded
 import torch  # noqa: E402
 
+from tests.type_checks import begin_test, of_first_calls  # noqa: E402
+
 # Shapes and types in the annotations are checked at run time by every test, from here on. Not in
 # the commands and the report, which have no tensors, nor in numba's functions, which cannot be.
-install_import_hook(
+jaxtyping.jaxtyped = of_first_calls(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook(
     [
         f"cryorefine.{name}"
         for name in (
@@ -36,6 +39,10 @@ settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=30, database=None
 )
 settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup() -> None:
+    begin_test()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from cryorefine.kernels import dispatch
 from cryorefine.kernels.grid import HALO, add_halo
@@ -87,10 +87,21 @@ class OtherDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves, structure = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        here = [t for t in tensors if not isinstance(t, Elsewhere)]
+        tensors: list[torch.Tensor] = []
+
+        def plain(value: Any) -> Any:
+            # Not torch's own walk through arguments: it takes longer than most operations.
+            if isinstance(value, torch.Tensor):
+                tensors.append(value)
+                return value.numbers if isinstance(value, Elsewhere) else value
+            if isinstance(value, list | tuple):
+                return type(value)([plain(part) for part in value])
+            return torch.device("cpu") if value is OTHER or value == OTHER else value
+
+        plain_args = [plain(value) for value in args]
+        plain_kwargs = {name: plain(value) for name, value in kwargs.items()}
         there = [t for t in tensors if isinstance(t, Elsewhere)]
+        here = [t for t in tensors if not isinstance(t, Elsewhere)]
         if there and func not in _CROSSING and any(t.ndim for t in here):
             raise RuntimeError(f"{func} mixes devices: shapes {[tuple(t.shape) for t in tensors]}")
         if any(t.device == OTHER for t in here):
@@ -99,9 +110,6 @@ class OtherDevice(TorchDispatchMode):
         to_other = isinstance(tensors[0], Elsewhere) if tensors else False
         if func is not torch.ops.aten.copy_.default and device is not None:
             to_other = torch.device(device) == OTHER
-        plain = [leaf.numbers if isinstance(leaf, Elsewhere) else leaf for leaf in leaves]
-        plain = [torch.device("cpu") if leaf == OTHER else leaf for leaf in plain]
-        plain_args, plain_kwargs = tree_unflatten(plain, structure)
         out = (_AT_ONCE.get(func, func) if to_other else func)(*plain_args, **plain_kwargs)
         if not to_other:
             return out
@@ -113,7 +121,7 @@ class OtherDevice(TorchDispatchMode):
             # Operations in place return the tensor that they were given.
             return known[id(value)] if id(value) in known else self.adopt(value)
 
-        return tree_map(wrap, out)
+        return wrap(out) if isinstance(out, torch.Tensor) else tree_map(wrap, out)
 
 
 def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
@@ -137,7 +145,7 @@ def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
         return each_tensor(device.adopt, value)
 
     def on_the_cpu(function: Any) -> Any:
-        return lambda *arguments: there(function(*map(here, arguments)))
+        return lambda *arguments, **options: there(function(*map(here, arguments), **options))
 
     def rotate_grid(values: Any, weights: Any, *arguments: Any) -> Any:
         values, weights = add_halo(values), add_halo(weights)
@@ -145,6 +153,6 @@ def frugal_kernels(device: OtherDevice) -> SimpleNamespace:
         alone = torch.eye(3)[None]
         return there(dispatch.rotate_grid(*grids, *map(here, arguments), alone))
 
-    names = ("extract_slices", "insert_slices", "permute_grid", "refine_poses")
+    names = ("extract_slices", "insert_slices", "permute_grid", "pick_separated", "refine_poses")
     kernels = {name: on_the_cpu(getattr(dispatch, name)) for name in names}
     return SimpleNamespace(rotate_grid=rotate_grid, **kernels)

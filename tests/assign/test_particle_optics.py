@@ -55,12 +55,7 @@ class Case:
         self.defocus = Defocus(zero + 9000, zero + 8600, zero + 0.4, zero, zero, zero + 1)
         matrices = magnification_matrix(self.values)
         points = self.view.points.double()
-        slices = torch.cat(
-            [
-                exact_slices(volume, self.rotations[i : i + 1], points @ matrices[i].T)
-                for i in range(n)
-            ]
-        )
+        slices = exact_slices(volume, self.rotations, points @ matrices.mT)
         own = with_defocus_change(self.defocus, self.values)
         c = contrast_transfer(self.group, own, self.view.s_per_A).double()
         k = self.view.k_px().double()

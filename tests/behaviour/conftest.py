@@ -1,5 +1,10 @@
-"""One small simulated set, refined once, for all tests of the whole loop."""
+"""Simulated sets, each refined once, for all tests of the whole loop."""
 
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +80,50 @@ class Run:
         return read_events(self.folder / "events.jsonl")
 
 
+def made_once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that is made by whichever process of this test session needs it first."""
+    root = temporary.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+    folder, done = root / name / "data", root / name / "done"
+    folder.parent.mkdir(exist_ok=True)
+    with open(root / name / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a process that ends, however, lets go of it
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory) -> Path:
-    return simulate_set(tmp_path_factory.mktemp("set") / "data")
+    return made_once(tmp_path_factory, "small_set", simulate_set)
 
 
 @pytest.fixture(scope="session")
 def finished(small_set, tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    summary = refine(settings_for(small_set), folder)
-    return Run(small_set, folder, summary)
+    return finished_run(tmp_path_factory, "finished", small_set)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> Path:
+    """64 particles of 32 px, with as little noise as an iteration of a second bears."""
+
+    def make(folder: Path) -> Path:
+        return simulate_set(
+            folder, particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3
+        )
+
+    return made_once(tmp_path_factory, "tiny_set", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_finished(tiny_set, tmp_path_factory) -> Run:
+    return finished_run(tmp_path_factory, "tiny_finished", tiny_set)
+
+
+def finished_run(temporary: pytest.TempPathFactory, name: str, data: Path) -> Run:
+    """Return an automatic run of a set."""
+    folder = made_once(temporary, name, lambda folder: refine(settings_for(data), folder))
+    return Run(data, folder, json.loads((folder / "summary.json").read_text()))

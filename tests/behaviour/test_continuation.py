@@ -93,14 +93,6 @@ def test_what_a_mere_reconstruction_has_no_use_for_comes_back_after_it(tmp_path)
     )
 
 
-@pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory) -> Path:
-    return simulate_set(
-        tmp_path_factory.mktemp("tiny") / "data",
-        particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
-    )  # fmt: skip
-
-
 def tiny_settings(folder: Path, **changes):
     return settings_for(folder, **{"compare_to": None, "alignment": "global", **changes})
 

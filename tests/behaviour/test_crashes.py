@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,12 +24,12 @@ from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
 from tests.run.test_checkpoint import assert_bit_equal
 
-from .conftest import settings_for, simulate_set
+from .conftest import settings_for
 
 
 @pytest.mark.parametrize("stop_at", ["assign", "commit"])
 def test_a_stopped_run_resumes_to_the_same_bits(
-    small_set, finished, tmp_path, monkeypatch, stop_at
+    tiny_set, tiny_finished, tmp_path, monkeypatch, stop_at
 ):
     calls = {"n": 0}
     stages = {"assign": (loop_module, "advance"), "commit": (running_segment_module, "save_state")}
@@ -44,49 +45,49 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
     monkeypatch.setattr(module, name, interrupted)
     with pytest.raises(StoppedEarly, match="2 iterations are safe; go on with 'cryorefine resume"):
-        refine(settings_for(small_set), tmp_path / "run")
+        refine(settings_for(tiny_set), tmp_path / "run")
     monkeypatch.undo()
     assert committed_iterations(tmp_path / "run") == [0, 1, 2]
     summary = resume(tmp_path / "run")
     assert summary["finished"]
-    assert summary["iterations"] == finished.summary["iterations"]
+    assert summary["iterations"] == tiny_finished.summary["iterations"]
     ours, _ = load_state(tmp_path / "run", summary["iterations"])
-    theirs, _ = load_state(finished.folder, summary["iterations"])
+    theirs, _ = load_state(tiny_finished.folder, summary["iterations"])
     assert_bit_equal(ours, theirs)
 
 
-def test_resuming_a_finished_run_changes_nothing(finished):
-    before = (finished.folder / "half1.mrc").stat().st_mtime_ns
-    summary = resume(finished.folder)
+def test_resuming_a_finished_run_changes_nothing(tiny_finished):
+    before = (tiny_finished.folder / "half1.mrc").stat().st_mtime_ns
+    summary = resume(tiny_finished.folder)
     assert summary["finished"]
-    assert summary["iterations"] == finished.summary["iterations"]
-    assert (finished.folder / "half1.mrc").stat().st_mtime_ns == before
+    assert summary["iterations"] == tiny_finished.summary["iterations"]
+    assert (tiny_finished.folder / "half1.mrc").stat().st_mtime_ns == before
 
 
-def test_a_half_written_iteration_is_ignored_and_replaced(small_set, tmp_path):
-    refine(settings_for(small_set, alignment="global", iterations=1), tmp_path / "run")
+def test_a_half_written_iteration_is_ignored_and_replaced(tiny_set, tmp_path):
+    refine(settings_for(tiny_set, alignment="global", iterations=1), tmp_path / "run")
     (tmp_path / "run" / ".iteration_001.part").mkdir()
     (tmp_path / "run" / ".iteration_001.part" / "half1.mrc").write_bytes(b"rubbish")
     assert committed_iterations(tmp_path / "run") == [0, 1]
     assert resume(tmp_path / "run")["finished"]
 
 
-def test_resuming_nothing_or_with_another_particle_file_is_refused(small_set, tmp_path):
+def test_resuming_nothing_or_with_another_particle_file_is_refused(tiny_set, tmp_path):
     with pytest.raises(InputError, match="no run to resume"):
         resume(tmp_path)
     star = tmp_path / "particles.star"
-    text = (small_set / "particles.star").read_text()
-    star.write_text(text.replace("@particles.mrcs", f"@{small_set / 'particles.mrcs'}"))
-    settings = settings_for(small_set, particles=star, alignment="global", iterations=1)
+    text = (tiny_set / "particles.star").read_text()
+    star.write_text(text.replace("@particles.mrcs", f"@{tiny_set / 'particles.mrcs'}"))
+    settings = settings_for(tiny_set, particles=star, alignment="global", iterations=1)
     refine(settings, tmp_path / "run")
     lines = star.read_text().splitlines()
     star.write_text("\n".join(lines[:-3]))
-    with pytest.raises(InputError, match="the run started with 240"):
+    with pytest.raises(InputError, match="the run started with 64"):
         resume(tmp_path / "run")
 
 
 def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
-    small_set, tmp_path, monkeypatch
+    tiny_set, tmp_path, monkeypatch
 ):
     original, calls = running_segment_module.save_state, {"n": 0}
 
@@ -98,8 +99,28 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
 
     monkeypatch.setattr(running_segment_module, "save_state", full)
     with pytest.raises(StoppedEarly, match="No space left on device"):
-        refine(settings_for(small_set, iterations=3), tmp_path / "run")
+        refine(settings_for(tiny_set, iterations=3), tmp_path / "run")
     assert committed_iterations(tmp_path / "run") == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def half_done(tiny_set, tmp_path_factory) -> Path:
+    """A run that was stopped in the second of its two iterations."""
+    run = tmp_path_factory.mktemp("half_done") / "run"
+    original, calls = loop_module.advance, []
+
+    def second_stops(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    settings = settings_for(tiny_set, iterations=2, automatic_schedule="fixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module, "advance", second_stops)
+        with pytest.raises(StoppedEarly):
+            refine(settings, run)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -117,21 +138,19 @@ def test_a_disk_that_is_full_stops_the_run_and_leaves_the_last_iteration_whole(
     ],
 )
 def test_too_little_memory_stops_the_run_and_leaves_the_last_iteration_whole(
-    small_set, tmp_path, monkeypatch, error, message
+    half_done, tmp_path, monkeypatch, error, message
 ):
-    original, calls = loop_module.advance, {"n": 0}
+    run = shutil.copytree(half_done, tmp_path / "run")
 
-    def second_fails(*args, **kwargs):
-        calls["n"] += 1
-        if calls["n"] == 2:
-            raise error
-        return original(*args, **kwargs)
+    def fails(*args, **kwargs):
+        raise error
 
-    monkeypatch.setattr(loop_module, "advance", second_fails)
+    monkeypatch.setattr(loop_module, "advance", fails)
     with pytest.raises(StoppedEarly, match=message):
-        refine(settings_for(small_set, iterations=2), tmp_path / "run")
-    assert committed_iterations(tmp_path / "run") == [0, 1]
-    assert resume(tmp_path / "run")["iterations"] == 2
+        resume(run)
+    monkeypatch.undo()
+    assert committed_iterations(run) == [0, 1]
+    assert resume(run)["iterations"] == 2
 
 
 STAGES_BEFORE_THE_FOLDER = {
@@ -152,14 +171,14 @@ STAGES_IN_THE_FOLDER = {
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("Unable to allocate")])
 @pytest.mark.parametrize("stage", STAGES_BEFORE_THE_FOLDER)
 def test_a_run_that_is_stopped_before_it_has_a_folder_says_that_nothing_is_written(
-    small_set, tmp_path, monkeypatch, stage, error
+    tiny_set, tmp_path, monkeypatch, stage, error
 ):
     def stops(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(*STAGES_BEFORE_THE_FOLDER[stage], stops)
     with pytest.raises(StoppedEarly, match=r"; nothing has been written yet$") as caught:
-        refine(settings_for(small_set), tmp_path / "run")
+        refine(settings_for(tiny_set), tmp_path / "run")
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -167,7 +186,7 @@ def test_a_run_that_is_stopped_before_it_has_a_folder_says_that_nothing_is_writt
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("Unable to allocate")])
 @pytest.mark.parametrize("stage", STAGES_IN_THE_FOLDER)
 def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
-    small_set, tmp_path, monkeypatch, stage, error
+    tiny_set, tmp_path, monkeypatch, stage, error
 ):
     def stops(*args, **kwargs):
         raise error
@@ -175,7 +194,7 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
     run = tmp_path / "run"
     (run / "iteration_000").mkdir(parents=True)
     (run / "notes.txt").write_text("mine")
-    settings = settings_for(small_set, alignment="global", iterations=1)
+    settings = settings_for(tiny_set, alignment="global", iterations=1)
     monkeypatch.setattr(STAGES_IN_THE_FOLDER[stage], stage, stops)
     with pytest.raises(StoppedEarly, match=r"no iteration has been made yet; .* --overwrite$"):
         refine(settings, run, overwrite=True)
@@ -184,9 +203,9 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
     assert (run / "notes.txt").read_text() == "mine"
 
 
-def test_a_run_resumes_or_says_that_it_is_as_it_was(small_set, tmp_path, monkeypatch):
+def test_a_run_resumes_or_says_that_it_is_as_it_was(tiny_set, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    refine(settings_for(small_set, alignment="global", iterations=1), run)
+    refine(settings_for(tiny_set, alignment="global", iterations=1), run)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
     def stops(*args, **kwargs):
@@ -199,52 +218,50 @@ def test_a_run_resumes_or_says_that_it_is_as_it_was(small_set, tmp_path, monkeyp
 
 
 def test_other_errors_of_the_program_are_not_taken_for_a_full_memory(
-    small_set, tmp_path, monkeypatch
+    tiny_set, tmp_path, monkeypatch
 ):
     def fails(*args, **kwargs):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(first_segment_module, "screen", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        refine(settings_for(small_set), tmp_path / "run")
+        refine(settings_for(tiny_set), tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_whole_iterations_and_resumes(small_set, tmp_path):
+def test_a_killed_process_leaves_whole_iterations_and_resumes(tiny_set, tmp_path):
     run = tmp_path / "run"
     command = [
-        sys.executable, "-m", "cryorefine", "refine", str(small_set / "particles.star"),
-        "--reference", str(small_set / "reference.mrc"), "--symmetry", "d2",
-        "--output", str(run), "--threads", "2",
+        sys.executable, "-m", "cryorefine", "refine", str(tiny_set / "particles.star"),
+        "--reference", str(tiny_set / "reference.mrc"), "--symmetry", "d2",
+        "--output", str(run), "--threads", "2", "--alignment", "global", "--iterations", "4",
     ]  # fmt: skip
-    for _ in range(3):
+    for _ in range(2):
+        before = len(committed_iterations(run)) or 1  # the start is one
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        start = committed_iterations(run)
         deadline = time.monotonic() + 300
-        while committed_iterations(run)[-1:] <= (start[-1:] or [0]) and time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        while len(committed_iterations(run)) <= before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         done = committed_iterations(run)
-        assert done
+        assert done[-1] < 4
         load_state(run, done[-1])
         command = [sys.executable, "-m", "cryorefine", "resume", str(run)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "resolution" in result.stdout
+    assert committed_iterations(run) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_a_second_segment_begins_leaves_a_run_that_goes_on(tmp_path):
-    data = simulate_set(
-        tmp_path / "data",
-        particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
-    )  # fmt: skip
+def test_a_process_killed_while_a_second_segment_begins_leaves_a_run_that_goes_on(
+    tiny_set, tmp_path
+):
     run = tmp_path / "run"
-    refine(settings_for(data, compare_to=None, alignment="global", iterations=1), run)
+    refine(settings_for(tiny_set, compare_to=None, alignment="global", iterations=1), run)
     shutil.copytree(run, tmp_path / "other")
     resume(tmp_path / "other", changes={"iterations": 2})
     command = [sys.executable, "-m", "cryorefine", "resume", str(run), "--iterations", "2"]

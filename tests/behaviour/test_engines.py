@@ -26,16 +26,16 @@ PASSES = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """300 particles: several blocks of each half."""
+    """260 particles: three blocks of each half."""
     folder = tmp_path_factory.mktemp("engines") / "data"
     return simulate_set(
-        folder, particles=300, box_px=32, pixel_angstrom=5.4, snr=0.3, optics_groups=3
+        folder, particles=260, box_px=32, pixel_angstrom=5.4, snr=0.3, optics_groups=3
     )
 
 
 def settings_of(data: Path, **changes):
-    # Searches, a local iteration that refines optics, and what is measured at the end.
-    options = {"automatic_schedule": "fixed", "iterations": 3, "refine_defocus": True}
+    # A search, a local iteration that refines optics, and what is measured at the end.
+    options = {"automatic_schedule": "fixed", "iterations": 2, "refine_defocus": True}
     return settings_for(data, **{**options, **changes})
 
 
@@ -69,7 +69,7 @@ def test_the_number_of_threads_changes_no_bit(data, expected, tmp_path, threads)
     [
         (2, 2),
         pytest.param(1, 2, marks=pytest.mark.slow),
-        pytest.param(4, 8, marks=pytest.mark.slow),
+        pytest.param(3, 6, marks=pytest.mark.slow),
     ],
 )
 def test_the_number_of_worker_processes_changes_no_bit(data, expected, tmp_path, workers, threads):
@@ -119,6 +119,7 @@ class Hunted(ProcessEngine):
         return super().map(task, blocks, kill)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_each_pass_changes_no_bit(data, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(engines_module, "ProcessEngine", Hunted)
     monkeypatch.setattr(Hunted, "killed", set())

@@ -10,7 +10,6 @@ import torch
 import cryorefine.run.loop as loop_module
 from cryorefine.assign.particle_optics import N_VALUES, magnified
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.errors import StoppedEarly
 from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import random_rotations
 from cryorefine.io.mrc import read_volume
@@ -19,7 +18,7 @@ from cryorefine.kernels.reference import extract_slices
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves
 from cryorefine.refine.reference import reference_grid
-from cryorefine.run.checkpoint import load_state
+from cryorefine.run.checkpoint import committed_iterations, load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.state.particle_batches import half_optics
 from cryorefine.state.scores import ParticleScores
@@ -36,8 +35,8 @@ def fine_set(tmp_path_factory):
     """Particles sampled finely enough that a defocus shows, with their true poses."""
     return simulate_set(
         tmp_path_factory.mktemp("fine") / "data",
-        box_px=56, pixel_angstrom=2.2, diameter_angstrom=90, snr=0.2, shift_angstrom=2,
-        scale_spread=0.2,
+        particles=180, box_px=56, pixel_angstrom=2.2, diameter_angstrom=90, snr=0.2,
+        shift_angstrom=2, scale_spread=0.2,
     )  # fmt: skip
 
 
@@ -61,14 +60,29 @@ def local_settings(fine_set, particles, **changes):
 
 
 @pytest.fixture(scope="module")
-def refined(fine_set, misjudged, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("refined") / "run"
+def unfinished_and_refined(fine_set, misjudged, tmp_path_factory):
+    """Folders of a run: as it was when its last iteration began, and at its end."""
+    run = tmp_path_factory.mktemp("refined") / "run"
     settings = local_settings(
         fine_set, misjudged[0], iterations=3, refine_defocus=True, refine_grey=True,
         max_defocus_change_angstrom=2000.0,
     )  # fmt: skip
-    refine(settings, folder)
-    return folder
+    original, unfinished = loop_module.advance, run.with_name("unfinished")
+
+    def watched(*args, **kwargs):
+        if committed_iterations(run)[-1] == 2:
+            shutil.copytree(run, unfinished)
+        return original(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module, "advance", watched)
+        refine(settings, run)
+    return unfinished, run
+
+
+@pytest.fixture(scope="module")
+def refined(unfinished_and_refined):
+    return unfinished_and_refined[1]
 
 
 @pytest.mark.slow
@@ -109,28 +123,14 @@ def test_grey_scales_follow_the_particles_and_have_mean_one(fine_set, refined):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_with_the_particles_own_values(
-    fine_set, misjudged, refined, tmp_path, monkeypatch
+def test_a_run_whose_process_ended_goes_on_with_the_particles_own_values(
+    unfinished_and_refined, tmp_path
 ):
-    original, calls = loop_module.advance, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    shutil.copytree(refined, tmp_path / "run")
-    settings = local_settings(
-        fine_set, misjudged[0], iterations=3, refine_defocus=True, refine_grey=True,
-        max_defocus_change_angstrom=2000.0,
-    )  # fmt: skip
-    monkeypatch.setattr(loop_module, "advance", interrupted)
-    with pytest.raises(StoppedEarly):
-        refine(settings, tmp_path / "run", overwrite=True)
-    monkeypatch.undo()
-    resume(tmp_path / "run")
-    ours, theirs = load_state(tmp_path / "run", 3)[0], load_state(refined, 3)[0]
+    unfinished, refined = unfinished_and_refined
+    run = shutil.copytree(unfinished, tmp_path / "run")
+    assert committed_iterations(run) == [0, 1, 2]
+    resume(run)
+    ours, theirs = load_state(run, 3)[0], load_state(refined, 3)[0]
     assert torch.equal(ours.poses.optics, theirs.poses.optics)
     assert torch.equal(ours.poses.covariance, theirs.poses.covariance)
     assert torch.equal(ours.halves[0], theirs.halves[0])

@@ -19,7 +19,8 @@ from cryorefine.engine.memory import (
     plan_memory,
 )
 from cryorefine.events import EventLog
-from tests.behaviour.conftest import simulate_set
+from cryorefine.run.loop import refine
+from tests.behaviour.conftest import settings_for, simulate_set
 
 GB = 10**9
 
@@ -180,7 +181,17 @@ def test_this_process_may_hold_more_than_it_does():
     assert free_bytes() > 10**8
 
 
+@pytest.fixture(scope="module")
+def kernels_on_disk(tmp_path_factory):
+    """Compile the kernels, which takes memory of its own, once after installation."""
+    data = simulate_set(
+        tmp_path_factory.mktemp("compiled") / "data", particles=20, box_px=28, pixel_angstrom=6.0
+    )
+    refine(settings_for(data, iterations=2, automatic_schedule="fixed"), data / "run")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_on_disk")
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
@@ -198,9 +209,6 @@ def test_the_predicted_peak_is_within_30_percent_of_the_measured_one(tmp_path, c
         "--reference", data / "reference.mrc", "--symmetry", changes.get("symmetry", "d2"),
         "--threads", "2", "--output", tmp_path / "run", *options,
     ]  # fmt: skip
-    # Compiling the kernels, once after installation, takes memory of its own.
-    subprocess.run([*command, "--iterations", "1"], check=True, capture_output=True)
-    command.append("--overwrite")
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "predicted peak" in shown
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

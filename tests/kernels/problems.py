@@ -26,9 +26,10 @@ def poses_and_points(size_px: int, n: int, *, seed: int = 1) -> tuple[Tensor, Te
 
 
 def exact_slices(volume: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
-    """Slices by a non-uniform FFT with a relative error of 1e-9."""
+    """Slices by a non-uniform FFT with a relative error of 1e-9; points may be each rotation's."""
     n = volume.shape[-1]
-    k = torch.einsum("pa,nax->npx", points.double(), rotations[:, :2]).numpy() * (2 * np.pi / n)
+    points = points.double().expand(len(rotations), -1, -1)
+    k = torch.einsum("npa,nax->npx", points, rotations[:, :2]).numpy() * (2 * np.pi / n)
     x, y, z = (np.ascontiguousarray(k[..., a].ravel()) for a in range(3))
     values = finufft.nufft3d2(z, y, x, volume.numpy().astype(complex), eps=1e-9, isign=-1)
     return torch.from_numpy(values.reshape(k.shape[:2]))
