@@ -114,12 +114,12 @@ class Batch:
     @cached_property
     def white(self) -> Float[Tensor, "#b p"]:
         """Inverse standard deviation of the noise."""
-        return self.noise.rsqrt().float()[:, self.shell]
+        return self.noise.rsqrt().float().index_select(1, self.shell)
 
     @property
     def inverse_variance(self) -> Float[Tensor, "#b p"]:
         """Inverse variance of the noise."""
-        return self.noise.reciprocal().float()[:, self.shell]
+        return self.noise.reciprocal().float().index_select(1, self.shell)
 
     def whitened(self, group_band: GroupBand) -> WhitenedImages:
         """Return the images, whitened, with the band of their geometry."""
