@@ -68,7 +68,9 @@ class Case:
         random[:, at_zero] = random[:, at_zero].real * math.sqrt(2) + 0j
         x, white = (image + sigma * random).to(torch.complex64), 1 / sigma
         white = torch.full((len(points),), white)
-        self.images = GroupImages(self.view, x, white, self.defocus)
+        self.images = GroupImages(
+            self.view, x, white[None], torch.full((1, 1), self.view.amplitude), self.defocus
+        )
         self.grid = make_slice_grid(volume, SIZE_PX / 2 + 1)
 
     def problem(self, prior: OpticsPrior):

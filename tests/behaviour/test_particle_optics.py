@@ -180,7 +180,7 @@ def test_slices_of_magnified_particles_stay_within_the_references_grid(
     optics = all_magnified(inputs, by)
     volume = read_volume(small_set / "truth_map.mrc").data
     grid = reference_grid(inputs, volume, resolution_A)
-    band = half_optics(inputs, state, 1, resolution_A, optics).bands[0]
+    band = half_optics(inputs, state, 1, resolution_A, optics).band_of(0)
     rotations = magnified(random_rotations(20, torch.Generator().manual_seed(0)), optics[:20])
     read = extract_slices(grid, rotations, band.points)
     assert relative_error(read, exact_slices(volume, rotations, band.points)) < 0.02
@@ -194,8 +194,8 @@ def test_one_half_s_magnifications_do_not_change_the_other_half_s_band(ten_perce
     inputs, state = ten_percent
     optics = all_magnified(inputs, 0.0)
     optics[torch.from_numpy(inputs.half == 2), 2] = 0.2
-    ours, theirs = (half_optics(inputs, state, half, 7.2, optics).bands[0] for half in (1, 2))
-    assert len(ours.band) == len(half_optics(inputs, state, 1, 7.2).bands[0].band)
+    ours, theirs = (half_optics(inputs, state, half, 7.2, optics).band_of(0) for half in (1, 2))
+    assert len(ours.band) == len(half_optics(inputs, state, 1, 7.2).band_of(0).band)
     assert len(theirs.band) < len(ours.band)
 
 

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryorefine.optics.aberration import even_index, even_phase, odd_index, odd_phase, zernike
+from cryorefine.optics.aberration import (
+    even_index,
+    even_phase,
+    odd_basis,
+    odd_coefficients,
+    odd_index,
+    odd_phase,
+    zernike,
+)
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.units import electron_wavelength_A
 
@@ -150,3 +158,19 @@ def test_odd_phases_change_sign_with_the_frequency_and_even_ones_do_not():
     )
     np.testing.assert_allclose(odd_phase(group, -s), -odd_phase(group, s), atol=1e-12)
     np.testing.assert_allclose(even_phase(group, -s), even_phase(group, s), atol=1e-12)
+
+
+@given(
+    st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
+    st.lists(st.floats(-50, 50), max_size=8),
+)
+def test_odd_phases_are_sums_over_a_basis_that_all_groups_share(tilt_mrad, zernike_rad):
+    group = OpticsGroup("g", 1.0, 64, beam_tilt_mrad=tilt_mrad, odd_zernike=tuple(zernike_rad))
+    other = OpticsGroup("h", 1.0, 64, cs_mm=0.5, beam_tilt_mrad=(1.0, 1.0))
+    s = 0.4 * torch.randn(30, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    coefficients = odd_coefficients((group, other), 8)
+    found = coefficients @ odd_basis(s, 8)
+    for phase, g in zip(found, (group, other), strict=True):
+        expected = odd_phase(g, s)
+        scale = 1 + float(expected.abs().max()) + sum(map(abs, zernike_rad))
+        np.testing.assert_allclose(phase, expected, atol=1e-12 * scale)

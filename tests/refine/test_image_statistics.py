@@ -44,7 +44,7 @@ def opened(folder, *stacks):
 
 
 def first_noise(table, images, statistics):
-    """Return the groups' noise spectra with all particles in one half, and the groups' bands."""
+    """Return the noise of groups with all particles in one half, and the geometries' bands."""
     voxel_A = min(g.pixel_A for g in table.optics)
     size_px = max(g.box_px for g in table.optics)
     optics = make_half_optics(
@@ -54,7 +54,7 @@ def first_noise(table, images, statistics):
     stack = ParticleStack(table, images, statistics, memory, torch.device("cpu"))
     one_half = np.ones(len(table), np.int8)
     found = initial_noise(stack, one_half, (optics, optics), EventLog(), SerialEngine())
-    return found[0], optics.bands
+    return found[0], optics.geometry_bands
 
 
 @pytest.mark.parametrize("size_px", [15, 16])

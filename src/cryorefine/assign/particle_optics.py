@@ -171,23 +171,26 @@ def without_offset(
 
 @dataclass(frozen=True, eq=False)
 class GroupImages:
-    """Images of one optics group, and what their contrast transfer is computed from.
+    """Images that share all constants of their contrast transfer, and what it is computed from.
 
     Attributes
     ----------
     view
-        Their band, and how the group sees the volume.
+        Their band, and how any of their optics groups sees the volume.
     x
         Coefficients of the whole band, not whitened, offset included.
     white
-        One over the noise's standard deviation, by coefficient.
+        One over the noise's standard deviation, by coefficient, of all images or of each.
+    amplitude
+        Images hold this times the projections of the volume, all or each.
     defocus
         As the particle table has it.
     """
 
     view: GroupBand
     x: Complex[Tensor, "b p"]
-    white: Float[Tensor, "p"]
+    white: Float[Tensor, "#b p"]
+    amplitude: Float[Tensor, "#b 1"]
     defocus: Defocus
 
 
@@ -213,12 +216,16 @@ class RefinedOptics:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Likelihood and priors; ``x`` is whitened with ``white``."""
+    """Likelihood and priors; ``x`` is whitened with ``white``.
+
+    ``factor`` is what the contrast transfer is multiplied by: ``white`` times the amplitude.
+    """
 
     grid: SliceGrid
     view: GroupBand
     x: Tensor
     white: Tensor
+    factor: Tensor
     defocus: Defocus
     prior: OpticsPrior
     options: AlignmentOptions
@@ -226,7 +233,8 @@ class _Problem:
     def of(self, rows: Tensor) -> "_Problem":
         """Return the problem of some of the images."""
         defocus = Defocus(**{k: v[rows] for k, v in self.defocus.__dict__.items()})
-        return replace(self, x=self.x[rows], defocus=defocus)
+        white, factor = (t if len(t) == 1 else t[rows] for t in (self.white, self.factor))
+        return replace(self, x=self.x[rows], white=white, factor=factor, defocus=defocus)
 
     def normal_equations(
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
@@ -247,8 +255,7 @@ class _Problem:
         view = self.view
         own = with_defocus_change(self.defocus, values)
         c, slopes = contrast_transfer_and_slopes(view.group, own, view.s_per_A)
-        factor = self.white * view.amplitude
-        c, slopes = c * factor, slopes * factor[:, None]
+        c, slopes = c * self.factor, slopes * self.factor[..., None]
         matrix = magnification_matrix(values).float()
         value, gradient = extract_slices_with_gradient(
             self.grid, magnified(rotations, values), view.points
@@ -293,7 +300,10 @@ def _make_problem(
     view, x = images.view, images.x * images.white
     # The coefficient at zero is real: all its variance lies in one component, not in two.
     halved = torch.where(view.band.radius == 0, math.sqrt(0.5), 1.0)
-    return _Problem(grid, view, x * halved, images.white * halved, images.defocus, prior, options)
+    white = images.white * halved
+    return _Problem(
+        grid, view, x * halved, white, white * images.amplitude, images.defocus, prior, options
+    )
 
 
 def refine_particle_optics(

@@ -138,26 +138,30 @@ class FindPoses:
     def _with_optics(
         self, block: Block, batch: Batch, found: BatchPoses
     ) -> tuple[BatchPoses, Float[Tensor, "b v"]]:
-        """Refine what particles have of their own together with their poses, group by group."""
+        """Refine what particles have of their own together with their poses."""
         if self.prior is None or self.values is None:
             raise ValueError("no particle has optics of its own")
         optics = self.optics[block.half - 1]
         parts, order = [], []
-        for places, band in optics.by_group(batch.group_of):
+        for places, view in optics.by_view(batch.group_of):
             index = torch.arange(len(batch.rows))[places]
-            white = batch.white if len(batch.white) == 1 else batch.white[index]
-            rows = batch.rows[index.numpy()]
+            rows = batch.rows[places]
             parts.append(
                 refine_batch(
                     self.grids[block.half - 1],
-                    GroupImages(band, batch.x[index], white[0], self.stack.table.defocus(rows)),
+                    GroupImages(
+                        view, batch.x[index],
+                        batch.white if len(batch.white) == 1 else batch.white[index],
+                        optics.amplitudes(batch.group_of[places]),
+                        self.stack.table.defocus(rows),
+                    ),
                     found.select(index),
                     self.values[torch.from_numpy(rows)],
                     self.prior,
                     self.options[block.half, block.geometry],
-                    start=poses_of(self.poses, rows, band),
+                    start=poses_of(self.poses, rows, view),
                 )
-            )
+            )  # fmt: skip
             order.append(index)
         back = torch.cat(order).argsort()
         poses = BatchPoses.join([part for part, _ in parts]).select(back)

@@ -1,6 +1,6 @@
 """Images as the likelihood sees them: coefficients of a band, contrast transfer, noise."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,24 +77,12 @@ def make_group_band(
     voxel_A: float,
     resolution_A: float,
     device: torch.device | str = "cpu",
-    alike: GroupBand | None = None,
 ) -> GroupBand:
     """Prepare an optics group's band of coefficients down to a resolution.
 
     The band ends at the resolution, at the images' Nyquist frequency, or where slices would leave
     the volume's transform, whichever comes first.
-
-    Parameters
-    ----------
-    alike
-        Another group of the same sampling geometry, for the same volume and resolution: the two
-        then share all that does not depend on the group.
     """
-    if alike is not None:
-        k = alike.k_px().cpu().double()
-        return replace(
-            alike, group=group, odd_factor=_odd_factor(group, image_frequencies(group, k), device)
-        )
     box_A = volume_size_px * voxel_A
     limit_per_A = min(1 / resolution_A, (volume_size_px - 1) / 2 / box_A)
     band = make_band(group.box_px, limit_per_A * group.box_A / group.largest_stretch)
@@ -159,19 +147,32 @@ def image_coefficients(
 
 
 def as_seen_by(
-    coefficients: Complex[Tensor, "b p"], view: GroupBand, defocus: Defocus
+    coefficients: Complex[Tensor, "b p"],
+    view: GroupBand,
+    defocus: Defocus,
+    *,
+    odd_factor: Complex[Tensor, "*#b p"] | None,
+    amplitude: Float[Tensor, "#b 1"] | float,
 ) -> tuple[Complex[Tensor, "b p"], Float[Tensor, "b p"]]:
-    """Return what an optics group's coefficients say of the volume, and their contrast transfer.
+    """Return what images' coefficients say of the volume, and their contrast transfer.
 
     Antisymmetric aberrations are taken out of the coefficients; the contrast transfer includes
     the amplitude between volume and image, so that ``coefficients = transfer * slice + noise``
     after centring. Multiplication by the CTF is undone as far as noise allows.
+
+    Parameters
+    ----------
+    view
+        Of any of the images' optics groups: they share all that the contrast transfer is computed
+        from (:attr:`~cryorefine.optics.group.OpticsGroup.without_odd_part`).
+    odd_factor, amplitude
+        As in :class:`GroupBand`, of all images or of each; those in ``view`` are not used.
     """
-    if view.odd_factor is not None:
-        coefficients = coefficients * view.odd_factor
+    if odd_factor is not None:
+        coefficients = coefficients * odd_factor
     if view.group.correction == "premultiplied":
         coefficients = coefficients * division_by_transfer(view.group, defocus, view.s_per_A)
-    return coefficients, contrast_transfer(view.group, defocus, view.s_per_A) * view.amplitude
+    return coefficients, contrast_transfer(view.group, defocus, view.s_per_A) * amplitude
 
 
 def observe(
@@ -184,7 +185,8 @@ def observe(
 
     See :func:`image_coefficients` and :func:`as_seen_by`.
     """
-    return as_seen_by(image_coefficients(images, statistics, view.band), view, defocus)
+    x = image_coefficients(images, statistics, view.band)
+    return as_seen_by(x, view, defocus, odd_factor=view.odd_factor, amplitude=view.amplitude)
 
 
 def select_statistics(statistics: ImageStatistics, rows: np.ndarray) -> ImageStatistics:

@@ -10,7 +10,15 @@ from torch import Tensor
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.units import MM_TO_A, MRAD
 
-__all__ = ["even_index", "even_phase", "odd_index", "odd_phase", "zernike"]
+__all__ = [
+    "even_index",
+    "even_phase",
+    "odd_basis",
+    "odd_coefficients",
+    "odd_index",
+    "odd_phase",
+    "zernike",
+]
 
 
 def even_index(i: int) -> tuple[int, int]:
@@ -73,3 +81,33 @@ def odd_phase(group: OpticsGroup, s: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p
     tilt = torch.tensor(group.beam_tilt_mrad, dtype=s.dtype, device=s.device) * MRAD
     coma = -2 * math.pi * group.cs_mm * MM_TO_A * group.wavelength_A**2
     return _sum(group.odd_zernike, odd_index, s) + coma * s.square().sum(-1) * (s @ tilt)
+
+
+def odd_basis(s: Float[Tensor, "p 2"], n_zernike: int) -> Float[Tensor, "m p"]:
+    """Return the functions that antisymmetric phases are sums of, for any optics group.
+
+    The coma of a beam tilt along x and along y, ``|s|² s``, then so many Zernike polynomials.
+
+    Parameters
+    ----------
+    s
+        Spatial frequencies (x, y) in 1/Å, after the magnification matrix.
+    """
+    polynomials = [zernike(*odd_index(i), s) for i in range(n_zernike)]
+    return torch.stack([*(s.square().sum(-1) * s.T), *polynomials])
+
+
+def odd_coefficients(groups: Sequence[OpticsGroup], n_zernike: int) -> Float[Tensor, "g m"]:
+    """Return what :func:`odd_basis` is multiplied by: the sums are :func:`odd_phase`, in radians.
+
+    Parameters
+    ----------
+    n_zernike
+        At least as many polynomials as any group has coefficients.
+    """
+    out = torch.zeros(len(groups), 2 + n_zernike, dtype=torch.float64)
+    for row, group in zip(out, groups, strict=True):
+        coma = -2 * math.pi * group.cs_mm * MM_TO_A * group.wavelength_A**2
+        row[:2] = coma * MRAD * torch.tensor(group.beam_tilt_mrad, dtype=torch.float64)
+        row[2 : 2 + len(group.odd_zernike)] = torch.tensor(group.odd_zernike, dtype=torch.float64)
+    return out

@@ -1,7 +1,7 @@
 """An optics group: everything that a set of images shares about its microscope."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cryorefine.units import electron_wavelength_A
@@ -76,6 +76,14 @@ class OpticsGroup:
     has_ctf: bool = True
     has_envelope: bool = True
     correction: Literal["none", "phase_flipped", "premultiplied"] = "none"
+
+    @property
+    def without_odd_part(self) -> "OpticsGroup":
+        """What the contrast transfer is computed from: no name, no antisymmetric aberrations.
+
+        Groups of which this is equal have one contrast transfer, whatever their beam tilts.
+        """
+        return replace(self, name="", beam_tilt_mrad=(0.0, 0.0), odd_zernike=())
 
     @property
     def wavelength_A(self) -> float:

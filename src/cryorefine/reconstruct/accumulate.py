@@ -1,6 +1,7 @@
 """Add a batch of images to the sums of a reconstruction."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -126,13 +127,14 @@ def power_per_shell(
     """Return sums over images of each shell's mean power; ``of`` as for :func:`residual_power`."""
     n = band.n_shells
     count = torch.bincount(band.shell, minlength=n).double()
+    total = torch.zeros(n_sums, n, dtype=torch.float64, device=power.device)
     if n_sums == 1:
         summed = power.double().sum(0, keepdim=True)
-    else:
-        summed = power.new_zeros((n_sums, power.shape[1]), dtype=torch.float64)
-        summed.index_add_(0, of, power.double())
-    total = torch.zeros(n_sums, n, dtype=torch.float64, device=power.device)
-    return total.index_add_(1, band.shell, summed) / count
+        return total.index_add_(1, band.shell, summed) / count
+    # Shells first: with hundreds of sums, of an image each, there is little to add but shells.
+    ends = [band.prefix(shell) for shell in range(-1, n)]
+    shells = [power[:, first:last].sum(1, dtype=torch.float64) for first, last in pairwise(ends)]
+    return total.index_add_(0, of, torch.stack(shells, 1)) / count
 
 
 def centre(

@@ -137,7 +137,7 @@ class InsertImages:
     def run(self, block: Block, done: Done) -> PartialSums:
         """Return the sums over a block, which may hold images of several geometries."""
         optics = self.optics[block.half - 1]
-        n_shells = max(band.band.n_shells for band in optics.bands)
+        n_shells = optics.n_shells()
         sums = PartialSums(
             make_accumulator(
                 self.size_px,
@@ -145,7 +145,9 @@ class InsertImages:
                 oversampling=self.oversampling,
                 device=self.stack.device,
             ),
-            torch.zeros(len(optics.bands), n_shells, dtype=torch.float64, device=self.stack.device),
+            torch.zeros(
+                len(n_shells), max(n_shells), dtype=torch.float64, device=self.stack.device
+            ),
         )
         geometry_of = np.array(optics.geometry_of)[self.stack.table.optics_index[block.rows]]
         for geometry in np.unique(geometry_of):

@@ -53,12 +53,12 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class ScreenImages:
-    """Looks at images of one optics group a block.
+    """Looks at images of one box and radius a block: a block's geometry counts those.
 
     Attributes
     ----------
-    radius_px
-        Radius of the particle in pixels of each optics group; the background is outside.
+    box_px, radius_px
+        Side of the images, and radius of the particle in their pixels; the background is outside.
     max_energy
         Images with more mean power than this many times their background's are rejected.
     device
@@ -67,7 +67,7 @@ class ScreenImages:
 
     images: ImageSource
     box_px: tuple[int, ...]
-    radius_px: np.ndarray
+    radius_px: tuple[float, ...]
     max_energy: float
     device: torch.device | str
 
@@ -77,7 +77,7 @@ class ScreenImages:
         size = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (4 * self.box_px[g] ** 2)))
         mean, std, reasons = [], [], []
         for part, batch in self.images.batches(block.rows, size, self.device):
-            statistics = image_statistics(batch, float(self.radius_px[g]))
+            statistics = image_statistics(batch, self.radius_px[g])
             found = [""] * len(part)
             spread = statistics.std.cpu()
             for k in torch.nonzero(spread == 0).flatten().tolist():
@@ -105,14 +105,23 @@ def screen_images(
 ) -> Screening:
     """Read all images once; find those that are not finite or constant.
 
-    See :class:`ScreenImages` for the parameters.
+    Parameters
+    ----------
+    radius_px
+        Radius of the particle in pixels of each optics group.
+    max_energy, device
+        As in :class:`ScreenImages`.
     """
     done = told_as("reading images", events, len(table))
-    box_px = tuple(group.box_px for group in table.optics)
+    seen = [(g.box_px, float(r)) for g, r in zip(table.optics, radius_px, strict=True)]
+    # In the order of the groups; hundreds of them may be alike, with some images each.
+    kinds = list(dict.fromkeys(seen))
+    kind_of = np.array([kinds.index(kind) for kind in seen])[table.optics_index]
     blocks = plan_blocks(
-        Rows(0, g, "screen", np.flatnonzero(table.optics_index == g)) for g in range(len(box_px))
+        Rows(0, k, "screen", np.flatnonzero(kind_of == k)) for k in range(len(kinds))
     )
-    task = ScreenImages(images, box_px, radius_px, max_energy, device)
+    box_px, radii_px = zip(*kinds, strict=True)
+    task = ScreenImages(images, box_px, radii_px, max_energy, device)
     mean, std = torch.zeros(len(table)), torch.zeros(len(table))
     reasons = np.full(len(table), "", object)
     for block, found in zip(blocks, engine.map(task, blocks, done), strict=True):

@@ -11,6 +11,7 @@ from cryorefine.engine.blocks import Block, plan_blocks
 from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.events import EventLog
+from cryorefine.fourier.band import Band
 from cryorefine.reconstruct.accumulate import power_per_shell
 from cryorefine.state.particle_batches import (
     HalfOptics,
@@ -63,8 +64,8 @@ class MeasurePower:
         """Return the sums over a block, on the CPU."""
         optics = self.optics[block.half - 1]
         band = optics.band_of(block.geometry).band
-        n_shells = max(b.band.n_shells for b in optics.bands)
-        power = torch.zeros(len(optics.bands), n_shells, dtype=torch.float64)
+        n_shells = optics.n_shells()
+        power = torch.zeros(len(n_shells), max(n_shells), dtype=torch.float64)
         total = torch.zeros(len(band), dtype=torch.complex128, device=self.stack.device)
         for batch in optics.batches(self.stack, block.geometry, block.rows):
             total += batch.x.to(torch.complex128).sum(0)
@@ -116,27 +117,34 @@ def _excess(
 ) -> tuple[Float[Tensor, "_"], ...]:
     """Return mean powers less those of the means."""
     # Groups that the half has no image of need a spectrum, too: that of noise as normalised.
-    lengths = [band.band.n_shells for band in optics.bands]
+    lengths = optics.n_shells()
     if not sums:
         return tuple(torch.ones(n, dtype=torch.float64) for n in lengths)
     total: PowerSums = merged(sums)
     spectra = _shared(optics, counts, total.power)
+    n_of = np.bincount(optics.geometry_of, counts).astype(int)
+    of_mean = {
+        geometry: _mean_power(optics.band_of(geometry).band, values / int(n_of[geometry]))
+        for geometry, values in total.total.items()
+    }
     out = []
     for g, (spectrum, geometry) in enumerate(zip(spectra, optics.geometry_of, strict=True)):
         if spectrum is None:
             out.append(torch.ones(lengths[g], dtype=torch.float64))
             continue
-        n = int(counts[np.array(optics.geometry_of) == geometry].sum())
+        n = int(n_of[geometry])
         if n > 1:
-            band = optics.band_of(geometry).band
-            mean = (total.total[geometry] / n).abs().square()
-            shell = band.shell.cpu()
-            count = torch.bincount(shell, minlength=band.n_shells).double()
-            common = torch.zeros_like(count).index_add_(0, shell, mean) / count
             # Unbiased: the mean itself holds 1/n of the noise.
-            spectrum = (spectrum - common) * (n / (n - 1))
+            spectrum = (spectrum - of_mean[geometry]) * (n / (n - 1))
         out.append(positive_spectrum(spectrum))
     return tuple(out)
+
+
+def _mean_power(band: Band, x: Complex[Tensor, "p"]) -> Float[Tensor, "s"]:
+    """Return the mean power of coefficients per shell."""
+    shell = band.shell.cpu()
+    count = torch.bincount(shell, minlength=band.n_shells).double()
+    return torch.zeros_like(count).index_add_(0, shell, x.abs().square()) / count
 
 
 def _shared(
@@ -146,20 +154,21 @@ def _shared(
 
     None where the half has no image of the geometry.
     """
-    geometry = np.array(optics.geometry_of)
-    out: list[Tensor | None] = []
-    for g, band in enumerate(optics.bands):
-        alike = np.flatnonzero(geometry == geometry[g])
-        n, n_alike = int(counts[g]), int(counts[alike].sum())
+    out: list[Tensor | None] = [None] * len(counts)
+    for geometry, band in enumerate(optics.geometry_bands):
+        alike = np.flatnonzero(np.array(optics.geometry_of) == geometry)
+        n_alike = int(counts[alike].sum())
         if n_alike == 0:
-            out.append(None)
             continue
-        own = power[g, : band.band.n_shells]
-        if n == n_alike:
-            out.append(own / n)
-            continue
-        common = power[torch.from_numpy(alike)].sum(0)[: band.band.n_shells] / n_alike
-        out.append((own + _OF_GEOMETRY * common) / (n + _OF_GEOMETRY))
+        own = power[torch.from_numpy(alike), : band.band.n_shells]
+        common = own.sum(0) / n_alike
+        for g, spectrum in zip(alike, own, strict=True):
+            n = int(counts[g])
+            out[g] = (
+                spectrum / n
+                if n == n_alike
+                else (spectrum + _OF_GEOMETRY * common) / (n + _OF_GEOMETRY)
+            )
     return out
 
 

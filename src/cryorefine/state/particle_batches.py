@@ -1,6 +1,6 @@
 """Particles of one half and sampling geometry, batch by batch, in their geometry's band."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from cryorefine.model.observe import (
     sampling_geometry,
     select_statistics,
 )
+from cryorefine.model.odd_factors import OddFactors, make_odd_factors
 from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
@@ -113,12 +114,12 @@ class Batch:
     @cached_property
     def white(self) -> Float[Tensor, "#b p"]:
         """Inverse standard deviation of the noise."""
-        return self.noise.rsqrt().float()[:, self.shell]
+        return self.noise.rsqrt().float().index_select(1, self.shell)
 
     @property
     def inverse_variance(self) -> Float[Tensor, "#b p"]:
         """Inverse variance of the noise."""
-        return self.noise.reciprocal().float()[:, self.shell]
+        return self.noise.reciprocal().float().index_select(1, self.shell)
 
     def whitened(self, group_band: GroupBand) -> WhitenedImages:
         """Return the images, whitened, with the band of their geometry."""
@@ -130,25 +131,41 @@ class HalfOptics:
     """How one half's optics groups see the volume down to a resolution.
 
     Groups that share pixel, box and magnification matrix have one geometry: they share bands,
-    batches and search tables.
+    batches and search tables. Those that share all constants of the contrast transfer are worked on
+    together: hundreds of groups, as beam shifts make them, differ in beam tilt and amplitude alone.
 
     Attributes
     ----------
-    bands
-        By optics group, its amplitude times the group's scale in that half.
+    geometry_bands
+        By geometry, as its first group sees the volume.
     geometry_of
         Geometry of each optics group.
+    views, view_of
+        By contrast transfer, as the first group that has it sees the volume; and which of them each
+        optics group has.
+    odd_factors
+        By geometry; None where all its groups have the antisymmetric aberrations of the first.
+    amplitude
+        By optics group, between volume and images: the group's scale in that half included.
     noise
         Noise variance by optics group and shell of its images, where the bands are.
     """
 
-    bands: tuple[GroupBand, ...]
+    geometry_bands: tuple[GroupBand, ...]
     geometry_of: tuple[int, ...]
+    views: tuple[GroupBand, ...]
+    view_of: Int[np.ndarray, "g"]
+    odd_factors: tuple[OddFactors | None, ...]
+    amplitude: Float[Tensor, "g"]
     noise: tuple[Float[Tensor, "_"], ...]
 
     def band_of(self, geometry: int) -> GroupBand:
         """Return the band of the first group of a geometry: for what does not depend on groups."""
-        return self.bands[self.geometry_of.index(geometry)]
+        return self.geometry_bands[geometry]
+
+    def n_shells(self) -> list[int]:
+        """Return how many shells the images of each optics group have."""
+        return [self.geometry_bands[geometry].band.n_shells for geometry in self.geometry_of]
 
     def batches(
         self,
@@ -167,14 +184,20 @@ class HalfOptics:
             x = image_coefficients(images, select_statistics(stack.statistics, part), band)
             own = None if optics is None else optics[torch.from_numpy(part)]
             group_of = stack.table.optics_index[part]
+            odd = self._odd_factor(geometry, group_of)
             parts = []
-            for places, group_band in self.by_group(group_of):
-                rows_of_group = part[places]
-                defocus = stack.table.defocus(rows_of_group)
+            for places, view in self.by_view(group_of):
+                defocus = stack.table.defocus(part[places])
                 if own is not None:
                     defocus = with_defocus_change(defocus, own[places])
-                parts.append(as_seen_by(x[places], group_band, defocus))
-            x, c = _in_place(parts, group_of)
+                parts.append(
+                    as_seen_by(
+                        x[places], view, defocus,
+                        odd_factor=odd if odd is None or len(odd) == 1 else odd[places],
+                        amplitude=self.amplitudes(group_of[places]),
+                    )
+                )  # fmt: skip
+            x, c = _in_place(parts, self.view_of[group_of])
             if own is not None:
                 x = without_offset(self.band_of(geometry), x, own[:, 1])
                 c = c * (1 + own[:, :1]).float()
@@ -185,21 +208,33 @@ class HalfOptics:
         group_of = table.optics_index[rows]
         parts = [
             (
-                contrast_transfer(band.group, table.defocus(rows[places]), band.s_per_A)
-                * band.amplitude,
+                contrast_transfer(view.group, table.defocus(rows[places]), view.s_per_A)
+                * self.amplitudes(group_of[places]),
             )
-            for places, band in self.by_group(group_of)
+            for places, view in self.by_view(group_of)
         ]
-        return _in_place(parts, group_of)[0]
+        return _in_place(parts, self.view_of[group_of])[0]
 
-    def by_group(self, group_of: np.ndarray) -> Iterator[tuple[np.ndarray | slice, GroupBand]]:
-        """Yield the places of each optics group's images, and the group's band."""
-        groups = np.unique(group_of)
-        for g in groups:
-            yield (
-                (slice(None) if len(groups) == 1 else np.flatnonzero(group_of == g)),
-                self.bands[g],
-            )
+    def by_view(self, group_of: np.ndarray) -> Iterator[tuple[np.ndarray | slice, GroupBand]]:
+        """Yield the places of the images that share a contrast transfer, and their view of it."""
+        view_of = self.view_of[group_of]
+        views = np.unique(view_of)
+        for v in views:
+            places = slice(None) if len(views) == 1 else np.flatnonzero(view_of == v)
+            yield places, self.views[v]
+
+    def amplitudes(self, group_of: np.ndarray) -> Float[Tensor, "#b 1"]:
+        """Return the amplitudes of images; one row if they share their group."""
+        groups = group_of[:1] if (group_of == group_of[0]).all() else group_of
+        return self.amplitude[torch.from_numpy(groups).to(self.amplitude.device), None]
+
+    def _odd_factor(self, geometry: int, group_of: np.ndarray) -> Complex[Tensor, "#b p"] | None:
+        """Return what removes images' antisymmetric aberrations; None if they have none."""
+        factors = self.odd_factors[geometry]
+        if factors is not None:
+            return factors.of(group_of)
+        shared = self.geometry_bands[geometry].odd_factor
+        return None if shared is None else shared[None]
 
     def noise_of(self, group_of: np.ndarray) -> Float[Tensor, "#b s"]:
         """Return the noise variance of images; one row if they share their group."""
@@ -208,11 +243,11 @@ class HalfOptics:
         return noise if len(groups) == 1 else noise[torch.from_numpy(place).to(noise.device)]
 
 
-def _in_place(parts: list[tuple[Tensor, ...]], group_of: np.ndarray) -> tuple[Tensor, ...]:
-    """Put rows that were worked on group by group back into their order."""
+def _in_place(parts: list[tuple[Tensor, ...]], view_of: np.ndarray) -> tuple[Tensor, ...]:
+    """Put rows that were worked on view by view back into their order."""
     if len(parts) == 1:
         return parts[0]
-    order = np.argsort(np.argsort(group_of, kind="stable"), kind="stable")
+    order = np.argsort(np.argsort(view_of, kind="stable"), kind="stable")
     index = torch.from_numpy(order).to(parts[0][0].device)
     return tuple(torch.cat(columns)[index] for columns in zip(*parts, strict=True))
 
@@ -226,26 +261,50 @@ def make_half_optics(
     device: torch.device | str = "cpu",
 ) -> HalfOptics:
     """Return how optics groups see a volume: on one grey scale, with noise of variance 1."""
-    first: dict[tuple[object, ...], int] = {}
-    bands: list[GroupBand] = []
-    geometry_of = []
-    for group in groups:
-        key = sampling_geometry(group)
-        alike = bands[first[key]] if key in first else None
-        first.setdefault(key, len(bands))
-        geometry_of.append(list(first).index(key))
-        bands.append(
-            make_group_band(
-                group,
-                volume_size_px=volume_size_px,
-                voxel_A=voxel_A,
-                resolution_A=resolution_A,
-                device=device,
-                alike=alike,
-            )
+    geometries, geometry_of = _numbered([sampling_geometry(group) for group in groups])
+    transfers, view_of = _numbered([group.without_odd_part for group in groups])
+    bands = [
+        make_group_band(
+            groups[first],
+            volume_size_px=volume_size_px,
+            voxel_A=voxel_A,
+            resolution_A=resolution_A,
+            device=device,
         )
-    noise = (torch.ones(b.band.n_shells, dtype=torch.float64, device=device) for b in bands)
-    return HalfOptics(tuple(bands), tuple(geometry_of), tuple(noise))
+        for first in geometries
+    ]
+    odd_parts = [(g.cs_mm, g.voltage_kV, g.beam_tilt_mrad, g.odd_zernike) for g in groups]
+    differ = {
+        geometry
+        for geometry, odd in zip(geometry_of, odd_parts, strict=True)
+        if odd != odd_parts[geometries[geometry]]
+    }
+    of_groups = [bands[geometry] for geometry in geometry_of]
+    return HalfOptics(
+        geometry_bands=tuple(bands),
+        geometry_of=tuple(geometry_of),
+        views=tuple(replace(of_groups[first], group=groups[first]) for first in transfers),
+        view_of=np.array(view_of),
+        odd_factors=tuple(
+            make_odd_factors(groups, band) if geometry in differ else None
+            for geometry, band in enumerate(bands)
+        ),
+        amplitude=torch.tensor([band.amplitude for band in of_groups], device=device),
+        noise=tuple(
+            torch.ones(band.band.n_shells, dtype=torch.float64, device=device) for band in of_groups
+        ),
+    )
+
+
+def _numbered(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Return the first place of each different key, and which of them each key is."""
+    number: dict[Hashable, int] = {}
+    first = []
+    for place, key in enumerate(keys):
+        if key not in number:
+            number[key] = len(number)
+            first.append(place)
+    return first, [number[key] for key in keys]
 
 
 def largest_magnification(
@@ -295,12 +354,15 @@ def half_optics(
         device=inputs.device,
     )
     scales, noise = state.group_scale[half - 1], state.noise[half - 1]
-    bands = (
-        replace(band, amplitude=band.amplitude * scale)
-        for band, scale in zip(plain.bands, scales, strict=True)
-    )
+    # As doubles: they are rounded to single precision once, as they are multiplied with.
+    amplitude = [
+        plain.band_of(geometry).amplitude * scale
+        for geometry, scale in zip(plain.geometry_of, scales, strict=True)
+    ]
     return replace(
-        plain, bands=tuple(bands), noise=tuple(spectrum.to(inputs.device) for spectrum in noise)
+        plain,
+        amplitude=torch.tensor(amplitude, device=inputs.device),
+        noise=tuple(spectrum.to(inputs.device) for spectrum in noise),
     )
 
 
