@@ -102,10 +102,10 @@ def test_grey_scales_follow_the_particles_and_have_mean_one(fine_set, refined):
     truth = read_star(fine_set / "truth_particles.star")["particles"].floats("cryorefineTrueScale")
     found = read_star(refined / "particles.star")["particles"].floats("cryorefineGreyScale")
     assert np.corrcoef(truth, found)[0, 1] > 0.6
-    state, arrays = load_state(refined, 3)
+    checkpoint = load_state(refined, 3)
     for half in (1, 2):
-        mine = torch.from_numpy(arrays["half"] == half)
-        assert float(state.poses.optics[mine, 0].mean()) == pytest.approx(0, abs=1e-9)
+        mine = torch.from_numpy(checkpoint.constants.half == half)
+        assert float(checkpoint.state.poses.optics[mine, 0].mean()) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_stopped_run_goes_on_with_the_particles_own_values(
         refine(settings, tmp_path / "run", overwrite=True)
     monkeypatch.undo()
     resume(tmp_path / "run")
-    ours, theirs = load_state(tmp_path / "run", 3)[0], load_state(refined, 3)[0]
+    ours, theirs = load_state(tmp_path / "run", 3).state, load_state(refined, 3).state
     assert torch.equal(ours.poses.optics, theirs.poses.optics)
     assert torch.equal(ours.poses.covariance, theirs.poses.covariance)
     assert torch.equal(ours.halves[0], theirs.halves[0])
@@ -142,7 +142,7 @@ def test_magnifications_are_refined_and_written_with_the_rest_left_alone(fine_se
         fine_set, fine_set / "truth_particles.star", iterations=1, refine_magnification=True
     )
     refine(settings, tmp_path / "run")
-    state, _ = load_state(tmp_path / "run", 1)
+    state = load_state(tmp_path / "run", 1).state
     optics = state.poses.optics
     assert float(optics[:, 2:5].abs().max()) > 0
     assert bool((optics[:, [0, 1, 5, 6, 7]] == 0).all())
