@@ -210,11 +210,11 @@ def test_residuals_end_where_magnified_slices_would_leave_the_reference(small_se
     grid = reference_grid(inputs, 0.3 * volume / volume.std(), reference_A)
 
     def noise(model):
-        _, found = reconstruct_halves(
+        found = reconstruct_halves(
             inputs, state, poses, model, resolution_A=7.2, events=EventLog(),
             engine=SerialEngine(),
         )  # fmt: skip
-        return found[0][0]
+        return found.noise[0][0]
 
     model = ResidualModel((grid, grid), reference_A)
     differs = (noise(model) / noise(None) - 1).abs() > 1e-3
