@@ -49,8 +49,8 @@ def main() -> None:
         atom_bfactor=options.atom_bfactor,
     )  # fmt: skip
     refine(data / "particles.star", data / "reference.mrc", found, symmetry=options.symmetry)
-    state, arrays = load_state(found, committed_iterations(found)[-1])
-    poses, group = state.poses, parse_symmetry(options.symmetry)
+    checkpoint = load_state(found, committed_iterations(found)[-1])
+    poses, group = checkpoint.state.poses, parse_symmetry(options.symmetry)
     truth = read_relion(data / "truth_particles.star")
     errors = pose_errors(
         poses.rotations,
@@ -61,7 +61,7 @@ def main() -> None:
     )
     chi2 = torch.zeros(len(errors), dtype=torch.float64)
     for half in (1, 2):
-        mine = torch.from_numpy(arrays["half"] == half)
+        mine = torch.from_numpy(checkpoint.constants.half == half)
         chi2[mine] = chi_squared(errors[mine], poses.covariance[mine], poses.rotations[mine], group)
     is_right = torch.rad2deg(errors[:, :3].norm(dim=1)) < 10
     factor = next(

@@ -3,7 +3,9 @@
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
+from cryorefine.model.observe import ImageStatistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
+from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
+from cryorefine.refine.image_statistics import Screening
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Evaluation, Poses, State
@@ -245,3 +250,23 @@ def make_state(
             for i in range(1, iteration + 1)
         ],
     )
+
+
+def make_checkpoint(state: State, *, n_unused: int = 1, **changes: Any) -> Checkpoint:
+    """Return a checkpoint with a state; the first particles of its file are not used.
+
+    Changes go to its constants.
+    """
+    n = 5 if state.poses is None else len(state.poses.rotations)
+    half = (np.arange(n) % 2 + 1).astype(np.int8)
+    values = torch.arange(n_unused + n, dtype=torch.float32)
+    reasons = ("constant",) * n_unused + ("",) * n
+    constants = SegmentConstants(
+        half=half,
+        screening=Screening(ImageStatistics(values / 3, values / 7), reasons),
+        radius_px=10 / 3,
+        voxel_A=1.3,
+        optics=(OpticsSampling("opticsGroup1", 1.3, 16), OpticsSampling("α", 1.1, 18)),
+        registry=None,
+    )
+    return Checkpoint(state, replace(constants, **changes), (0.1 + 0.2, 1e9), False)

@@ -17,7 +17,7 @@ def assert_same_result(run: Path, other: Path, *, map_error: float) -> None:
     assert iterations == committed_iterations(other)
     assert iterations[-1] > 0
     for iteration in iterations[1:]:
-        a, b = load_state(run, iteration)[0], load_state(other, iteration)[0]
+        a, b = load_state(run, iteration).state, load_state(other, iteration).state
         turn = torch.rad2deg(geodesic_angle(a.poses.rotations, b.poses.rotations))
         shift_A = (a.poses.shift_A - b.poses.shift_A).norm(dim=1)
         scores = b.poses.scores

@@ -27,8 +27,8 @@ CHI2_95 = 11.07  # 5 degrees of freedom
 
 @pytest.mark.slow
 def test_the_truth_lies_within_the_95_percent_region_for_90_to_98_percent(finished):
-    state, arrays = load_state(finished.folder, finished.summary["iterations"])
-    poses, group = state.poses, parse_symmetry("d2")
+    checkpoint = load_state(finished.folder, finished.summary["iterations"])
+    poses, group = checkpoint.state.poses, parse_symmetry("d2")
     truth = read_relion(finished.data / "truth_particles.star")
     errors = pose_errors(
         poses.rotations,
@@ -39,14 +39,14 @@ def test_the_truth_lies_within_the_95_percent_region_for_90_to_98_percent(finish
     )
     inside = []
     for half in (1, 2):
-        mine = torch.from_numpy(arrays["half"] == half)
+        mine = torch.from_numpy(checkpoint.constants.half == half)
         chi2 = chi_squared(errors[mine], poses.covariance[mine], poses.rotations[mine], group)
         inside.append((chi2 < CHI2_95).double().mean())
     assert 0.90 <= float(sum(inside)) / 2 <= 0.98
 
 
 def test_the_columns_of_the_particle_file_come_from_the_covariance(finished):
-    state, _ = load_state(finished.folder, finished.summary["iterations"])
+    state = load_state(finished.folder, finished.summary["iterations"]).state
     variances = torch.diagonal(state.poses.covariance, dim1=1, dim2=2).numpy()
     block = read_star(finished.folder / "particles.star")["particles"]
     np.testing.assert_allclose(
@@ -70,7 +70,7 @@ def test_the_last_iteration_tells_how_far_the_gauss_newton_matrix_was_trusted(fi
 
 def test_uncertainties_are_measured_with_the_particles_own_magnifications(finished):
     inputs, _ = begun(settings_for(finished.data))
-    state, _ = load_state(finished.folder, finished.summary["iterations"])
+    state = load_state(finished.folder, finished.summary["iterations"]).state
     resolution_A = state.history[-1].align_resolution_A
     plan = IterationPlan(
         state.iteration + 1, "local", resolution_A, 1.0, False, resolution_A, 1, 1, 1.0, None, True

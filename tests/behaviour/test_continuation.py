@@ -116,7 +116,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def records(folder: Path):
-    return load_state(folder, committed_iterations(folder)[-1])[0].history
+    return load_state(folder, committed_iterations(folder)[-1]).state.history
 
 
 def last_event(folder: Path, kind: str) -> Event:
@@ -191,7 +191,7 @@ def second_segment(global_run, tmp_path_factory) -> Path:
 
 def assert_same_end(folder: Path, other: Path):
     assert committed_iterations(folder) == committed_iterations(other) == [0, 1, 2, 3]
-    assert_bit_equal(load_state(folder, 3)[0], load_state(other, 3)[0])
+    assert_bit_equal(load_state(folder, 3).state, load_state(other, 3).state)
     for name in ("settings.toml", "settings_leg001.toml", "particles.star", "fsc.star"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
@@ -303,7 +303,7 @@ def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, tmp_path,
     emitted = last_event(run, "particles")
     counts = [getattr(emitted, f"n_{name}") for name in ("kept", "returned", "new", "dropped")]
     assert counts == [36, 0, 20, 8]
-    state, _ = load_state(run, 2)
+    state = load_state(run, 2).state
     assert bool(state.poses.is_assigned.all())
 
     # Those that had left are remembered in their half, whatever the seed would say.
@@ -365,7 +365,7 @@ def test_a_particle_file_that_was_changed_in_place_is_refused(tiny_set, tmp_path
 
 
 def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
-    full, _ = load_state(run, 1)
+    full = load_state(run, 1).state
     percentile = full.poses.scores.percentile.numpy()
     halves = halves_by_image(run)
     low = np.flatnonzero(percentile < 0.3)
@@ -386,13 +386,13 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     assert resume(run, keep_above_percentile=0)["n_used"] == 64
     assert not (run / "rejected_particles.star").exists()
     assert halves_by_image(run) == halves
-    back, _ = load_state(run, 4)
+    back = load_state(run, 4).state
     assert torch.equal(back.poses.rotations, full.poses.rotations)
     assert torch.equal(back.poses.shift_A, full.poses.shift_A)
 
 
 def test_a_percentile_that_leaves_nobody_is_refused(run):
-    state, _ = load_state(run, 1)
+    state = load_state(run, 1).state
     assert float(state.poses.scores.percentile.max()) <= 1
     before = contents(run)
     with refused("left"):

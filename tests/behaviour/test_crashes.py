@@ -51,8 +51,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     summary = resume(tmp_path / "run")
     assert summary["finished"]
     assert summary["iterations"] == tiny_finished.summary["iterations"]
-    ours, _ = load_state(tmp_path / "run", summary["iterations"])
-    theirs, _ = load_state(tiny_finished.folder, summary["iterations"])
+    ours = load_state(tmp_path / "run", summary["iterations"]).state
+    theirs = load_state(tiny_finished.folder, summary["iterations"]).state
     assert_bit_equal(ours, theirs)
 
 
@@ -280,5 +280,5 @@ def test_a_process_killed_while_a_second_segment_begins_leaves_a_run_that_goes_o
         if seen == "legs.json" and len(read_segments(run)) > 1:
             assert (run / "leg_002" / "settings.toml").exists()
     assert resume(run)["iterations"] == 3
-    assert_bit_equal(load_state(run, 3)[0], load_state(tmp_path / "other", 3)[0])
+    assert_bit_equal(load_state(run, 3).state, load_state(tmp_path / "other", 3).state)
     assert (run / "settings.toml").read_bytes() == (tmp_path / "other/settings.toml").read_bytes()

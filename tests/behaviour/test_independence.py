@@ -239,7 +239,7 @@ def one_iteration(small_set, tmp_path_factory):
 
 
 def test_both_halves_start_from_the_same_low_passed_map(one_iteration):
-    start, _ = load_state(one_iteration, 0)
+    start = load_state(one_iteration, 0).state
     assert torch.equal(start.references[0], start.references[1])
     spectrum = torch.fft.fftn(start.references[0]).abs()
     k = torch.fft.fftfreq(48, 1 / 48)

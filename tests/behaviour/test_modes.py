@@ -73,7 +73,7 @@ def test_local_keeps_perfect_poses_and_starts_where_they_are(noisy, local):
     share, median = wrong(noisy, local / "particles.star")
     assert share == 0
     assert median < 1.5
-    state, _ = load_state(local, 3)
+    state = load_state(local, 3).state
     assert state.start_A < 15
     assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
 
@@ -95,7 +95,7 @@ def test_local_prefers_a_reference_to_poses_that_support_nothing(noisy, tmp_path
     shuffled(noisy / "truth_particles.star", star, angle)
     how = {"particles": star, "alignment": "local", "iterations": 1}
     run(noisy, tmp_path / "run", reference=(noisy / "reference.mrc",), **how)
-    state, _ = load_state(tmp_path / "run", 1)
+    state = load_state(tmp_path / "run", 1).state
     assert np.isnan(state.start_A)
     assert state.history[0].align_resolution_A == pytest.approx(27)
     assert any("--alignment automatic" in w for w in warnings(tmp_path / "run"))
@@ -132,7 +132,7 @@ def shuffled(source, target, labels):
 def test_an_initial_low_pass_that_is_given_is_where_a_local_run_starts(noisy, tmp_path):
     run(noisy, tmp_path / "run", particles=noisy / "truth_particles.star", alignment="local",
         initial_lowpass_angstrom=24.0, iterations=1)  # fmt: skip
-    state, _ = load_state(tmp_path / "run", 1)
+    state = load_state(tmp_path / "run", 1).state
     assert state.history[0].align_resolution_A == pytest.approx(21.6)
     assert np.isnan(state.start_A)
 
@@ -344,7 +344,7 @@ def test_a_run_that_goes_on_as_local_before_it_did_anything_starts_from_its_pose
     monkeypatch.undo()
     resume(tmp_path / "run", changes=changes)
     assert wrong(noisy, tmp_path / "run" / "particles.star")[0] == 0
-    state = load_state(tmp_path / "run", 1)[0]
+    state = load_state(tmp_path / "run", 1).state
     assert state.start_A < 15
     assert state.history[0].align_resolution_A == pytest.approx(0.9 * state.start_A)
 

@@ -100,7 +100,7 @@ def test_stochastic_sums_are_mixed_as_asked_for(tiny, tmp_path):
     def sums(name, mixing, iterations):
         run(tiny, tmp_path / name, alignment="stochastic", stochastic_subset=20,
             stochastic_mixing=mixing, iterations=iterations, intermediate="keep")  # fmt: skip
-        state, _ = load_state(tmp_path / name, iterations)
+        state = load_state(tmp_path / name, iterations).state
         return state.sums[0].values
 
     first, second = sums("one", 0.25, 1), sums("two", 0.25, 2)
@@ -111,13 +111,13 @@ def test_stochastic_sums_are_mixed_as_asked_for(tiny, tmp_path):
 def test_targets_bound_what_poses_are_compared_at(tiny, tmp_path):
     how = {"alignment": "global", "iterations": 3, "target_resolution": "24 19"}
     run(tiny, tmp_path / "run", **how)
-    state, _ = load_state(tmp_path / "run", 3)
+    state = load_state(tmp_path / "run", 3).state
     assert [r.align_resolution_A for r in state.history] == pytest.approx([24, 19, 19])
 
 
 def test_without_multiresolution_everything_is_compared_at_once(tiny, tmp_path):
     run(tiny, tmp_path / "run", multiresolution=False)
-    state, _ = load_state(tmp_path / "run", 1)
+    state = load_state(tmp_path / "run", 1).state
     assert state.history[0].align_resolution_A == pytest.approx(10)
 
 

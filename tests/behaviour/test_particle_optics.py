@@ -116,10 +116,10 @@ def test_grey_scales_follow_the_particles_and_have_mean_one(fine_set, refined):
     truth = read_star(fine_set / "truth_particles.star")["particles"].floats("cryorefineTrueScale")
     found = read_star(refined / "particles.star")["particles"].floats("cryorefineGreyScale")
     assert np.corrcoef(truth, found)[0, 1] > 0.6
-    state, arrays = load_state(refined, 3)
+    checkpoint = load_state(refined, 3)
     for half in (1, 2):
-        mine = torch.from_numpy(arrays["half"] == half)
-        assert float(state.poses.optics[mine, 0].mean()) == pytest.approx(0, abs=1e-9)
+        mine = torch.from_numpy(checkpoint.constants.half == half)
+        assert float(checkpoint.state.poses.optics[mine, 0].mean()) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_run_whose_process_ended_goes_on_with_the_particles_own_values(
     run = shutil.copytree(unfinished, tmp_path / "run")
     assert committed_iterations(run) == [0, 1, 2]
     resume(run)
-    ours, theirs = load_state(run, 3)[0], load_state(refined, 3)[0]
+    ours, theirs = load_state(run, 3).state, load_state(refined, 3).state
     assert torch.equal(ours.poses.optics, theirs.poses.optics)
     assert torch.equal(ours.poses.covariance, theirs.poses.covariance)
     assert torch.equal(ours.halves[0], theirs.halves[0])
@@ -142,7 +142,7 @@ def test_magnifications_are_refined_and_written_with_the_rest_left_alone(fine_se
         fine_set, fine_set / "truth_particles.star", iterations=1, refine_magnification=True
     )
     refine(settings, tmp_path / "run")
-    state, _ = load_state(tmp_path / "run", 1)
+    state = load_state(tmp_path / "run", 1).state
     optics = state.poses.optics
     assert float(optics[:, 2:5].abs().max()) > 0
     assert bool((optics[:, [0, 1, 5, 6, 7]] == 0).all())
@@ -210,11 +210,11 @@ def test_residuals_end_where_magnified_slices_would_leave_the_reference(small_se
     grid = reference_grid(inputs, 0.3 * volume / volume.std(), reference_A)
 
     def noise(model):
-        _, found = reconstruct_halves(
+        found = reconstruct_halves(
             inputs, state, poses, model, resolution_A=7.2, events=EventLog(),
             engine=SerialEngine(),
         )  # fmt: skip
-        return found[0][0]
+        return found.noise[0][0]
 
     model = ResidualModel((grid, grid), reference_A)
     differs = (noise(model) / noise(None) - 1).abs() > 1e-3

@@ -191,7 +191,7 @@ def test_two_references_start_one_half_each(small_set, tmp_path):
         iterations=1,
     )
     refine(settings, tmp_path / "run")
-    start, _ = load_state(tmp_path / "run", 0)
+    start = load_state(tmp_path / "run", 0).state
     mirrored = start.references[0].flip(0).roll(1, 0)  # the origin is at n // 2
     inner = slice(1, None)
     assert not torch.allclose(start.references[0], start.references[1])
@@ -305,7 +305,7 @@ def test_the_relative_grey_scale_of_optics_groups_is_found(tmp_path):
     joined((faint, strong), tmp_path / "both.star")
     settings = settings_for(faint, particles=tmp_path / "both.star", iterations=3)
     refine(settings, tmp_path / "run")
-    state, _ = load_state(tmp_path / "run", 3)
+    state = load_state(tmp_path / "run", 3).state
     found = read_relion(tmp_path / "run" / "particles.star")
     for half, scales in enumerate(state.group_scale, 1):
         counts = np.bincount(found.optics_index[found.half_set == half])
@@ -332,7 +332,7 @@ def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tm
     poses, maps = [], []
     for name, star in (("one", small_set / "particles.star"), ("two", tmp_path / "split.star")):
         refine(settings_for(small_set, particles=star, iterations=2), tmp_path / name)
-        poses.append(load_state(tmp_path / name, 2)[0].poses)
+        poses.append(load_state(tmp_path / name, 2).state.poses)
         maps.append(average_map(tmp_path / name)[0])
     # The noise spectra are measured on half as many images each; poses move by less than a
     # third of their own uncertainty.

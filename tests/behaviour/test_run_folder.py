@@ -115,7 +115,7 @@ def written(request, one_dark, tmp_path_factory) -> Written:
     folder = tmp_path_factory.mktemp("written") / "run"
     refine(settings, folder)
     summary = json.loads((folder / "summary.json").read_text())
-    state, _ = load_state(folder, summary["iterations"])
+    state = load_state(folder, summary["iterations"]).state
     block = read_star(folder / "particles.star")["particles"]
     columns = {n: block.floats(n) for n in ("cryorefineWeight", "rlnRandomSubset")}
     return Written(

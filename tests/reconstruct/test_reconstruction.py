@@ -223,13 +223,13 @@ def test_a_symmetrised_volume_is_symmetric_and_a_symmetric_one_stays(size_px):
     atoms = make_phantom(group, diameter_A=0.7 * size_px * 6.0, seed=1)
     volume = volume_from_atoms(atoms, scattering_basis(atoms, 0.1), size_px=size_px, voxel_A=6.0)
     mask = sphere_mask(size_px, 0.42 * size_px)
-    again = symmetrise_volume(volume, group)
+    again = symmetrise_volume(volume, group, voxel_A=1.0)
     assert float((again * volume * mask).sum() / (volume**2 * mask).sum()) == pytest.approx(
         1, abs=0.05
     )
     lopsided = volume * (1 + 0.5 * torch.linspace(-1, 1, size_px))
-    once = symmetrise_volume(lopsided, group)
-    twice = symmetrise_volume(once, group)
+    once = symmetrise_volume(lopsided, group, voxel_A=1.0)
+    twice = symmetrise_volume(once, group, voxel_A=1.0)
     agreement = (once * twice * mask).sum() / ((once * mask).norm() * (twice * mask).norm())
     assert float(agreement) > 0.99
 

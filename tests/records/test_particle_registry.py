@@ -8,7 +8,6 @@ import torch
 from cryorefine.events import EventLog
 from cryorefine.particles.half_sets import assign_halves
 from cryorefine.records.particle_registry import (
-    ParticleRegistry,
     extend_halves,
     first_registry,
     known_poses,
@@ -110,7 +109,6 @@ def test_particles_that_leave_are_remembered_with_half_and_pose():
     )  # fmt: skip
     assert len(second) == 6
     assert second.aside.tolist() == [1, 2, 3, 4, 5]
-    second = ParticleRegistry.from_arrays(second.arrays())
     assert second.dropped.tolist() == ["", "too low", "", "", "", ""]
     # Everything comes back but for what the one that stayed has become.
     again = known_poses(second, np.array([0]), poses_of(1, first=100.0))

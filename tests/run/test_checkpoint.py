@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from cryorefine.reconstruct.solve import FoldedSums
+from cryorefine.records.checkpoint_versions import _MIGRATIONS, VERSION
+from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.run.checkpoint import (
     committed_iterations,
     iteration_folder,
@@ -16,10 +18,9 @@ from cryorefine.run.checkpoint import (
     save_start,
     save_state,
 )
-from cryorefine.run.checkpoint_versions import _MIGRATIONS, VERSION
 from cryorefine.state.scores import ParticleScores
-from cryorefine.state.state import Poses
-from tests.builders import make_state, refused
+from cryorefine.state.state import OtherPoses, Poses
+from tests.builders import make_checkpoint, make_state, refused
 
 
 def assert_bit_equal(a, b, where="state"):
@@ -29,6 +30,8 @@ def assert_bit_equal(a, b, where="state"):
         assert a.dtype == b.dtype, where
         assert a.shape == b.shape, where
         assert a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), where
+    elif isinstance(a, np.ndarray):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), where
     elif dataclasses.is_dataclass(a):
         for f in dataclasses.fields(a):
             assert_bit_equal(getattr(a, f.name), getattr(b, f.name), f"{where}.{f.name}")
@@ -46,8 +49,8 @@ def assert_bit_equal(a, b, where="state"):
         assert a == b, where
 
 
-def save(run, state, **extra):
-    return save_state(run, state, {"voxel_A": np.array(1.3), **extra}, lambda folder: None)
+def save(run, state):
+    return save_state(run, make_checkpoint(state), lambda folder: None)
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 11])
@@ -56,20 +59,20 @@ def save(run, state, **extra):
 def test_a_state_comes_back_bit_by_bit(tmp_path, n_groups, size_px, compared):
     state = make_state(2, n_groups=n_groups, size_px=size_px, compared=compared)
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 2)[0], state)
+    assert_bit_equal(load_state(tmp_path, 2).state, state)
 
 
 def test_the_state_before_the_first_iteration_comes_back_bit_by_bit(tmp_path):
     state = make_state(0)
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 0)[0], state)
+    assert_bit_equal(load_state(tmp_path, 0).state, state)
 
 
 def test_poses_known_before_the_first_iteration_come_back(tmp_path):
     poses = dataclasses.replace(make_state(1).poses, scores=ParticleScores())
     state = dataclasses.replace(make_state(0), poses=poses)
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 0)[0], state)
+    assert_bit_equal(load_state(tmp_path, 0).state, state)
 
 
 def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
@@ -82,40 +85,77 @@ def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
     before = Poses(make_state(2).poses.rotations, make_state(2).poses.shift_A)
     state = dataclasses.replace(make_state(1), previous=before, sums=(sums(1), sums(2)))
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+    assert_bit_equal(load_state(tmp_path, 1).state, state)
 
 
 def test_where_a_segment_begins_comes_back_with_the_volumes_of_the_iteration_before(tmp_path):
     save(tmp_path, make_state(2))
     poses = make_state(2).poses.select(np.array([0, 3]))
     state = dataclasses.replace(make_state(2), poses=poses)
-    extra = {"voxel_A": np.array(1.3), "half": np.array([1, 2])}
-    folder = save_start(tmp_path, 2, state, extra, lambda part: (part / "x").write_text("y"))
+    start = make_checkpoint(state)
+    folder = save_start(tmp_path, 2, start, lambda part: (part / "x").write_text("y"))
     assert (folder / "x").read_text() == "y"
     assert not list(folder.glob("*.mrc"))
-    back, arrays = load_start(tmp_path, 2)
-    assert_bit_equal(back, state)
-    np.testing.assert_array_equal(arrays["half"], [1, 2])
+    assert_bit_equal(load_start(tmp_path, 2), start)
     assert committed_iterations(tmp_path) == [2]
 
 
 def test_a_state_of_one_particle_comes_back(tmp_path):
     state = make_state(1, n=1)
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+    assert_bit_equal(load_state(tmp_path, 1).state, state)
 
 
-def test_arrays_kept_with_a_state_come_back(tmp_path):
-    extra = {
-        "half": np.array([1, 2, 2], np.int8),
-        "reasons": np.array(["", "constant", "NaN"]),
-        "spent_s": np.array([0.1 + 0.2, 1e9]),
-    }
-    save(tmp_path, make_state(1), **extra)
-    arrays = load_state(tmp_path, 1)[1]
-    for name, values in extra.items():
-        assert arrays[name].dtype == values.dtype
-        np.testing.assert_array_equal(arrays[name], values)
+def rewritten(path, change):
+    """Write the arrays of a checkpoint again, changed."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def make_registry():
+    """Return what a run knows of seven particles, of which it has set two with poses aside."""
+    aside = make_state(2, n=2).poses
+    return ParticleRegistry(
+        stacks=np.array(["/data/a.mrcs", "/data/b.mrcs"]),
+        stack_index=np.array([0, 0, 0, 1, 1, 1, 1]),
+        image_index=np.array([0, 1, 2, 0, 1, 2, 3]),
+        micrographs=np.array(["m0"]),
+        micrograph_index=np.array([0, 0, 0, 0, 0, -1, -1]),
+        half=np.array([0, 1, 2, 1, 2, 1, 2], np.int8),
+        defocus=np.arange(21.0).reshape(7, 3) / 3,
+        dropped=np.array(["", "", "", "", "", "", "percentile 3.0 below limit 10"]),
+        aside=np.array([0, 6]),
+        poses=aside,
+    )
+
+
+@pytest.mark.parametrize("registry", [None, make_registry()], ids=["earlier", "now"])
+def test_what_is_kept_with_a_state_comes_back_bit_by_bit(tmp_path, registry):
+    optics = make_checkpoint(make_state(1)).constants.optics if registry else ()
+    kept = make_checkpoint(make_state(1), registry=registry, optics=optics)
+    kept = dataclasses.replace(kept, is_finished=registry is None)
+    save_state(tmp_path, kept, lambda folder: None)
+    assert_bit_equal(load_state(tmp_path, 1), kept)
+
+
+def test_poses_with_all_that_they_can_have_come_back_bit_by_bit(tmp_path):
+    poses = make_state(1).poses
+    draw = torch.arange(500, dtype=torch.float64).sin()
+    poses = dataclasses.replace(
+        poses,
+        covariance=draw[:125].reshape(5, 5, 5),
+        optics=draw[:40].reshape(5, 8),
+        others=OtherPoses(
+            torch.tensor([0, 3, 3]), draw[:27].reshape(3, 3, 3), draw[:6].reshape(3, 2), draw[:3]
+        ),
+    )
+    state = dataclasses.replace(
+        make_state(1), poses=poses, own_share=(draw[:9], draw[:9] / 2), start_A=10 / 3
+    )
+    save(tmp_path, state)
+    assert_bit_equal(load_state(tmp_path, 1).state, state)
 
 
 def test_files_that_are_added_are_committed_with_the_state(tmp_path):
@@ -123,7 +163,7 @@ def test_files_that_are_added_are_committed_with_the_state(tmp_path):
         assert committed_iterations(tmp_path) == []
         (folder / "map.mrc").write_text("x")
 
-    folder = save_state(tmp_path, make_state(1), {"voxel_A": np.array(1.3)}, fill)
+    folder = save_state(tmp_path, make_checkpoint(make_state(1)), fill)
     assert folder == iteration_folder(tmp_path, 1)
     assert (folder / "map.mrc").read_text() == "x"
 
@@ -135,11 +175,11 @@ def test_an_iteration_that_crashes_while_it_is_written_does_not_exist(tmp_path, 
 
     save(tmp_path, make_state(0))
     with pytest.raises(crash):
-        save_state(tmp_path, make_state(1), {"voxel_A": np.array(1.3)}, fill)
+        save_state(tmp_path, make_checkpoint(make_state(1)), fill)
     assert committed_iterations(tmp_path) == [0]
     save(tmp_path, make_state(1))
     assert committed_iterations(tmp_path) == [0, 1]
-    assert_bit_equal(load_state(tmp_path, 1)[0], make_state(1))
+    assert_bit_equal(load_state(tmp_path, 1).state, make_state(1))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["iteration_000", "iteration_001"]
 
 
@@ -148,7 +188,7 @@ def test_an_iteration_that_is_run_again_replaces_the_old_one(tmp_path):
     (folder / "old.txt").write_text("x")
     state = make_state(1, size_px=7)
     save(tmp_path, state)
-    assert_bit_equal(load_state(tmp_path, 1)[0], state)
+    assert_bit_equal(load_state(tmp_path, 1).state, state)
     assert not (folder / "old.txt").exists()
 
 
@@ -176,7 +216,7 @@ def test_only_the_last_two_iterations_keep_their_references(tmp_path):
     }
     assert kept == {0: False, 1: False, 2: True, 3: True}
     assert (iteration_folder(tmp_path, 1) / "half1.mrc").exists()
-    assert_bit_equal(load_state(tmp_path, 2)[0], make_state(2, size_px=4))
+    assert_bit_equal(load_state(tmp_path, 2).state, make_state(2, size_px=4))
 
 
 def damage(path, how):
@@ -224,12 +264,45 @@ def test_a_checkpoint_of_which_something_is_gone_is_refused_with_what_it_lacks(t
         load_state(tmp_path, 1)
 
 
-def rewritten(path, change):
-    """Write the arrays of a checkpoint again, changed."""
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
-    change(arrays)
-    np.savez(path, **arrays)
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("half", np.array([1, 2]), "whole numbers of shape (5), and is int64 of shape (2)"),
+        ("half", np.zeros(5), "whole numbers of shape (5), and is float64 of shape (5)"),
+        ("mean", np.zeros(5, np.float32), "real numbers of shape (6), and is float32 of shape (5)"),
+        ("voxel_A", np.array("1.3"), "numbers of shape (), and is <U3 of shape ()"),
+        ("is_scaled", np.array(2.0), "truth values of shape ()"),
+        ("poses_rotations", np.zeros((5, 3)), "real numbers of shape (5, 3, 3)"),
+        ("poses_quality_gap", np.zeros(4), "real numbers of shape (5)"),
+        ("poses_quality_novel", np.zeros(5), "a score that is known, and is none"),
+        ("curve_masked", np.zeros(8), "real numbers of shape (9)"),
+        ("noise_1_0", np.zeros((6, 1)), "real numbers of shape (any)"),
+        ("group_scale", np.ones((2, 3)), "numbers of shape (2, 2)"),
+        ("optics_box_px", np.array([16]), "whole numbers of shape (2)"),
+        ("roster_defocus", np.zeros((7, 2)), "real numbers of shape (7, 3)"),
+        ("roster_image_index", np.arange(3), "of 6 particles or more, and is of 3"),
+        ("aside_shift_A", np.zeros((3, 2)), "real numbers of shape (2, 2)"),
+        ("history", np.array("[1]"), "a list of iterations, and is not"),
+    ],
+)
+def test_an_array_that_is_not_what_it_should_be_is_named_with_both(tmp_path, name, wrong, said):
+    kept = make_checkpoint(make_state(1), registry=make_registry())
+    path = save_state(tmp_path, kept, lambda folder: None) / "state.npz"
+    rewritten(path, lambda arrays: arrays.update({name: wrong}))
+    with refused(f"{path}: ", f"('{name}' should be ", said, "the one before"):
+        load_state(tmp_path, 1)
+
+
+def test_sums_that_are_not_what_they_should_be_are_named_with_their_file(tmp_path):
+    weights = torch.ones(3, 3, 2)
+    total = FoldedSums(weights.to(torch.complex64), weights, 1, 1.5, 2, 1.0, 2)
+    path = save(tmp_path, dataclasses.replace(make_state(1), sums=(total, total))) / "sums.npz"
+    rewritten(path, lambda arrays: arrays.update(values_2=np.zeros((3, 3, 2))))
+    with refused(f"{path}: ", "'values_2' should be complex numbers of shape (3, 3, 2)"):
+        load_state(tmp_path, 1)
+    path.unlink()
+    with refused(f"{path}: ", "the checkpoint cannot be read"):
+        load_state(tmp_path, 1)
 
 
 def test_a_checkpoint_says_which_version_of_the_format_it_has(tmp_path):
@@ -242,14 +315,12 @@ def test_a_checkpoint_from_before_there_were_versions_is_read_as_it_was_meant(tm
     path = save(tmp_path, state) / "state.npz"
 
     def age(arrays):
-        for name in ("version", "has_sums", "start_A"):
+        for name in ("version", "has_sums", "start_A", "finished"):
             del arrays[name]
         arrays["poses_quality_no_longer_measured"] = arrays["poses_quality_score"]
 
     rewritten(path, age)
-    back, arrays = load_state(tmp_path, 2)
-    assert_bit_equal(back, state)
-    assert int(arrays["version"]) == VERSION
+    assert_bit_equal(load_state(tmp_path, 2).state, state)
     history, evaluation = load_measurements(tmp_path, 2)
     assert_bit_equal(history, state.history)
     assert_bit_equal(evaluation, state.evaluation)
@@ -277,8 +348,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_as_such(tmp_path):
 
 def test_where_a_segment_begins_has_a_version_too(tmp_path):
     save(tmp_path, make_state(1))
-    extra = {"voxel_A": np.array(1.3)}
-    folder = save_start(tmp_path, 2, make_state(1), extra, lambda part: None)
+    folder = save_start(tmp_path, 2, make_checkpoint(make_state(1)), lambda part: None)
     rewritten(folder / "state.npz", lambda arrays: arrays.update(version=np.array(VERSION + 1)))
     with refused(str(folder), "later version"):
         load_start(tmp_path, 2)

@@ -22,8 +22,8 @@ _CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected", "
 
 
 @dataclass(frozen=True, eq=False)
-class FscCurves:
-    """Correlation of two half maps per shell, from shell 0 to Nyquist.
+class FscCurves(evaluated.Curves[Float[np.ndarray, "s"]]):
+    """Correlation of two half maps per shell, from shell 0 to Nyquist, as arrays.
 
     Attributes
     ----------
@@ -41,13 +41,6 @@ class FscCurves:
         With a known map, where a run was given one to compare with.
     """
 
-    frequency_per_A: Float[np.ndarray, "s"]
-    unmasked: Float[np.ndarray, "s"]
-    masked: Float[np.ndarray, "s"]
-    randomised: Float[np.ndarray, "s"]
-    corrected: Float[np.ndarray, "s"]
-    outside: Float[np.ndarray, "s"]
-    randomised_from_A: float
     comparison: Float[np.ndarray, "s"] | None = None
 
     def resolution_A(self, threshold: float = 0.143, *, curve: str = "corrected") -> float:

@@ -7,7 +7,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.assign.own_noise import OwnNoise
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 
@@ -63,4 +63,4 @@ class Reference:
     """
 
     grid: SliceGrid
-    symmetry: SymmetryGroup
+    symmetry: Symmetry

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import rotvec_from_matrix
-from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["chi_squared", "pose_errors"]
 
@@ -35,17 +34,17 @@ def chi_squared(
     errors: Float[Tensor, "n 5"],
     covariance: Float[Tensor, "n 5 5"],
     rotations: Float[Tensor, "n 3 3"],
-    group: SymmetryGroup,
+    group: Symmetry,
 ) -> Float[Tensor, "n"]:
     """Return ``eᵀ C⁻¹ e`` of each pose, of 5 degrees of freedom if the covariances are right.
 
     A map may turn and move as a whole, and all poses with it: that common part of the errors is
     fitted and taken out first, so the particles must be those of one half map. The symmetry axes
-    stay where they are: only turns and moves that the group allows are fitted. Poses that are
+    stay where they are: only turns and moves that the point group allows are fitted. Poses that are
     wrong altogether are left out of the fit.
     """
     precision = torch.linalg.inv(covariance)
-    allowed = group.matrices.mean(0)  # projects on the vectors that every rotation leaves alone
+    allowed = group.point_group.mean(0)  # projects on the vectors that every rotation leaves alone
     n = len(errors)
     design = torch.zeros(n, 5, 6, dtype=torch.float64)
     design[:, :3, :3] = rotations @ allowed

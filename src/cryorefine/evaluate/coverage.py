@@ -8,7 +8,6 @@ from torch import Tensor
 
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directions_from_poses
-from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["coverage_efficiency", "direction_histogram"]
 
@@ -40,7 +39,7 @@ def direction_histogram(
     return cells, counts / counts.mean().clamp_min(1e-30)
 
 
-def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: SymmetryGroup) -> float:
+def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> float:
     """Return how evenly Fourier space is sampled: 1 for even, towards 0 for one single view.
 
     Each view samples the plane normal to it. For many directions q the number of planes within

@@ -10,8 +10,8 @@ from torch import Tensor
 from cryorefine.evaluate.fsc import FscCurves, corrected_fsc, resolution, whiten
 from cryorefine.fourier.fft import volume_to_half
 from cryorefine.fourier.shell import hermitian_weight
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid
-from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["DirectionalResolution", "directional_resolution"]
 
@@ -45,7 +45,7 @@ def directional_resolution(
     half2: Float[Tensor, "z y x"],
     mask: Float[Tensor, "z y x"],
     curves: FscCurves,
-    group: SymmetryGroup,
+    group: Symmetry,
     *,
     voxel_A: float,
     threshold: float,
@@ -75,7 +75,7 @@ def directional_resolution(
     start = round(n * voxel_A / curves.randomised_from_A)
     axes = direction_grid(_STEP_RAD)
     axes = axes[asymmetric_unit(axes, group, margin_rad=_STEP_RAD / 2)]
-    if bool((group.matrices[:, 2, 2] > 1 - 1e-9).all()):
+    if bool((group.point_group[:, 2, 2] > 1 - 1e-9).all()):
         axes = axes[axes[:, 2] >= 0]  # the mates of the others, which turns about z leave there
     worst = DirectionalResolution(0.0, 0.0)
     for axis in axes:

@@ -22,7 +22,7 @@ from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
 from cryorefine.expectation.optics_refinement import refine_batch
 from cryorefine.expectation.search_plan import PreparedSearch
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import Batch, HalfOptics, ParticleStack, poses_of
@@ -87,7 +87,7 @@ class FindPoses:
     grids: tuple[SliceGrid, SliceGrid]
     searches: dict[tuple[int, int], PreparedSearch]
     options: dict[tuple[int, int], AlignmentOptions]
-    symmetry: SymmetryGroup
+    symmetry: Symmetry
     poses: Poses | None
     own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None
     values: Float[Tensor, "n v"] | None

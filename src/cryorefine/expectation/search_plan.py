@@ -22,8 +22,8 @@ from cryorefine.assign.search_depth import (
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
 from cryorefine.events import SearchTried
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.so3 import rotation_grid
-from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.particles.table import ParticleTable
@@ -79,7 +79,7 @@ class PoseSpace:
         Largest shift, in boxes.
     """
 
-    symmetry: SymmetryGroup
+    symmetry: Symmetry
     radius_A: float
     tilt_range_rad: tuple[float, float]
     tilt_fraction: float
@@ -96,7 +96,7 @@ class PoseSpace:
         return SearchSpace(
             radius_px=self.radius_A / band.group.pixel_A,
             box_px=band.group.box_px,
-            group_order=self.symmetry.order,
+            group_order=len(self.symmetry.point_group),
             tilt_fraction=self.tilt_fraction,
             max_shift_px=max_shift_px,
             shift_sigma_px=shift_sigma_px,

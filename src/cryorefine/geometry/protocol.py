@@ -1,4 +1,4 @@
-"""What aligning, comparing and counting poses need to know of a particle's symmetry."""
+"""What aligning, reconstructing and counting poses need to know of a particle's symmetry."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,12 +10,18 @@ __all__ = ["Symmetry"]
 
 @runtime_checkable
 class Symmetry(Protocol):
-    """Says which poses show the same image of the particle.
+    """Says which poses show the same image of the particle, and which copies of a map are alike.
 
-    :class:`~cryorefine.geometry.symmetry.SymmetryGroup` does; an infinite symmetry, such as that
-    of a helix, could with those of its operators whose copies lie in the box. Its operators are no
-    closed group: what sums over a group's elements, or divides the sphere among them, asks for a
-    ``SymmetryGroup``.
+    An operator turns the object about the origin and then moves it, ``x → matrices[g] @ x +
+    shifts_A[g]``; with each operator its inverse is one.
+
+    :class:`~cryorefine.geometry.symmetry.SymmetryGroup` has rotations only. A helix would give
+    those of its infinitely many operators whose copies lie in the box: step k turns by k times the
+    twist about z, and moves by k times the rise along z. They are no closed group; what divides the
+    sphere among operators uses ``point_group``, which for a helix would be the rotations about z
+    that move nothing, or the identity alone. Two things would have to be added for a helix: a
+    pose's shift changes with the operator by the projection of ``shifts_A``, which is not taken
+    into account where poses are compared, and sums on the Fourier grid take a point group only.
     """
 
     @property
@@ -31,6 +37,16 @@ class Symmetry(Protocol):
     @property
     def matrices(self) -> Float[Tensor, "g 3 3"]:
         """Rotations of the operators, float64, identity first; they act on object coordinates."""
+        ...
+
+    @property
+    def shifts_A(self) -> Float[Tensor, "g 3"]:
+        """By how much each operator moves the object after it has turned it: (x, y, z), float64."""
+        ...
+
+    @property
+    def point_group(self) -> Float[Tensor, "p 3 3"]:
+        """Rotations of the operators that move nothing: a closed group, identity first."""
         ...
 
     def equivalents(self, pose: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b g 3 3"]:

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import (
     matrix_from_euler,
 )
 from cryorefine.geometry.sphere import direction_grid
-from cryorefine.geometry.symmetry import SymmetryGroup
 
 __all__ = ["in_plane_angles", "rotation_grid", "rotations_from"]
 
@@ -37,7 +37,7 @@ def rotations_from(
 def rotation_grid(
     step_rad: float,
     *,
-    group: SymmetryGroup | None = None,
+    group: Symmetry | None = None,
     min_tilt_rad: float = 0.0,
     max_tilt_rad: float = math.pi,
 ) -> Float[Tensor, "n 3 3"]:

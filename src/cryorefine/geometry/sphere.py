@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 
 __all__ = ["asymmetric_unit", "direction_grid", "directions_from_poses"]
 
@@ -16,9 +16,9 @@ _SEED = (0.8432, 0.1234, 0.5232)
 
 
 def asymmetric_unit(
-    directions: Float[Tensor, "n 3"], group: SymmetryGroup, *, margin_rad: float = 0.0
+    directions: Float[Tensor, "n 3"], group: Symmetry, *, margin_rad: float = 0.0
 ) -> Bool[Tensor, "n"]:
-    """Tell which directions lie in the group's asymmetric unit.
+    """Tell which directions lie in the asymmetric unit of a symmetry's point group.
 
     The unit is the set of points nearer to one seed than to any symmetric copy of it (the seed's
     Voronoi cell), which is right for every group and needs no table of triangles.
@@ -33,7 +33,7 @@ def asymmetric_unit(
     """
     seed = _seed(directions)
     inside = torch.ones(len(directions), dtype=torch.bool, device=directions.device)
-    for matrix in group.matrices.to(directions)[1:]:
+    for matrix in group.point_group.to(directions)[1:]:
         inside &= ~_beyond_border(directions, seed, matrix @ seed, margin_rad)
     return inside
 
@@ -54,7 +54,7 @@ def _beyond_border(directions: Tensor, seed: Tensor, copy: Tensor, margin_rad: f
 def direction_grid(
     step_rad: float,
     *,
-    group: SymmetryGroup | None = None,
+    group: Symmetry | None = None,
     min_tilt_rad: float = 0.0,
     max_tilt_rad: float = math.pi,
 ) -> Float[Tensor, "n 3"]:
@@ -68,7 +68,7 @@ def direction_grid(
     step_rad
         Distance between neighbours: a point owns the area of a square of this side.
     group
-        Keep one asymmetric unit of this group (with half a step of margin along its border).
+        Keep one asymmetric unit of its point group (with half a step of margin along its border).
     min_tilt_rad, max_tilt_rad
         Keep only this band; 0 is a top view, π/2 a side view. With a group, one of each set of
         equivalent directions in the band is kept: all of them where the group leaves the band.
@@ -92,12 +92,12 @@ def direction_grid(
     slack = 0.5 * step_rad  # a grid point half a step outside the band may be the nearest one
     depth = _depth_in_band(points, min_tilt_rad, max_tilt_rad)
     points, depth = points[depth >= -slack], depth[depth >= -slack]
-    if group is not None and group.order > 1:
+    if group is not None and len(group.point_group) > 1:
         seed = _seed(points)
         is_whole = min_tilt_rad <= 0 and max_tilt_rad >= math.pi
         margin = slack if is_whole else 1.5 * slack
         redundant = torch.zeros(len(points), dtype=torch.bool)
-        for matrix in group.matrices[1:]:
+        for matrix in group.point_group[1:]:
             # A point may go if an equivalent one is nearer the seed and in the band for sure: deep
             # inside, or (as in cyclic groups) just as deep. Others the group takes out of it.
             nearer = _beyond_border(points, seed, matrix @ seed, margin)

@@ -52,6 +52,16 @@ class SymmetryGroup:
         """Number of rotations in the group."""
         return len(self.matrices)
 
+    @property
+    def shifts_A(self) -> Float[Tensor, "g 3"]:
+        """Zero: a point group moves nothing."""
+        return torch.zeros(self.order, 3, dtype=torch.float64)
+
+    @property
+    def point_group(self) -> Float[Tensor, "g 3 3"]:
+        """All rotations."""
+        return self.matrices
+
     def equivalents(self, pose: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b g 3 3"]:
         """Return all poses that give the same image of a symmetric object, the given one first."""
         return pose[..., None, :, :] @ self.matrices.to(pose)

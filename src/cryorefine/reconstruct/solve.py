@@ -10,7 +10,7 @@ from torch import Tensor
 from cryorefine.fourier.fft import volume_from_grid
 from cryorefine.fourier.filter import interpolate_shells, raised_cosine
 from cryorefine.fourier.radial import centred_axis, divide_radially, radii, shell_totals
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import (
     Accumulator,
     apodisation,
@@ -75,7 +75,7 @@ class FoldedSums:
         return total / count.clamp_min(1)
 
 
-def fold(acc: Accumulator, group: SymmetryGroup, crowding: Crowding | None = None) -> FoldedSums:
+def fold(acc: Accumulator, group: Symmetry, crowding: Crowding | None = None) -> FoldedSums:
     """Add Friedel mates and symmetric copies to accumulated slices.
 
     ``crowding`` is what the slices were levelled with: it is taken out of both sums again.

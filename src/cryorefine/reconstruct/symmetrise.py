@@ -1,24 +1,21 @@
 """Apply a point group to the sums of a reconstruction, once, on the Fourier grid."""
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from scipy import ndimage
 from torch import Tensor
 
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.dispatch import permute_grid, rotate_grid
 
 __all__ = ["coset_representatives", "symmetrise_grid", "symmetrise_volume"]
 
 
-@lru_cache(maxsize=8)
 def coset_representatives(
-    group: SymmetryGroup,
+    group: Symmetry,
 ) -> tuple[Float[Tensor, "a 3 3"], Float[Tensor, "b 3 3"]]:
-    """Split a group into rotations that map the grid onto itself and one of each remaining kind.
+    """Split a point group into rotations that map the grid onto itself and one of each other kind.
 
     Returns
     -------
@@ -28,10 +25,10 @@ def coset_representatives(
         group images of k. The ``exact`` ones permute grid points; only the others need
         interpolation.
     """
-    matrices = group.matrices
+    matrices = group.point_group
     is_exact = (matrices - matrices.round()).abs().amax((-1, -2)) < 1e-9
     exact = matrices[is_exact].round()
-    left = list(range(group.order))
+    left = list(range(len(matrices)))
     chosen = []
     while left:
         element = matrices[left[0]]
@@ -47,7 +44,7 @@ def symmetrise_grid(
     *,
     centre: int,
     step: float,
-    group: SymmetryGroup,
+    group: Symmetry,
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"], int]:
     """Sum values and weights over all symmetric copies of each grid point.
 
@@ -61,7 +58,14 @@ def symmetrise_grid(
     values, weights, passes
         ``passes`` counts how often the values have been convolved with the interpolation kernel
         by this call (0 or 1): the volume must be divided by the apodisation once more for each.
+
+    Raises
+    ------
+    ValueError
+        If the symmetry has operators that are not of its point group: copies that move need phases.
     """
+    if group.order > len(group.point_group):
+        raise ValueError(f"symmetry {group.name} is no point group, as sums on the grid need it")
     representatives, exact = coset_representatives(group)
     if len(exact) > 1:
         values, weights = permute_grid(values, weights, centre, exact)
@@ -73,7 +77,7 @@ def symmetrise_grid(
 
 
 def symmetrise_volume(
-    volume: Float[Tensor, "z y x"], group: SymmetryGroup
+    volume: Float[Tensor, "z y x"], group: Symmetry, *, voxel_A: float
 ) -> Float[Tensor, "z y x"]:
     """Return the mean of a map's symmetric copies, by cubic splines in real space.
 
@@ -86,9 +90,10 @@ def symmetrise_volume(
     origin = np.full(3, n // 2, dtype=np.float64)
     coefficients = ndimage.spline_filter(volume.numpy(), order=3)
     total = np.zeros(volume.shape, np.float32)
-    for matrix in group.matrices.numpy():
-        turned = matrix[::-1, ::-1]  # array axes are z, y, x
-        total += ndimage.affine_transform(
-            coefficients, turned, origin - turned @ origin, order=3, prefilter=False
-        )
+    for matrix, shift_A in zip(group.matrices.numpy(), group.shifts_A.numpy(), strict=True):
+        # Array axes are z, y, x. What is read where an operator takes each voxel is the copy that
+        # its inverse makes.
+        turned, shift_px = matrix[::-1, ::-1], shift_A[::-1] / voxel_A
+        offset = origin - turned @ origin + shift_px
+        total += ndimage.affine_transform(coefficients, turned, offset, order=3, prefilter=False)
     return torch.from_numpy(total / group.order)

@@ -11,7 +11,6 @@ from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.half_sets import deal_halves, find_duplicates
 from cryorefine.particles.table import ParticleTable
-from cryorefine.records.particle_tables import as_arrays, from_arrays
 from cryorefine.state.state import Poses, unknown_poses
 
 __all__ = [
@@ -63,22 +62,6 @@ class ParticleRegistry:
 
     def __len__(self) -> int:
         return len(self.image_index)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return all as arrays for a checkpoint."""
-        names = ("stacks", "stack_index", "image_index", "micrographs", "micrograph_index",
-                 "half", "defocus", "dropped", "aside")  # fmt: skip
-        out = {f"roster_{name}": getattr(self, name) for name in names}
-        if self.poses is not None:
-            out.update({f"aside_{k}": v for k, v in as_arrays(self.poses).items()})
-        return out
-
-    @staticmethod
-    def from_arrays(arrays: dict[str, np.ndarray]) -> "ParticleRegistry":
-        """Return the registry in a checkpoint."""
-        own = {k.removeprefix("roster_"): v for k, v in arrays.items() if k.startswith("roster_")}
-        poses = {k.removeprefix("aside_"): v for k, v in arrays.items() if k.startswith("aside_")}
-        return ParticleRegistry(**own, poses=from_arrays(poses) if poses else None)
 
     def match(self, table: ParticleTable) -> np.ndarray:
         """Return each particle's row in the registry, -1 for those it does not know.

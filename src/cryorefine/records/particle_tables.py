@@ -13,13 +13,11 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
-from cryorefine.state.scores import ParticleScores, measured
-from cryorefine.state.state import Evaluation, Inputs, OtherPoses, Poses
+from cryorefine.state.scores import measured
+from cryorefine.state.state import Evaluation, Inputs, Poses
 
 __all__ = [
     "QUALITY_COLUMNS",
-    "as_arrays",
-    "from_arrays",
     "without_pose",
     "write_curves",
     "write_fsc_table",
@@ -210,39 +208,3 @@ def write_curves(
         "rlnRandomiseFrom": np.array([min(curves.randomised_from_A, 1e6)]),
     }
     write_star(path, {"general": general, "fsc": columns})
-
-
-def as_arrays(poses: Poses) -> dict[str, np.ndarray]:
-    """Return poses as named arrays for a checkpoint."""
-    out = {"rotations": poses.rotations.numpy(), "shift_A": poses.shift_A.numpy()}
-    out.update({f"quality_{k}": v.numpy() for k, v in poses.scores.columns().items()})
-    if poses.covariance is not None:
-        out["covariance"] = poses.covariance.numpy()
-    if poses.optics is not None:
-        out["optics"] = poses.optics.numpy()
-    if poses.others is not None:
-        out.update({f"others_{k}": v.numpy() for k, v in vars(poses.others).items()})
-    return out
-
-
-def from_arrays(arrays: dict[str, np.ndarray]) -> Poses:
-    """Return poses from a checkpoint's arrays."""
-    scores = {
-        k.removeprefix("quality_"): torch.from_numpy(v)
-        for k, v in arrays.items()
-        if k.startswith("quality_")
-    }
-    covariance, optics = arrays.get("covariance"), arrays.get("optics")
-    others = {
-        k.removeprefix("others_"): torch.from_numpy(v)
-        for k, v in arrays.items()
-        if k.startswith("others_")
-    }
-    return Poses(
-        torch.from_numpy(arrays["rotations"]),
-        torch.from_numpy(arrays["shift_A"]),
-        ParticleScores(**scores),
-        None if covariance is None else torch.from_numpy(covariance),
-        None if optics is None else torch.from_numpy(optics),
-        OtherPoses(**others) if others else None,
-    )

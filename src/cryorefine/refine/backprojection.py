@@ -14,7 +14,7 @@ from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator
 from cryorefine.model.observe import GroupBand
 from cryorefine.reconstruct.accumulate import (
@@ -41,9 +41,9 @@ from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
+    "HalvesInserted",
     "InsertImages",
     "ResidualModel",
-    "data_per_shell",
     "reconstruct_halves",
     "solve_halves",
 ]
@@ -221,7 +221,7 @@ def _insertions(poses: Poses, size: int, group_band: GroupBand) -> Iterator[_Ins
         )  # fmt: skip
 
 
-def data_per_shell(inputs: Inputs, optics: HalfOptics, half: int) -> Float[Tensor, "s"]:
+def _data_per_shell(inputs: Inputs, optics: HalfOptics, half: int) -> Float[Tensor, "s"]:
     """Return what a half's image knows about a coefficient, ``c² / σ²``: the mean over images."""
     data = DataPerShell(inputs.size_px // 2 + 2)
     for part in rows_by_geometry(inputs.table, inputs.half, optics, half):
@@ -235,6 +235,25 @@ def data_per_shell(inputs: Inputs, optics: HalfOptics, half: int) -> Float[Tenso
     return data.mean()
 
 
+@dataclass(frozen=True, eq=False)
+class HalvesInserted:
+    """What was made of all images, by half.
+
+    Attributes
+    ----------
+    sums
+        Of the images, and of their mates and symmetric copies.
+    noise
+        Spectra by optics group; they keep their old values beyond the resolution of the sums.
+    data_per_shell
+        What an image knows about a coefficient, ``c² / σ²``: the mean over the half's images.
+    """
+
+    sums: tuple[FoldedSums, FoldedSums]
+    noise: tuple[tuple[Float[Tensor, "_"], ...], tuple[Float[Tensor, "_"], ...]]
+    data_per_shell: tuple[Float[Tensor, "s"], Float[Tensor, "s"]]
+
+
 def reconstruct_halves(
     inputs: Inputs,
     state: State,
@@ -244,7 +263,7 @@ def reconstruct_halves(
     resolution_A: float,
     events: EventLog,
     engine: Engine,
-) -> tuple[tuple[FoldedSums, FoldedSums], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+) -> HalvesInserted:
     """Insert all images into their half's sums, and measure the noise anew.
 
     Parameters
@@ -255,18 +274,14 @@ def reconstruct_halves(
         What residuals are taken against; None: nothing at all, which measures the images' power.
     resolution_A
         The sums are filled down to here.
-
-    Returns
-    -------
-    sums, noise
-        Per half; the noise spectra keep their old values beyond ``resolution_A``.
     """
     halves = (1, 2)
     optics = both_optics(inputs, state, resolution_A, poses.optics)
     crowding = side_by_side(lambda half: _crowding(inputs, poses, half), halves)
+    data = _data_per_shell(inputs, optics[0], 1), _data_per_shell(inputs, optics[1], 2)
     levels = (
-        Levels(balancing_curve(data_per_shell(inputs, optics[0], 1)), crowding[0]),
-        Levels(balancing_curve(data_per_shell(inputs, optics[1], 2)), crowding[1]),
+        Levels(balancing_curve(data[0]), crowding[0]),
+        Levels(balancing_curve(data[1]), crowding[1]),
     )
     task = InsertImages(
         stack=particle_stack(inputs),
@@ -297,7 +312,7 @@ def reconstruct_halves(
             sums.append((total.accumulator, levels[half - 1].crowding))
             del total
         folded += _fold(sums, inputs.group)
-    return (folded[0], folded[1]), (noise[0], noise[1])
+    return HalvesInserted((folded[0], folded[1]), (noise[0], noise[1]), data)
 
 
 def solve_halves(
@@ -323,7 +338,7 @@ def _insertion_blocks(inputs: Inputs, half: int) -> list[Block]:
 
 
 def _fold(
-    sums: list[tuple[Accumulator, Crowding | None] | None], group: SymmetryGroup
+    sums: list[tuple[Accumulator, Crowding | None] | None], group: Symmetry
 ) -> list[FoldedSums]:
     """Add mates and symmetric copies, and let go of slices as soon as that is done."""
 

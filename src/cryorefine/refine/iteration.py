@@ -64,19 +64,21 @@ def iterate(
     found = assign_poses(inputs, state, references, plan, events, engine)
     poses = weigh_particles(inputs, state, found.poses, plan)
     state = replace(state, group_scale=found.group_scale)
-    sums, noise = reconstruct_halves(
+    inserted = reconstruct_halves(
         inputs, state, poses, ResidualModel(references, plan.align_resolution_A),
         resolution_A=plan.reconstruct_resolution_A, events=events, engine=engine,
     )  # fmt: skip
+    sums, data_per_shell = inserted.sums, inserted.data_per_shell
     if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
+        data_per_shell = None
     halves = solve_halves(inputs, sums)
     limit_A = plan.reconstruct_resolution_A
     mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
-    following, own_share = next_references(inputs, state, poses, halves, sums, evaluation, plan)
+    following, own_share = next_references(inputs, poses, halves, sums, evaluation, data_per_shell)
     record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
     after = replace(
-        state, iteration=plan.iteration, poses=poses, references=following, noise=noise,
+        state, iteration=plan.iteration, poses=poses, references=following, noise=inserted.noise,
         halves=(halves[0].cpu(), halves[1].cpu()), mask=mask.cpu(), evaluation=evaluation,
         history=[*state.history, record], own_share=own_share,
         sums=None if plan.subset is None else sums,

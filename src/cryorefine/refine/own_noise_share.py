@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.refine.backprojection import data_per_shell
-from cryorefine.state.particle_batches import half_optics
 from cryorefine.state.scores import measured
-from cryorefine.state.state import Inputs, Poses, State
+from cryorefine.state.state import Inputs, Poses
 
 __all__ = ["kept_noise", "own_share"]
 
@@ -43,11 +41,10 @@ def kept_noise(
 
 def own_share(
     inputs: Inputs,
-    state: State,
     poses: Poses,
     half: int,
     kept: Float[Tensor, "s"],
-    resolution_A: float,
+    data_per_shell: Float[Tensor, "t"],
 ) -> Float[Tensor, "t"]:
     """Return per shell of the volume what an image's own noise adds to its score.
 
@@ -56,12 +53,20 @@ def own_share(
     counts twice in the likelihood. D is the data at a point, ``Σ w |c|² / 2 k`` over all images and
     their symmetric copies, since a plane through the origin puts ``1 / 2 k`` into each point of a
     shell.
+
+    Parameters
+    ----------
+    poses
+        With the column ``weight``.
+    kept
+        Share of the half map's noise that is in the reference: :func:`kept_noise`.
+    data_per_shell
+        What an image of the half knows about a coefficient, the mean of ``|c|²``.
     """
-    optics = half_optics(inputs, state, half, resolution_A, poses.optics)
     mine = torch.from_numpy(inputs.half == half)
     total = float(measured(poses.scores.weight)[mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)
-    known = data_per_shell(inputs, optics, half) * total * inputs.group.order / (2 * k)
+    known = data_per_shell * total * inputs.group.order / (2 * k)
     padded = torch.zeros_like(known)
     padded[: len(kept)] = kept.double()[: len(known)]
     share = torch.where(known > 0, 2 * padded / known.clamp_min(1e-30), 0.0)

@@ -58,23 +58,28 @@ def prepare_references(
 
 def next_references(
     inputs: Inputs,
-    state: State,
     poses: Poses,
     halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
     sums: tuple[FoldedSums, FoldedSums],
     evaluation: Evaluation,
-    plan: IterationPlan,
+    data_per_shell: tuple[Float[Tensor, "t"], Float[Tensor, "t"]] | None,
 ) -> tuple[
     tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
     tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None,
 ]:
     """Regularise half maps by their FSC.
 
+    Parameters
+    ----------
+    data_per_shell
+        Of the halves, as :func:`~cryorefine.refine.backprojection.reconstruct_halves` returns it;
+        None where the sums are of other images too: mixtures of subsets.
+
     Returns
     -------
     references, own_share
-        By half, on the CPU; and what an image's own noise in them adds to its score: None in
-        stochastic runs, whose references hold mixtures of subsets.
+        By half, on the CPU; and what an image's own noise in them adds to its score: None where
+        ``data_per_shell`` is.
     """
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
 
@@ -87,13 +92,11 @@ def next_references(
     first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
     release_memory()
     following, kept = (first[0], second[0]), (first[1], second[1])
-    if plan.subset is not None:
+    if data_per_shell is None:
         return following, None
-    limit_A = plan.reconstruct_resolution_A
-    shares = side_by_side(
-        lambda half: own_share(inputs, state, poses, half, kept[half - 1], limit_A), (1, 2)
-    )
-    return following, (shares[0], shares[1])
+    share1 = own_share(inputs, poses, 1, kept[0], data_per_shell[0])
+    share2 = own_share(inputs, poses, 2, kept[1], data_per_shell[1])
+    return following, (share1, share2)
 
 
 def reference_grid(

@@ -34,7 +34,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
         raise ValueError("the particle file has no poses")
     nyquist_A = inputs.geometry.nyquist_A
     seen = _known_and_seen(inputs, state.poses).double()
-    sums, noise = reconstruct_halves(
+    inserted = reconstruct_halves(
         inputs,
         state,
         dataclasses.replace(state.poses, scores=state.poses.scores.replace(weight=seen)),
@@ -43,10 +43,12 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
         events=events,
         engine=engine,
     )
-    both, halves = inputs.working_memory.both_halves, solve_halves(inputs, sums)
+    both, halves = inputs.working_memory.both_halves, solve_halves(inputs, inserted.sums)
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
-    references = tuple(side_by_side(lambda total: solve(total, ssnr=ssnr), sums, at_once=both))
+    references = tuple(
+        side_by_side(lambda total: solve(total, ssnr=ssnr), inserted.sums, at_once=both)
+    )
     release_memory()
     start_A = math.nan
     if settings.starts_from_poses:
@@ -75,7 +77,7 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
         )
     references = (references[0].cpu(), references[1].cpu())
     return dataclasses.replace(
-        state, references=references, noise=noise, is_scaled=True, start_A=start_A
+        state, references=references, noise=inserted.noise, is_scaled=True, start_A=start_A
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog, ParticlesMatched
 from cryorefine.model.observe import make_group_band
-from cryorefine.optics.group import OpticsGroup
+from cryorefine.records.checkpoint_record import OpticsSampling, SegmentConstants
 from cryorefine.records.particle_registry import (
     ParticleRegistry,
     extend_halves,
@@ -38,7 +38,6 @@ __all__ = [
     "begin_segment",
     "check_same_particles",
     "merge_settings",
-    "optics_arrays",
 ]
 
 FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
@@ -183,18 +182,19 @@ def begin_segment(
     InputError
         If the settings or the particles do not go with the run.
     """
-    run, last, state, arrays = stopped.output, stopped.segments[-1], stopped.state, stopped.arrays
+    run, last = stopped.output, stopped.segments[-1]
+    state, constants = stopped.checkpoint.state, stopped.checkpoint.constants
     before = {**stopped.values, **last.suspended}
     settings, suspended = merge_settings(stopped.values, last, changes, where=str(run))
-    registry = _registry(run, arrays)
+    registry = _registry(run, constants)
     opened = open_inputs(settings, is_continued=True)
-    check_same_particles(opened, arrays, is_new_file="particles" in changes.settings)
-    _check_sampling(opened, state, arrays)
+    check_same_particles(opened, constants, is_new_file="particles" in changes.settings)
+    _check_sampling(opened, state, constants.voxel_A)
     chosen = _choose(stopped, changes, opened, registry, events)
 
     search = _search(before, settings, chosen.has_unsearched)
     goes_on = not (
-        arrays["finished"]
+        stopped.checkpoint.is_finished
         or changes.settings.keys() & _SCHEDULE
         or chosen.has_unsearched
         or search != "nobody"
@@ -213,7 +213,7 @@ def begin_segment(
     )
     opened.settings = settings_within_run(settings, segment)
     inputs = screened_inputs(opened, chosen.screening, chosen.half, chosen.radius_px, EventLog())
-    noise, group_scale = _regrouped(state, arrays, inputs)
+    noise, group_scale = _regrouped(state, constants.optics, inputs)
     return NextSegment(
         segment=segment,
         settings=settings,
@@ -262,7 +262,8 @@ def _choose(
     events: EventLog,
 ) -> _Chosen:
     """Find the file's particles in the run, and choose which of them take part and how."""
-    settings, state, arrays = opened.settings, stopped.state, stopped.arrays
+    settings, state = opened.settings, stopped.checkpoint.state
+    constants = stopped.checkpoint.constants
     is_new_file = "particles" in changes.settings
     match = registry.match(opened.table) if is_new_file else np.arange(len(opened.table))
     if not (match >= 0).any():
@@ -271,17 +272,17 @@ def _choose(
             where=str(settings.particles),
             do="start a new run with 'cryorefine refine', with this one's map as --reference",
         )
-    was_used = np.flatnonzero(arrays["reasons"] == "")
+    was_used = np.flatnonzero(constants.screening.is_usable)
     known = known_poses(registry, was_used, state.poses)
     poses = known.of_table(registry, opened.table, match, is_new_file=is_new_file)
     previous = known_poses(registry, was_used, state.previous).of_table(
         registry, opened.table, match, is_new_file=False
     )
     dropped = _dropped(registry, match, poses, changes.keep_above_percentile, stopped.output)
-    radius_px = float(arrays["radius_px"])
+    radius_px = constants.radius_px
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
-    aside = _without_pose_before(settings, opened, poses, arrays, match)
+    aside = _without_pose_before(settings, opened, poses, constants.screening, match)
     screening, used = _screened(
         opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
     )
@@ -304,18 +305,18 @@ def _choose(
     )
 
 
-def _registry(run: Path, arrays: dict[str, np.ndarray]) -> ParticleRegistry:
-    if "roster_half" not in arrays:
+def _registry(run: Path, constants: SegmentConstants) -> ParticleRegistry:
+    if constants.registry is None:
         raise InputError(
             "the run was made by an earlier version and can go on with its own settings only",
             where=str(run),
             do="resume it without options, or start a new run",
         )
-    return ParticleRegistry.from_arrays(arrays)
+    return constants.registry
 
 
 def check_same_particles(
-    opened: Opened, arrays: dict[str, np.ndarray], *, is_new_file: bool = False
+    opened: Opened, constants: SegmentConstants, *, is_new_file: bool = False
 ) -> None:
     """Refuse a particle file that was changed behind the run's back.
 
@@ -326,7 +327,7 @@ def check_same_particles(
     """
     if is_new_file:
         return
-    n, where = len(arrays["reasons"]), str(opened.settings.particles)
+    n, where = len(constants.screening.reasons), str(opened.settings.particles)
     do = "restore the file the run was started with, or give the changed one with --particles"
     if len(opened.table) != n:
         raise InputError(
@@ -334,14 +335,14 @@ def check_same_particles(
             where=where,
             do=do,
         )
-    images = arrays.get("roster_image_index")
-    if images is not None and not np.array_equal(images[:n], opened.table.image_index):
+    known = constants.registry
+    if known is not None and not np.array_equal(known.image_index[:n], opened.table.image_index):
         raise InputError("the particle file has other images than the run", where=where, do=do)
 
 
-def _check_sampling(opened: Opened, state: State, arrays: dict[str, np.ndarray]) -> None:
+def _check_sampling(opened: Opened, state: State, voxel_A: float) -> None:
     """Refuse particles whose maps would have another box or voxel."""
-    voxel_A, size_px = float(arrays["voxel_A"]), state.references[0].shape[-1]
+    size_px = state.references[0].shape[-1]
     is_same = opened.size_px == size_px
     if not is_same or abs(opened.voxel_A - voxel_A) > _SAME_LENGTH * voxel_A:
         raise InputError(
@@ -405,15 +406,16 @@ def _without_pose_before(
     settings: RefineSettings,
     opened: Opened,
     poses: Poses | None,
-    arrays: dict[str, np.ndarray],
+    before: Screening,
     match: np.ndarray,
 ) -> np.ndarray:
     """Tell which particles stay aside, because they had no pose to be kept and have none now."""
     if settings.alignment not in ("local", "none"):
         return np.zeros(len(match), bool)
-    known = (match >= 0) & (match < len(arrays["reasons"]))
-    before = known & (arrays["reasons"][np.where(known, match, 0)] == NO_POSE)
-    return before & _lack_pose(opened, poses, np.arange(len(match)))
+    had_no_pose = np.array(before.reasons) == NO_POSE
+    known = (match >= 0) & (match < len(had_no_pose))
+    was_aside = known & had_no_pose[np.where(known, match, 0)]
+    return was_aside & _lack_pose(opened, poses, np.arange(len(match)))
 
 
 def _check_poses(settings: RefineSettings, lacks_pose: np.ndarray) -> None:
@@ -465,29 +467,20 @@ def _emit_particles(
     )
 
 
-def optics_arrays(groups: tuple[OpticsGroup, ...]) -> dict[str, np.ndarray]:
-    """Return what tells optics groups from each other, to keep with a state."""
-    return {
-        "optics_names": np.array([g.name for g in groups], np.str_),
-        "optics_pixel_A": np.array([g.pixel_A for g in groups]),
-        "optics_box_px": np.array([g.box_px for g in groups]),
-    }
-
-
 def _regrouped(
-    state: State, arrays: dict[str, np.ndarray], inputs: Inputs
+    state: State, before: tuple[OpticsSampling, ...], inputs: Inputs
 ) -> tuple[tuple[tuple[torch.Tensor, ...], ...], tuple[tuple[float, ...], tuple[float, ...]]]:
     """Return noise spectra and amplitudes for the optics groups of the segment's particles.
 
     A group goes on by its name; a new one starts with the noise of one of the same sampling.
     """
-    names = [str(n) for n in arrays["optics_names"]]
-    pixels, boxes = arrays["optics_pixel_A"], arrays["optics_box_px"]
+    pixels_A = np.array([known.pixel_A for known in before])
+    boxes_px = np.array([known.box_px for known in before])
     spectra: tuple[list[torch.Tensor], ...] = ([], [])
     scales: tuple[list[float], ...] = ([], [])
     for group in inputs.optics:
-        alike = np.isclose(pixels, group.pixel_A, rtol=_SAME_LENGTH) & (boxes == group.box_px)
-        named = [i for i in np.flatnonzero(alike) if names[i] == group.name]
+        alike = np.isclose(pixels_A, group.pixel_A, rtol=_SAME_LENGTH) & (boxes_px == group.box_px)
+        named = [i for i in np.flatnonzero(alike) if before[i].name == group.name]
         source = int([*named, *np.flatnonzero(alike), 0][0])
         group_band = make_group_band(
             group,

@@ -18,8 +18,9 @@ from cryorefine.errors import InputError, Problems
 from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import matrix_from_euler
-from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import Volume, read_volume
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.model.observe import select_statistics
@@ -213,7 +214,7 @@ class Opened:
 
 
 def symmetrise_low_resolution(
-    volume: Tensor, group: SymmetryGroup, *, voxel_A: float, resolution_A: float
+    volume: Tensor, group: Symmetry, *, voxel_A: float, resolution_A: float
 ) -> Tensor:
     """Symmetrise a low-passed map on a grid no finer than it needs: five points a period."""
     n = volume.shape[-1]
@@ -222,9 +223,8 @@ def symmetrise_low_resolution(
     size = min(n, max(24, 2 * math.ceil(n * voxel_A / (resolution_A / 5) / 2)))
     coarse_A = n * voxel_A / size
     small = resample_volume(volume, voxel_A=voxel_A, new_voxel_A=coarse_A, new_size_px=size)
-    return resample_volume(
-        symmetrise_volume(small, group), voxel_A=coarse_A, new_voxel_A=voxel_A, new_size_px=n
-    )
+    symmetric = symmetrise_volume(small, group, voxel_A=coarse_A)
+    return resample_volume(symmetric, voxel_A=coarse_A, new_voxel_A=voxel_A, new_size_px=n)
 
 
 def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> float:

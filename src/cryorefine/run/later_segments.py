@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
-from cryorefine.model.observe import ImageStatistics
-from cryorefine.refine.image_statistics import Screening
+from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.announcements import emit_plans, emit_start
 from cryorefine.run.checkpoint import save_start
 from cryorefine.run.continuation import (
@@ -24,12 +21,7 @@ from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import write_manifest
 from cryorefine.run.inputs import open_inputs, screened_inputs, starting_state
 from cryorefine.run.interruption import interruptible
-from cryorefine.run.running_segment import (
-    RunningSegment,
-    constants_in,
-    constants_of,
-    progress_arrays,
-)
+from cryorefine.run.running_segment import RunningSegment, constants_of
 from cryorefine.run.segments import settings_within_run, switch_segment, timestamp
 from cryorefine.run.stopped_run import StoppedRun
 from cryorefine.settings import save_settings
@@ -48,25 +40,21 @@ def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterat
     StoppedEarly
         On Ctrl-C, without memory or disk; the run is as it was then.
     """
-    settings, arrays, output = stopped.settings, stopped.arrays, stopped.output
-    segment = stopped.segments[-1]
+    settings, output, segment = stopped.settings, stopped.output, stopped.segments[-1]
+    state, constants = stopped.checkpoint.state, stopped.checkpoint.constants
     use_threads(settings.threads)
     with interruptible("the run is as it was; give the command again to go on with it"):
         opened = open_inputs(settings_within_run(settings, segment), is_continued=True)
-        check_same_particles(opened, arrays)
-        statistics = ImageStatistics(
-            torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
+        check_same_particles(opened, constants)
+        inputs = screened_inputs(
+            opened, constants.screening, constants.half, constants.radius_px, EventLog()
         )
-        screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
-        half, radius_px = arrays["half"], float(arrays["radius_px"])
-        inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
     events = EventLog(output / "events.jsonl", listeners)
-    events.emit(RunResumed(iteration=stopped.state.iteration))
+    events.emit(RunResumed(iteration=state.iteration))
     emit_plans(events, inputs)
-    constants = constants_in(arrays)
     with engine_of(settings, opened.device) as engine:
         yield RunningSegment(
-            output, segment, inputs, stopped.state, constants, stopped.clock, events, engine
+            output, segment, inputs, state, constants, stopped.clock, events, engine
         )
 
 
@@ -85,7 +73,7 @@ def next_segment(
     """
     output, number = stopped.output, len(stopped.segments) + 1
     events = EarlyEventLog(listeners)
-    events.emit(RunResumed(iteration=stopped.state.iteration))
+    events.emit(RunResumed(iteration=stopped.checkpoint.state.iteration))
     with ExitStack() as stack:
         with interruptible("the run is as it was; give the command again to continue it"):
             begun = begin_segment(stopped, requested, events, started=timestamp())
@@ -98,8 +86,8 @@ def next_segment(
                 stacks = begun.opened.table.stacks
                 write_manifest(folder, begun.settings, stacks, begun.opened.device)
 
-            extra = {**constants, **progress_arrays(stopped.clock, finished=False)}
-            save_start(output, number, begun.state, extra, fill)
+            start = Checkpoint(begun.state, constants, stopped.clock.read(), is_finished=False)
+            save_start(output, number, start, fill)
             switch_segment(output, [*stopped.segments, begun.segment])
         events.continue_in(output / "events.jsonl")
         events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))

@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
+from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.checkpoint import prune_references, save_state
-from cryorefine.run.continuation import optics_arrays
 from cryorefine.run.folder import Clock, publish, summarise, write_iteration_files
 from cryorefine.run.segments import Segment
 from cryorefine.state.state import Inputs, State
 
-__all__ = ["RunningSegment", "commit", "constants_in", "constants_of", "progress_arrays"]
+__all__ = ["RunningSegment", "commit", "constants_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +24,14 @@ class RunningSegment:
     Attributes
     ----------
     constants
-        Arrays that every checkpoint carries, as :func:`constants_of` returns them.
+        What every checkpoint carries, as :func:`constants_of` returns it.
     """
 
     output: Path
     segment: Segment
     inputs: Inputs
     state: State
-    constants: dict[str, np.ndarray]
+    constants: SegmentConstants
     clock: Clock
     events: EventLog
     engine: Engine
@@ -41,41 +39,25 @@ class RunningSegment:
 
 def constants_of(
     inputs: Inputs, screening: Screening, registry: ParticleRegistry
-) -> dict[str, np.ndarray]:
-    """Return what every checkpoint carries, so that the latest one alone is enough to resume."""
-    return {
-        "half": inputs.half,
-        "mean": screening.statistics.mean.numpy(),
-        "std": screening.statistics.std.numpy(),
-        "reasons": np.array(screening.reasons),
-        "radius_px": np.array(inputs.radius_px),
-        "voxel_A": np.array(inputs.voxel_A),
-        **optics_arrays(inputs.optics),
-        **registry.arrays(),
-    }
-
-
-def constants_in(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return those arrays of a checkpoint."""
-    names = ("half", "mean", "std", "reasons", "radius_px", "voxel_A")
-    prefixes = ("optics_", "roster_", "aside_")
-    return {k: v for k, v in arrays.items() if k in names or k.startswith(prefixes)}
-
-
-def progress_arrays(clock: Clock, *, finished: bool) -> dict[str, np.ndarray]:
-    """Return what a checkpoint says of how far the run has come."""
-    return {"spent_s": np.array(clock.read()), "finished": np.array(finished)}
+) -> SegmentConstants:
+    """Return what every checkpoint of a segment carries."""
+    return SegmentConstants(
+        half=inputs.half,
+        screening=screening,
+        radius_px=inputs.radius_px,
+        voxel_A=inputs.voxel_A,
+        optics=tuple(OpticsSampling(g.name, g.pixel_A, g.box_px) for g in inputs.optics),
+        registry=registry,
+    )
 
 
 def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str, Any]:
     """Commit an iteration, show its results at the top of the run folder, return its summary."""
     output, inputs, clock = running.output, running.inputs, running.clock
     summary = summarise(inputs, state, clock, finished=finished)
-    extra = {**running.constants, **progress_arrays(clock, finished=finished)}
     folder = save_state(
         output,
-        state,
-        extra,
+        Checkpoint(state, running.constants, clock.read(), finished),
         lambda part: write_iteration_files(part, inputs, state, summary),
     )
     publish(output, folder, inputs)

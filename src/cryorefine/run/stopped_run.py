@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cryorefine.errors import InputError
+from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.checkpoint import committed_iterations, load_start, load_state
 from cryorefine.run.folder import Clock
 from cryorefine.run.segments import Segment, current_settings, read_segments
 from cryorefine.settings import RefineSettings, make_settings
-from cryorefine.state.state import State
 
 __all__ = ["StoppedRun", "read_stopped_run"]
 
@@ -24,8 +22,8 @@ class StoppedRun:
     ----------
     values, settings
         Of ``settings.toml``: what it says, and with all defaults.
-    state, arrays
-        Its last state and what was kept with it.
+    checkpoint
+        Its last.
     clock
         Goes on from the time that the run has taken.
     """
@@ -34,8 +32,7 @@ class StoppedRun:
     segments: list[Segment]
     values: dict[str, Any]
     settings: RefineSettings
-    state: State
-    arrays: dict[str, np.ndarray]
+    checkpoint: Checkpoint
     clock: Clock
 
 
@@ -56,8 +53,8 @@ def read_stopped_run(output: Path) -> StoppedRun:
     values = current_settings(output, segments)
     settings = make_settings(values, where=str(output))
     if len(segments) > 1 and done[-1] < segments[-1].first_iteration:
-        state, arrays = load_start(output, len(segments))
+        checkpoint = load_start(output, len(segments))
     else:
-        state, arrays = load_state(output, done[-1])
-    clock = Clock(*arrays["spent_s"].tolist())
-    return StoppedRun(output, segments, values, settings, state, arrays, clock)
+        checkpoint = load_state(output, done[-1])
+    clock = Clock(*checkpoint.spent_s)
+    return StoppedRun(output, segments, values, settings, checkpoint, clock)

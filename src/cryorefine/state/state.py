@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryorefine.engine.memory import MemoryPlan
 from cryorefine.evaluate.fsc import FscCurves
-from cryorefine.geometry.symmetry import SymmetryGroup
+from cryorefine.geometry.protocol import Symmetry
 from cryorefine.model.observe import ImageStatistics, select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.images import ImageSource
@@ -56,7 +56,7 @@ class Inputs:
     rejected_reasons: tuple[str, ...]
     statistics: ImageStatistics
     half: np.ndarray
-    group: SymmetryGroup
+    group: Symmetry
     voxel_A: float
     size_px: int
     radius_px: float

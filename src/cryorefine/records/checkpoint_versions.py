@@ -58,8 +58,9 @@ def migrated(arrays: _Arrays, path: Path) -> _Arrays:
 def _from_unversioned(arrays: _Arrays, path: Path) -> _Arrays:
     """Return arrays of version 1.
 
-    Runs from before stochastic alignments and starts from given poses said nothing of them, and
-    may have scores that are no longer measured.
+    Runs from before stochastic alignments and starts from given poses said nothing of them, those
+    from before runs could be continued nothing of having finished, and they may have scores that
+    are no longer measured.
     """
     lacking = [name for name in _NEEDED if name not in arrays]
     if lacking:
@@ -70,7 +71,8 @@ def _from_unversioned(arrays: _Arrays, path: Path) -> _Arrays:
         )
     scores = {entry.name for entry in dataclasses.fields(ParticleScores)}
     known = {name: values for name, values in arrays.items() if _is_known(name, scores)}
-    return {"has_sums": np.array(False), "start_A": np.array(math.nan), **known}
+    absent = {"has_sums": np.array(False), "start_A": np.array(math.nan)}
+    return {**absent, "finished": np.array(False), **known}
 
 
 def _is_known(name: str, scores: set[str]) -> bool:
