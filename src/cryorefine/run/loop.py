@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cryorefine.errors import StoppedEarly
+from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, warn_of_poses
@@ -118,7 +118,7 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                 emit_iteration(events, state, summary)
                 if plan is not None:
                     report.write_if_cheap()
-        except StoppedEarly as stop:
+        except (InputError, StoppedEarly) as stop:
             with suppress(OSError):  # the disk may be what stopped it
                 events.emit(RunStopped(message=str(stop)))
                 report.write()
