@@ -47,26 +47,26 @@ def damaged_star(text: bytes, random: np.random.Generator) -> bytes:
 
 def damaged_mrc(content: bytes, random: np.random.Generator) -> bytes:
     """Return an MRC file with one to four words of its header replaced, or of another length."""
-    content = bytearray(content)
+    changed = bytearray(content)
     for _ in range(int(random.integers(1, 5))):
         word = 4 * int(random.integers(0, 56))
         match int(random.integers(6)):
             case 0:
                 value = _NUMBERS[int(random.integers(len(_NUMBERS)))]
-                content[word : word + 4] = np.array(value, "<i8").astype("<i4").tobytes()
+                changed[word : word + 4] = np.array(value, "<i8").astype("<i4").tobytes()
             case 1:
                 value = _FLOATS[int(random.integers(len(_FLOATS)))]
-                content[word : word + 4] = np.array(value, "<f4").tobytes()
+                changed[word : word + 4] = np.array(value, "<f4").tobytes()
             case 2:
-                content[word : word + 4] = random.bytes(4)
+                changed[word : word + 4] = random.bytes(4)
             case 3:  # in the pixels
-                at = int(random.integers(1024, max(1025, len(content))))
+                at = int(random.integers(1024, max(1025, len(changed))))
                 value = _FLOATS[int(random.integers(len(_FLOATS)))]
-                content[at : at + 4] = np.array(value, "<f4").tobytes()
+                changed[at : at + 4] = np.array(value, "<f4").tobytes()
             case 4:
-                del content[int(random.integers(len(content) + 1)) :]
+                del changed[int(random.integers(len(changed) + 1)) :]
             case 5:
-                content += random.bytes(int(random.integers(1, 5000)))
-        if not content:
+                changed += random.bytes(int(random.integers(1, 5000)))
+        if not changed:
             break
-    return bytes(content)
+    return bytes(changed)

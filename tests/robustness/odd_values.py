@@ -42,27 +42,32 @@ class OddCase:
         return f"{self.label}[{self.row}]={value}"
 
 
-def columns_with_numbers(chosen: SmallSet) -> list[str]:
-    """Return the labels of both blocks whose values are numbers."""
+def columns_with_numbers(chosen: SmallSet) -> list[tuple[str, str]]:
+    """Return block and label of the columns whose values are numbers."""
     others = ("rlnImageName", "rlnMicrographName", "rlnOpticsGroupName", "rlnOddZernike",
               "rlnEvenZernike")  # fmt: skip
-    return [k for k in (*chosen.optics, *chosen.particles) if k not in others]
+    return [
+        (name, label)
+        for name in ("optics", "particles")
+        for label in getattr(chosen, name)
+        if label not in others
+    ]
 
 
 def odd_cases(seed: int = 0) -> Iterator[OddCase]:
     """Yield all values in all columns, each in a row of its own choice."""
     random, valid = np.random.default_rng(seed), valid_set()
-    both = {**valid.optics, **valid.particles}
 
-    def case(label: str, value: str, must_be_refused: bool) -> OddCase:
-        row = int(random.integers(len(both[label])))
-        return OddCase(label, row, value, must_be_refused, valid.with_value(label, row, value))
+    def case(name: str, label: str, value: str, must_be_refused: bool) -> OddCase:
+        row = int(random.integers(len(getattr(valid, name)[label])))
+        damaged = valid.with_value(name, label, row, value)
+        return OddCase(label, row, value, must_be_refused, damaged)
 
-    for label in columns_with_numbers(valid):
+    for name, label in columns_with_numbers(valid):
         for value in (*NO_NUMBERS, *FAR_TOO_LARGE):
-            yield case(label, value, True)
+            yield case(name, label, value, True)
         for value in MAY_BE_GOOD:
-            yield case(label, value, False)
+            yield case(name, label, value, False)
     for label in ("rlnOddZernike", "rlnEvenZernike"):
         for value in LISTS:
-            yield case(label, value, value not in ("[]", "[5e-324]", "[true]"))
+            yield case("optics", label, value, value not in ("[]", "[5e-324]", "[true]"))

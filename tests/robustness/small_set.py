@@ -1,5 +1,6 @@
 """A valid set of a few small particles, to be damaged in one place: text, images and maps."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 
 from tests.builders import loop, optics_columns, particle_columns, write_mrc
 
-__all__ = ["BOX_PX", "N_PARTICLES", "SmallSet", "valid_set"]
+__all__ = ["BOX_PX", "N_PARTICLES", "PIXELS_OFFSET", "SmallSet", "valid_set"]
 
 BOX_PX, N_PARTICLES, PIXEL_A = 24, 20, 5.0
+PIXELS_OFFSET = 1024  # of the first pixel in its file
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,8 @@ class SmallSet:
     reference: np.ndarray
     mask: np.ndarray = field(repr=False)
 
-    def with_value(self, label: str, row: int, value: str) -> "SmallSet":
-        """Return the set with another value in one row of a column of either block."""
-        name = "optics" if label in self.optics else "particles"
+    def with_value(self, name: str, label: str, row: int, value: str) -> "SmallSet":
+        """Return the set with another value in one row of a column of the block of that name."""
         columns = {k: list(v) for k, v in getattr(self, name).items()}
         columns[label][row] = value
         return replace(self, **{name: columns})
@@ -59,7 +60,9 @@ def valid_set() -> SmallSet:
     axis = np.arange(BOX_PX) - BOX_PX // 2
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     blobs = [(4, 0, 2), (-3, 3, 0), (0, -4, -3), (2, 2, 4)]
-    density = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 6.0) for a, b, c in blobs)
+    density = np.zeros(x.shape)
+    for a, b, c in blobs:
+        density += np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 6.0)
     images = random.normal(size=(N_PARTICLES, BOX_PX, BOX_PX))
     images += density.sum(0)
     mask = np.clip(10.0 - np.sqrt(x**2.0 + y**2 + z**2), 0, 1)
@@ -77,7 +80,7 @@ def valid_set() -> SmallSet:
         rlnOriginXAngst=1.5, rlnOriginYAngst=-2.5,
     )  # fmt: skip
 
-    def texts(columns: dict[str, list[object]]) -> dict[str, list[str]]:
+    def texts(columns: Mapping[str, Sequence[object]]) -> dict[str, list[str]]:
         return {label: [str(value) for value in values] for label, values in columns.items()}
 
     return SmallSet(

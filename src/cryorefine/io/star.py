@@ -226,7 +226,7 @@ class _Builder:
                 where=f"{self.path}, line {line}",
                 do="give one value on the same line, or write loop_ before the labels",
             )
-        self._require_short(parts[1], line)
+        self._require_short(parts[1], parts[0][1:], line)
         self.pairs.append(parts[1])
         self.pair_lines.append(line)
 
@@ -247,20 +247,20 @@ class _Builder:
             if len(row) != n:
                 self._refuse_row(row, line)
             if len(max(row, key=len)) > _LONGEST_VALUE // 4:  # a character has 4 bytes at most
-                for value in row:
-                    self._require_short(value, line)
+                for label, value in zip(self.labels, row, strict=True):
+                    self._require_short(value, label, line)
         tokens = [t for row in split for t in row]
         encoded = [t.encode("utf-8", "surrogateescape") for t in tokens]
         self.chunks.append([np.array(encoded[j::n], dtype=np.bytes_) for j in range(n)])
         self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
         self.rows, self.row_lines = [], []
 
-    def _require_short(self, value: str, line: int) -> None:
+    def _require_short(self, value: str, label: str, line: int) -> None:
         n_bytes = len(value.encode("utf-8", "surrogateescape"))
         if n_bytes > _LONGEST_VALUE:
             raise InputError(
                 f"the value '{value[:_SHOWN]}...' has {n_bytes} bytes",
-                where=f"{self.path}, line {line}",
+                where=f"{self.path}, line {line}, column _{label}",
                 do=f"shorten it to {_LONGEST_VALUE} bytes at most",
             )
 

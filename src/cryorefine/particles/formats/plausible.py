@@ -62,6 +62,9 @@ _VOLTAGE = Range(0.1, 5000.0, "kV")
 _CS = Range(-100.0, 100.0, "mm")
 """Lenses have 0 to 8 mm, corrected ones a little on both sides of 0."""
 
+_CONTRAST = Range(0.0, 1.0)
+"""A fraction: its arc sine is a phase."""
+
 _PIXEL = Range(0.05, 100.0, "Å")
 """Detectors of single particles: 0.2 to 10 Å; a box of coarser pixels holds no detail."""
 
@@ -90,6 +93,7 @@ _STRETCH = 2.0
 _OPTICS = {
     "rlnVoltage": _VOLTAGE,
     "rlnSphericalAberration": _CS,
+    "rlnAmplitudeContrast": _CONTRAST,
     "rlnImagePixelSize": _PIXEL,
     "rlnImageSize": _BOX,
     "rlnBeamTiltX": _TILT,

@@ -242,27 +242,13 @@ def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGro
     )
     check_magnification(magnification, f"{block.path}, optics group {number}, columns _rlnMagMat..")
     name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
-    voltage_kV = value("rlnVoltage", 300.0)
-    if voltage_kV <= 0:
-        raise InputError(
-            f"voltage {voltage_kV:g} kV is not positive",
-            where=block.where(row, "rlnVoltage"),
-            do="correct the value",
-        )
-    amplitude_contrast = value("rlnAmplitudeContrast", 0.1)
-    if not 0 <= amplitude_contrast <= 1:
-        raise InputError(
-            f"amplitude contrast {amplitude_contrast:g} is not between 0 and 1",
-            where=block.where(row, "rlnAmplitudeContrast"),
-            do="correct the value",
-        )
     return OpticsGroup(
         name=name or f"opticsGroup{number}",
         pixel_A=pixel_A,
         box_px=box_px,
-        voltage_kV=voltage_kV,
+        voltage_kV=value("rlnVoltage", 300.0),
         cs_mm=value("rlnSphericalAberration", 2.7),
-        amplitude_contrast=amplitude_contrast,
+        amplitude_contrast=value("rlnAmplitudeContrast", 0.1),
         beam_tilt_mrad=(value("rlnBeamTiltX", 0.0), value("rlnBeamTiltY", 0.0)),
         odd_zernike=_coefficients(block, "rlnOddZernike", row),
         even_zernike=_coefficients(block, "rlnEvenZernike", row),
@@ -326,6 +312,14 @@ def _read_images(
             do="correct the number",
         )
     unique, name_index = np.unique(at[:, 2], return_inverse=True)
+    for i, name in enumerate(unique):
+        if "\0" in name:
+            row = int(np.argmax(name_index == i))
+            raise InputError(
+                f"'{names[row]}' holds a NUL, which is in no file's name",
+                where=particles.where(row, "rlnImageName"),
+                do="correct the name",
+            )
     found = [_resolve(str(u), particles.path) for u in unique]
     # One file under two names is one stack: its images must be known for the same.
     real = [os.path.realpath(p) for p in found]
