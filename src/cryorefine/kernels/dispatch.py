@@ -169,7 +169,8 @@ def rotate_grid(
     """
     if values.device.type != "cpu":
         return _twin(values.device.type).rotate_grid(values, weights, centre, step, rotations)
-    table, whole = packed_table(step), _signed_permutations(exact)
+    _require_permutations(exact)
+    table = packed_table(step)
     products = rotations.double() @ rotations.double().mT
     if not bool(((products - torch.eye(3)).abs() < _ORTHONORMAL).all()):
         raise ValueError("a matrix is no rotation")
@@ -189,7 +190,7 @@ def rotate_grid(
         *padded,
         centre,
         array_of(rotations, torch.float64),
-        whole,
+        array_of(exact.round(), torch.int64),
         is_in_plane,
         table,
         out[0].reshape(-1),
@@ -198,12 +199,11 @@ def rotate_grid(
     return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
 
-def _signed_permutations(rotations: Float[Tensor, "e 3 3"]) -> np.ndarray:
-    """Return whole rotations that permute grid points; others would lead out of the grid."""
-    whole = rotations.round()
-    if not bool(((whole.abs().sum(1) == 1) & (whole.abs().sum(2) == 1)).all()):
+def _require_permutations(rotations: Float[Tensor, "e 3 3"]) -> None:
+    """Refuse rotations that do not permute grid points: they would lead out of the grid."""
+    whole = rotations.round().abs()
+    if not bool(((whole.sum(1) == 1) & (whole.sum(2) == 1)).all()):
         raise ValueError("a rotation does not permute grid points")
-    return array_of(whole, torch.int64)
 
 
 def _zeros(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -218,6 +218,7 @@ def permute_grid(
     rotations: Float[Tensor, "g 3 3"],
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
+    _require_permutations(rotations)
     if values.device.type != "cpu":
         return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
     out_values, out_weights = _zeros(tuple(values.shape))
@@ -227,7 +228,7 @@ def permute_grid(
         array_of(values, torch.complex64).reshape(-1),
         array_of(weights, torch.float32).reshape(-1),
         centre,
-        _signed_permutations(rotations),
+        array_of(rotations.round(), torch.int64),
         out_values.reshape(-1),
         out_weights.reshape(-1),
     )

@@ -125,7 +125,7 @@ class ImageSource:
         def read(part: np.ndarray) -> Float[Tensor, "n y x"]:
             images = self.read(part)
             if screened:
-                self._require_finite(part, images)
+                self._require_finite(part, images.numpy())
             return images.pin_memory() if pinned else images
 
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -139,12 +139,14 @@ class ImageSource:
                     pending = reader.submit(read, parts[i + 1])
                 yield part, images.to(device, non_blocking=True)
 
-    def _require_finite(self, rows: np.ndarray, images: Float[Tensor, "n y x"]) -> None:
+    def _require_finite(self, rows: np.ndarray, images: Float[np.ndarray, "n y x"]) -> None:
         """Refuse images that a file holds no numbers of any more."""
-        # The sum of all says it at once; it may also be too large, which is no harm.
-        if math.isfinite(float(images.sum())):
-            return
-        bad = ~torch.isfinite(images).flatten(1).all(1).numpy()
+        # The sum of all says it at once; it may also be too large, which is no harm. By numpy: in
+        # a thread that reads, torch would begin threads of its own.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(float(images.sum())):
+                return
+        bad = ~np.isfinite(images).all((1, 2))
         if bad.any():
             row = int(rows[int(np.argmax(bad))])
             raise InputError(
