@@ -149,7 +149,7 @@ paths = st.text(
             "alignment": st.sampled_from(["automatic", "global", "local"]),
             "iterations": st.integers(1, 1000),
             "particle_radius_px": st.floats(1, 65536),
-            "initial_lowpass_angstrom": st.floats(0.1, 10_000),
+            "initial_lowpass_angstrom": st.floats(0.1, 1e6),
             "mask": paths,
             "max_tilt_deg": st.floats(1, 180),
             "ctf": st.booleans(),

@@ -22,7 +22,7 @@ class ReferenceSettings(SettingsGroup):
     initial_lowpass_angstrom: float = Field(
         30.0,
         ge=0.1,
-        le=10_000,
+        le=1e6,
         description="Low-pass of the initial map, the same for both halves; local alignment starts "
         "at the resolution that the given poses support unless this is given.",
     )
