@@ -9,16 +9,16 @@ import torch
 
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.errors import InputError
-from cryorefine.events import Event, EventLog, IterationBegun
+from cryorefine.events import Event, EventLog, IterationBegun, WarningGiven
 from cryorefine.refine.finite import require_finite_halves, require_finite_poses
 from cryorefine.refine.image_statistics import screen_images
 from cryorefine.run.checkpoint import committed_iterations
-from cryorefine.run.inputs import open_inputs
+from cryorefine.run.inputs import open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Poses
 from tests.behaviour.conftest import begun
-from tests.builders import refused
+from tests.builders import line_of, refused
 from tests.robustness.small_set import BOX_PX, PIXELS_OFFSET, valid_set
 
 
@@ -73,6 +73,25 @@ def test_the_energy_of_images_does_not_depend_on_their_grey_scale(data, value):
     )
     assert any(usual.reasons)
     assert scaled.reasons == usual.reasons
+
+
+def test_values_that_are_hardly_meant_are_used_with_a_warning(tmp_path):
+    odd = valid_set().with_value("particles", "rlnCtfScalefactor", 3, "0")
+    odd = odd.with_value("particles", "rlnCtfScalefactor", 4, "-1")
+    for label in ("rlnDefocusU", "rlnDefocusV"):
+        odd = odd.with_value("particles", label, 5, "400000")
+    star = odd.write(tmp_path)
+    told: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, WarningGiven):
+            told.append(event.message)
+
+    opened, log = open_inputs(settings_of(tmp_path)), EventLog(listeners=(note,))
+    screened_inputs(opened, screen(opened, 8.0, log, SerialEngine()), None, 8.0, log)
+    for row, part in ((3, "factor of 0"), (4, "negative"), (5, "beyond 10 µm")):
+        line = line_of(star, f"{row + 1:06d}@")
+        assert any(part in message and f"line {line})" in message for message in told), told
 
 
 def test_poses_that_are_no_numbers_are_refused_by_their_particles(data):

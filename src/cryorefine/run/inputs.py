@@ -67,6 +67,9 @@ _MIN_SYMMETRIC = 0.8
 """Correlation of a reference with its symmetrised copy below which a warning is given: maps about
 other axes have far less. Not measured."""
 
+_FAR_DEFOCUS_A = 1e5
+"""Defocus from which a warning is given: single particles are imaged within 5 µm."""
+
 _MASKED = 1e-3
 """Least value of a mask's densest voxel: a mask of less would leave nothing of a map."""
 
@@ -340,6 +343,7 @@ def screened_inputs(
         If no usable image is left, or halves cannot be made.
     """
     settings, table = opened.settings, opened.table
+    _warn_of_odd_transfer(table, events)
     kept, rejected = _usable_rows(opened, screening, events)
     good = table.select(kept)
     if half is None:
@@ -365,6 +369,23 @@ def screened_inputs(
         memory=plan_memory(_run_size(opened), used_bytes=held_bytes(), free_bytes=free_bytes()),
         device_memory=_device_memory(opened),
     )
+
+
+def _warn_of_odd_transfer(table: ParticleTable, events: EventLog) -> None:
+    """Warn of values of the CTF that can be computed with, but are hardly what was meant."""
+    if not any(group.has_ctf for group in table.optics):
+        return
+    mean_A = (table.defocus_u_A + table.defocus_v_A) / 2
+    for odd, what in (
+        (table.ctf_scale == 0, "a CTF scale factor of 0, and add nothing to the map"),
+        (table.ctf_scale < 0, "a negative CTF scale factor, and add their contrast inverted"),
+        (np.abs(mean_A) > _FAR_DEFOCUS_A, f"a defocus beyond {_FAR_DEFOCUS_A / 1e4:g} µm"),
+    ):
+        if odd.any():
+            first = table.where(int(np.argmax(odd)))
+            events.warn(
+                f"{int(odd.sum())} of {len(table)} particles have {what} (the first: {first})"
+            )
 
 
 def _usable_rows(
