@@ -1,6 +1,7 @@
 # make demo   set up, refine simulated particles, show where the report is
 # make test   set up, run all tests
 # make check  what CI checks besides the tests: formatting, lint, types, layers
+# make fuzz   try thousands of damaged files and odd values; FUZZ=N so many of each
 # make bench  measure the kernels and a small refinement on this machine
 
 PYTHON ?= python3
@@ -8,7 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+FUZZ ?= 2000
+
+.PHONY: demo test check fuzz bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +31,9 @@ check: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+fuzz: $(READY)
+	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness $(PYTEST_OPTIONS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/kernels.py

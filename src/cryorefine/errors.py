@@ -1,7 +1,8 @@
 """Errors written for the person who made the mistake: what, where, what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 __all__ = ["CryorefineError", "InputError", "Problems", "StoppedEarly"]
 
@@ -31,10 +32,15 @@ class InputError(CryorefineError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", do: str = ""):
+        what, where = _shortened(what), _shortened(where)
         self.what, self.where, self.do = what, where, do
         text = f"{where}: {what}" if where else what
         text = f"{text}. {do[0].upper()}{do[1:]}." if do else f"{text}."
         super().__init__("".join(map(_printable, text)))
+
+    def __reduce__(self) -> tuple[Callable[..., "InputError"], tuple[str]]:
+        """Keep its parts on the way from a worker process."""
+        return partial(type(self), where=self.where, do=self.do), (self.what,)
 
 
 class Problems:
@@ -59,6 +65,14 @@ class Problems:
             listed = " ".join(f"({i}) {error}" for i, error in enumerate(self._found, 1))
             what = f"{len(self._found)} problems: {listed}".removesuffix(".")
             raise InputError(what, do="correct all of them")
+
+
+_LONGEST = 4000
+"""Characters of the longest part of a message: a screenful, whatever it quotes from a file."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _printable(character: str) -> str:

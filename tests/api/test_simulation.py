@@ -61,5 +61,5 @@ def test_an_option_that_there_is_not_is_an_error_that_names_it(tmp_path):
 
 
 def test_the_options_of_a_simulation_name_all_that_is_out_of_range_as_the_command_does():
-    with refused("--box-px must be 16 or more; --snr must be positive", "Correct the options"):
+    with refused("--box-px must be 16 or more", "; --snr must be positive", "Correct the options"):
         make_options({"box_px": 8, "snr": 0})

@@ -29,6 +29,7 @@ KERNELS = (
 CENTRE = 12
 SIDE = 2 * CENTRE + 1
 STEP = 1.5
+REACH = 6.0
 
 
 def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
@@ -71,13 +72,13 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
 
     def extract_slices(kernel):
         out = np.zeros_like(images)
-        kernel(0, n, grid, CENTRE, STEP, turns.astype(np.float32), points, table, out)
+        kernel(0, n, grid, CENTRE, STEP, turns.astype(np.float32), points, REACH, table, out)
         return (out,)
 
     def insert_slices(kernel):
         out = np.zeros(padded, np.complex64), np.zeros(padded, np.float32)
         rows = turns.astype(np.float32)
-        kernel(0, n, *out, CENTRE, STEP, rows, points, images, np.abs(ctf), table)
+        kernel(0, n, *out, CENTRE, STEP, rows, points, REACH, images, np.abs(ctf), table)
         return out
 
     def pick_separated(kernel):
@@ -91,8 +92,9 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
         ended, shifts = turns.copy(), np.zeros((n, 2))
         scores, powers, information = np.zeros(n), np.zeros(n), np.zeros((n, 5, 5))
         kernel(
-            0, n, grid, CENTRE, STEP, points, k_px, 2 * np.pi / size_px, images, ctf, np.arange(n),
-            ended, shifts, np.zeros((n, 2)), 0.1, np.full(n, -np.inf), 6, 3.0, 0.2, 1.0, 1e-3, 0.01,
+            0, n, grid, CENTRE, STEP, points, REACH, k_px, 2 * np.pi / size_px, images, ctf,
+            np.arange(n), ended, shifts, np.zeros((n, 2)), 0.1, np.full(n, -np.inf), 6, 3.0, 0.2,
+            1.0, 1e-3, 0.01,
             table, scores, powers, information,
         )  # fmt: skip
         return ended, shifts, scores, powers, information

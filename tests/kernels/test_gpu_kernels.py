@@ -82,6 +82,29 @@ def test_sums_are_those_of_the_reference(size_px, n_images):
         assert relative_error(fast.weights.cpu(), slow.weights) < ONE_ENTRY
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # the interpreter's
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30, -1e30, 40.0])
+def test_samples_that_are_not_in_the_grid_are_those_of_the_reference(value):
+    rotations, points = poses_and_points(11, 2)
+    rotations[1, 0] = value
+    points = torch.cat([points[:30], torch.tensor([[value, 0.0]])])
+    grid = make_slice_grid(ball_of_noise(11), 5)
+    found = gpu.extract_slices(on_device(grid), rotations.to(DEVICE), points.to(DEVICE)).cpu()
+    values, weights = random_slices(2, len(points))
+    slow, fast = empty_sums(11, "cpu"), empty_sums(11)
+    reference.insert_slices(slow, rotations, points, values, weights)
+    gpu.insert_slices(fast, *(t.to(DEVICE) for t in (rotations, points, values, weights)))
+    for ours, theirs in (
+        (found, reference.extract_slices(grid, rotations, points)),
+        (fast.values.cpu(), slow.values),
+        (fast.weights.cpu(), slow.weights),
+    ):
+        is_nan = torch.isnan(theirs.abs())
+        assert is_nan.any()
+        assert torch.equal(torch.isnan(ours.abs()), is_nan)
+        assert relative_error(ours[~is_nan], theirs[~is_nan]) < ONE_ENTRY
+
+
 def test_inserting_adds_to_what_is_there():
     rotations, points = poses_and_points(11, 1)
     values, weights = random_slices(1, len(points))

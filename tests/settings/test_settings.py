@@ -99,6 +99,12 @@ def test_an_unknown_setting_is_refused_by_name():
         ("fsc_criterion", 1),
         ("fsc_criterion", "high"),
         ("seed", -1),
+        ("seed", 2**62 + 1),
+        ("particle_radius_px", float("inf")),
+        ("initial_lowpass_angstrom", 1e308),
+        ("reference_voxel_angstrom", 1e-308),
+        ("iterations", 10**9),
+        ("threads", 10**9),
         ("threads", 0),
         ("alignment", "both"),
         ("ctf", "perhaps"),
@@ -142,13 +148,13 @@ paths = st.text(
             "symmetry": st.sampled_from(["c1", "d7", "i2"]),
             "alignment": st.sampled_from(["automatic", "global", "local"]),
             "iterations": st.integers(1, 1000),
-            "particle_radius_px": st.floats(1e-6, 1e9),
-            "initial_lowpass_angstrom": st.floats(0, 1e30, exclude_min=True),
+            "particle_radius_px": st.floats(1, 65536),
+            "initial_lowpass_angstrom": st.floats(0.1, 1e6),
             "mask": paths,
             "max_tilt_deg": st.floats(1, 180),
             "ctf": st.booleans(),
             "compare_to": paths,
-            "seed": st.integers(0, 2**63 - 1),
+            "seed": st.integers(0, 2**62),
         },
     )
 )
@@ -208,3 +214,18 @@ def test_settings_of_an_older_run_are_read_whatever_their_order(tmp_path):
     assert make_settings(load_settings(path)) == make_settings(
         {"particles": "p.star", "ctf": False, "seed": 3}
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("particles", "a\0.star"),
+        ("reference", ["a\0.mrc"]),
+        ("mask", "m\0.mrc"),
+        ("post_command", "do\0it {volume}"),
+        ("symmetry", "c\0"),
+    ],
+)
+def test_a_nul_is_refused_by_option(name, value):
+    with refused("--" + name.replace("_", "-"), "NUL"):
+        make_settings({**LEAST, name: value})

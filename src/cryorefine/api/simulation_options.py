@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from cryorefine.engine.memory import free_bytes
 from cryorefine.errors import InputError
 from cryorefine.model.simulate import SimulationPlan
 
@@ -11,6 +12,38 @@ __all__ = ["SimulationOptions", "make_options"]
 
 _NOISES = ("coloured", "white", "ice")
 _POSES = ("uniform", "axis")
+
+_LARGEST_LENGTH_A = 1e6
+"""Of the optics and shifts in Å: what particle files may hold, too."""
+
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "particles": (1, 10**9, "1 or more, up to a billion"),
+    "box_px": (16, 4096, "16 or more, up to 4096"),
+    "pixel_angstrom": (0.05, 100, "positive, 0.05 to 100"),
+    "snr": (1e-6, 1e6, "positive, 1e-6 to 1e6"),
+    "atom_bfactor": (0, 1e6, "0 to 1e6"),
+    "imaging_bfactor": (0, 1e6, "0 to 1e6"),
+    "defocus_error_angstrom": (0, _LARGEST_LENGTH_A, "0 to 1e6, not negative"),
+    "astigmatism_angstrom": (-_LARGEST_LENGTH_A, _LARGEST_LENGTH_A, "-1e6 to 1e6"),
+    "voltage_kv": (0.1, 5000, "positive, 0.1 to 5000"),
+    "cs_mm": (-100, 100, "-100 to 100"),
+    "amplitude_contrast": (0, 1, "0 to 1"),
+    "shift_angstrom": (0, 1e5, "0 to 1e5"),
+    "axis_tilt_deg": (-360, 360, "-360 to 360"),
+    "axis_spread_deg": (0, 360, "0 to 360"),
+    "axis_fraction": (0, 1, "0 to 1"),
+    "scale_spread": (0, 100, "0 to 100"),
+    "optics_groups": (1, 10**6, "1 or more, up to a million"),
+    "per_micrograph": (1, 10**9, "1 or more, up to a billion"),
+    "reference_angstrom": (0.1, 10_000, "positive, 0.1 to 10000"),
+    "diameter_angstrom": (40, 10_000, "40 or more, up to 10000"),
+    "seed": (0, 2**62, "0 to 2^62"),
+}
+"""Least and largest value of the options, and how a message says it. Those that a particle file
+has, too, are what one may hold; the others are far beyond use, and keep numbers finite."""
+
+_BYTES_A_VOXEL = 40
+"""Of the true map while it is made: single precision, its transform, and copies of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,27 +120,38 @@ def make_options(values: Mapping[str, Any]) -> SimulationOptions:
     v: dict[str, Any] = {**defaults, **values}
     low, high = v["defocus_angstrom"]
     problems = [
+        f"--{name.replace('_', '-')} must be {allowed}"
+        for name, (least, most, allowed) in _RANGES.items()
+        if v[name] is not None and not least <= v[name] <= most  # nor is NaN
+    ]
+    problems += [
         text
         for bad, text in (
-            (v["particles"] < 1, "--particles must be 1 or more"),
             (v["noise"] not in _NOISES, f"--noise must be one of {', '.join(_NOISES)}"),
             (v["poses"] not in _POSES, f"--poses must be one of {', '.join(_POSES)}"),
-            (v["box_px"] < 16, "--box-px must be 16 or more"),
-            (v["pixel_angstrom"] <= 0, "--pixel-angstrom must be positive"),
-            (v["snr"] <= 0, "--snr must be positive"),
-            (low > high, "--defocus-angstrom must be given as smallest, then largest"),
+            (not low <= high, "--defocus-angstrom must be given as smallest, then largest"),
+            (
+                max(abs(low), abs(high)) > _LARGEST_LENGTH_A,
+                "--defocus-angstrom must be -1e6 to 1e6",
+            ),
             (not 0 <= v["junk_fraction"] < 1, "--junk-fraction must be 0 or more, below 1"),
-            (not 0 <= v["axis_fraction"] <= 1, "--axis-fraction must be 0 to 1"),
-            (v["defocus_error_angstrom"] < 0, "--defocus-error-angstrom must not be negative"),
-            (not 0 <= v["amplitude_contrast"] <= 1, "--amplitude-contrast must be 0 to 1"),
-            (v["optics_groups"] < 1, "--optics-groups must be 1 or more"),
-            (v["per_micrograph"] < 1, "--per-micrograph must be 1 or more"),
-            (v["voltage_kv"] <= 0, "--voltage-kv must be positive"),
-            (v["reference_angstrom"] <= 0, "--reference-angstrom must be positive"),
-            (v["diameter_angstrom"] < 40, "--diameter-angstrom must be 40 or more"),
         )
         if bad
     ]
     if problems:
         raise InputError("; ".join(problems), do="correct the options")
+    _require_memory(v["particles"], v["box_px"])
     return SimulationOptions(**v)
+
+
+def _require_memory(n_particles: int, box_px: int) -> None:
+    """Refuse a set that this machine cannot hold: all images, in half precision, and a map."""
+    needed = 2 * n_particles * box_px**2 + _BYTES_A_VOXEL * box_px**3
+    free = free_bytes()
+    if needed > free:
+        raise InputError(
+            f"{n_particles} images of {box_px} pixels and their map need {needed / 1e9:.0f} GB of "
+            f"memory, and {free / 1e9:.0f} GB are free",
+            where="--particles, --box-px",
+            do="give fewer particles or a smaller box",
+        )

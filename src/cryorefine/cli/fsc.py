@@ -21,7 +21,13 @@ __all__ = ["command"]
     help="Table to write (.star).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the table if it exists.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the randomised phases.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62),
+    default=0,
+    show_default=True,
+    help="Seed of the randomised phases.",
+)
 def command(
     half1: Path, half2: Path, mask: Path | None, output: Path, overwrite: bool, seed: int
 ) -> None:

@@ -14,6 +14,8 @@ from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
 
 __all__ = [
+    "LARGEST_VOXEL_A",
+    "SMALLEST_VOXEL_A",
     "StackHeader",
     "Volume",
     "read_stack_header",
@@ -27,6 +29,13 @@ _HEADER_BYTES = 1024
 
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _OTHER_MODES = (3, 4, 101)  # of the MRC standard, not of images or maps that we know
+_LARGEST_GREY, _SMALLEST_GREY = 1e9, 1e-12
+"""Largest value of maps that are read, at most and at least. Sums over a box of a thousand voxels
+have squares within single precision then; programs write values from 1e-5 to 1e4."""
+
+SMALLEST_VOXEL_A, LARGEST_VOXEL_A = 0.01, 1000.0
+"""Voxels of maps, from far below the size of an atom to far above that of a ribosome's domains."""
+
 _COMPRESSED = (b"\x1f\x8b", b"BZh")
 
 
@@ -72,6 +81,31 @@ class StackHeader:
     offset_bytes: int
     pixel_A: float
 
+    def require_whole(self) -> None:
+        """Refuse a file that is shorter than its header says: what is not there cannot be mapped.
+
+        Raises
+        ------
+        InputError
+            If so, or the file is gone.
+        """
+        nz, (ny, nx) = self.n_images, self.size_yx_px
+        try:
+            actual = self.path.stat().st_size
+        except OSError as error:
+            raise InputError(
+                f"cannot be read ({error.strerror})", where=str(self.path), do="check the path"
+            ) from None
+        image_bytes = nx * ny * self.dtype.itemsize
+        if actual < self.offset_bytes + nz * image_bytes:
+            complete = max(0, (actual - self.offset_bytes) // image_bytes)
+            raise InputError(
+                f"truncated: the header promises {nz} images of {nx}×{ny} pixels, {complete} are "
+                "whole",
+                where=str(self.path),
+                do="copy the file again",
+            )
+
     def open(self) -> np.ndarray:
         """Map the images (n, y, x) into memory, read-only; nothing is read yet."""
         shape = (self.n_images, *self.size_yx_px)
@@ -82,7 +116,7 @@ def _open_header(path: Path, kind: str):
     path = Path(path)
     try:
         size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is in no file's name
         raise InputError(f"no such {kind}", where=str(path), do="check the path") from None
     except OSError as error:
         raise InputError(
@@ -143,16 +177,9 @@ def read_stack_header(path: Path) -> StackHeader:
         )
     dtype = np.dtype(_MODES[mode]).newbyteorder(header.nx.dtype.byteorder)
     offset = _HEADER_BYTES + max(0, int(header.nsymbt))
-    expected = offset + nx * ny * nz * dtype.itemsize
-    actual = path.stat().st_size
-    if actual < expected:
-        complete = max(0, (actual - offset) // (nx * ny * dtype.itemsize))
-        raise InputError(
-            f"truncated: the header promises {nz} images of {nx}×{ny} pixels, {complete} are whole",
-            where=str(path),
-            do="copy the file again",
-        )
-    return StackHeader(path, nz, (ny, nx), dtype, offset, _pixel_A(header))
+    stack = StackHeader(path, nz, (ny, nx), dtype, offset, _pixel_A(header))
+    stack.require_whole()
+    return stack
 
 
 def _pixel_A(header) -> float:
@@ -188,7 +215,13 @@ def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str =
     path = Path(path)
     header = _open_header(path, "map")
     stack = read_stack_header(path)
-    data = np.array(stack.open(), dtype=np.float32)
+    shape_xyz = (*stack.size_yx_px[::-1], stack.n_images)
+    if len(set(shape_xyz)) != 1:
+        raise InputError(
+            "the map is not cubic ({}×{}×{} voxels)".format(*shape_xyz),
+            where=str(path),
+            do="pad or crop it to a cube",
+        )
     if voxel_A is None:
         voxel_A = _pixel_A(header)
         if voxel_A == 0:
@@ -205,21 +238,35 @@ def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str =
                 do="resample the map to one voxel size"
                 + (f", or give {voxel_option} if the header is wrong" if voxel_option else ""),
             )
+    if not SMALLEST_VOXEL_A <= voxel_A <= LARGEST_VOXEL_A:
+        raise InputError(
+            f"voxels of {voxel_A:g} Å are none of a map ({SMALLEST_VOXEL_A:g} to "
+            f"{LARGEST_VOXEL_A:g} Å)",
+            where=str(path),
+            do="correct the header" + (f", or give {voxel_option}" if voxel_option else ""),
+        )
+    data = np.array(stack.open(), dtype=np.float32)
     axes = (int(header.maps), int(header.mapr), int(header.mapc))
     if sorted(axes) == [1, 2, 3] and axes != (3, 2, 1):
         data = np.ascontiguousarray(data.transpose([axes.index(a) for a in (3, 2, 1)]))
-    if len(set(data.shape)) != 1:
-        nz, ny, nx = data.shape
-        raise InputError(
-            f"the map is not cubic ({nx}×{ny}×{nz} voxels)",
-            where=str(path),
-            do="pad or crop it to a cube",
-        )
     if not np.isfinite(data).all():
         raise InputError(
             "the map holds NaN or infinite values", where=str(path), do="repair the map"
         )
+    _require_computable(data, path)
     return Volume(torch.from_numpy(data), voxel_A)
+
+
+def _require_computable(data: np.ndarray, path: Path) -> None:
+    """Refuse grey values whose transform has no square in single precision."""
+    largest = float(np.abs(data).max())
+    if largest > _LARGEST_GREY or 0 < largest < _SMALLEST_GREY:
+        raise InputError(
+            f"grey values up to {largest:.3g} cannot be computed with",
+            where=str(path),
+            do=f"rescale the map, to values about 1 ({_SMALLEST_GREY:g} to {_LARGEST_GREY:g} will "
+            "do)",
+        )
 
 
 def write_volume(path: Path, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:

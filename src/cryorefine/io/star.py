@@ -22,6 +22,19 @@ memory than the table. Not measured."""
 
 _LARGEST_INTEGER = 2**53  # beyond it float64 skips some
 
+_SHOWN = 60
+"""Characters of a value that a message shows: names of images and most lists are shorter."""
+
+_LONGEST_VALUE = 10_000
+"""Bytes of the longest value: paths have 4,096 at most, lists of coefficients a few hundred. Each
+row of a column takes as much memory as its longest value."""
+
+_LARGEST_COLUMN, _USUAL_WIDTH = 2**30, 256
+"""Bytes of the largest column of values longer than usual: a million names of a kilobyte."""
+
+_BLANK, _NOT_BLANK = re.compile(r"\s"), re.compile(r"\S")
+_END_OF_QUOTE = {quote: re.compile(quote + r"(?=\s|\Z)") for quote in "\"'"}
+
 
 @dataclass(frozen=True, eq=False)
 class StarBlock:
@@ -81,7 +94,7 @@ class StarBlock:
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"'{raw[row].decode('utf-8', 'replace')}' is not a finite number",
+                f"'{self.shown(row, label)}' is not a finite number",
                 where=self.where(row, label),
                 do="correct the value or remove the row",
             )
@@ -94,11 +107,16 @@ class StarBlock:
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"'{self._column(label)[row].decode()}' is not a whole number",
+                f"'{self.shown(row, label)}' is not a whole number",
                 where=self.where(row, label),
                 do="correct the value",
             )
         return values.astype(np.int64)
+
+    def shown(self, row: int, label: str) -> str:
+        """Return a value as a message shows it: not all of a very long one."""
+        text = self._column(label)[row].decode("utf-8", "replace")
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
     def where(self, row: int, label: str) -> str:
         """Return "file, line N, column label" for a message about one value."""
@@ -125,24 +143,19 @@ def _is_finite_number(value: bytes) -> bool:
 
 def _split_quoted(line: str) -> list[str]:
     """Split at blanks outside single or double quotes; a quote ends only before a blank."""
-    out, i, n = [], 0, len(line)
-    while i < n:
-        if line[i].isspace():
-            i += 1
-            continue
-        if line[i] == "#":
-            break
-        if line[i] in "\"'":
-            quote, j = line[i], i + 1
-            while j < n and not (line[j] == quote and (j + 1 == n or line[j + 1].isspace())):
-                j += 1
-            if j < n:
-                out.append(line[i + 1 : j])
-                i = j + 1
+    out, i, unended = [], 0, set[str]()
+    while (found := _NOT_BLANK.search(line, i)) and line[found.start()] != "#":
+        i = found.start()
+        quote = line[i]
+        if quote in _END_OF_QUOTE and quote not in unended:
+            end = _END_OF_QUOTE[quote].search(line, i + 1)
+            if end is not None:
+                out.append(line[i + 1 : end.start()])
+                i = end.end()
                 continue
-        j = i
-        while j < n and not line[j].isspace():
-            j += 1
+            unended.add(quote)  # nor does any later one: the line is not searched again
+        end = _BLANK.search(line, i)
+        j = len(line) if end is None else end.start()
         out.append(line[i:j])
         i = j
     return out
@@ -161,7 +174,7 @@ class _Builder:
 
     def __init__(self, name: str, path: Path):
         self.name, self.path = name, path
-        self.labels: list[str] = []
+        self.labels: dict[str, None] = {}  # in order, and found at once
         self.is_loop = False
         self.has_rows = False
         self.rows: list[str] = []
@@ -203,7 +216,7 @@ class _Builder:
                 where=f"{self.path}, line {line}",
                 do="remove one of the two columns",
             )
-        self.labels.append(label)
+        self.labels[label] = None
 
     def add_value(self, parts: list[str], line: int) -> None:
         """Take the value that stands beside a label outside a loop."""
@@ -213,6 +226,7 @@ class _Builder:
                 where=f"{self.path}, line {line}",
                 do="give one value on the same line, or write loop_ before the labels",
             )
+        self._require_short(parts[1], parts[0][1:], line)
         self.pairs.append(parts[1])
         self.pair_lines.append(line)
 
@@ -232,18 +246,30 @@ class _Builder:
         for row, line in zip(split, self.row_lines, strict=True):
             if len(row) != n:
                 self._refuse_row(row, line)
+            if len(max(row, key=len)) > _LONGEST_VALUE // 4:  # a character has 4 bytes at most
+                for label, value in zip(self.labels, row, strict=True):
+                    self._require_short(value, label, line)
         tokens = [t for row in split for t in row]
         encoded = [t.encode("utf-8", "surrogateescape") for t in tokens]
         self.chunks.append([np.array(encoded[j::n], dtype=np.bytes_) for j in range(n)])
         self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
         self.rows, self.row_lines = [], []
 
+    def _require_short(self, value: str, label: str, line: int) -> None:
+        n_bytes = len(value.encode("utf-8", "surrogateescape"))
+        if n_bytes > _LONGEST_VALUE:
+            raise InputError(
+                f"the value '{value[:_SHOWN]}...' has {n_bytes} bytes",
+                where=f"{self.path}, line {line}, column _{label}",
+                do=f"shorten it to {_LONGEST_VALUE} bytes at most",
+            )
+
     def _refuse_row(self, row: list[str], line: int) -> None:
         n = len(self.labels)
         if len(row) < n:
-            detail = f"; the first without a value is _{self.labels[len(row)]}"
+            detail = f"; the first without a value is _{list(self.labels)[len(row)][:_SHOWN]}"
         else:
-            detail = f"; the first too many is '{row[n]}'"
+            detail = f"; the first too many is '{row[n][:_SHOWN]}'"
         raise InputError(
             f"row has {len(row)} values for {n} columns{detail}",
             where=f"{self.path}, line {line}, column {min(len(row), n) + 1}",
@@ -259,14 +285,27 @@ class _Builder:
             }
             lines = np.array(self.pair_lines, dtype=np.int64)
             return StarBlock(self.name, columns, lines, self.path, is_loop=False)
-        columns = {
-            label: np.concatenate([chunk[j] for chunk in self.chunks])
-            if self.chunks
-            else np.zeros(0, dtype="S1")
-            for j, label in enumerate(self.labels)
-        }
+        columns = {label: self._column(j, label) for j, label in enumerate(self.labels)}
         lines = np.concatenate(self.line_chunks) if self.line_chunks else np.zeros(0, np.int64)
         return StarBlock(self.name, columns, lines, self.path)
+
+    def _column(self, j: int, label: str) -> np.ndarray:
+        """Put a column together, which takes as much memory a row as its longest value."""
+        parts = [chunk[j] for chunk in self.chunks]
+        if not parts:
+            return np.zeros(0, dtype="S1")
+        widths = [part.dtype.itemsize for part in parts]
+        n_bytes = max(widths) * sum(map(len, parts))
+        if n_bytes > _LARGEST_COLUMN and max(widths) > _USUAL_WIDTH:
+            widest = widths.index(max(widths))
+            row = int(np.char.str_len(parts[widest]).argmax())
+            raise InputError(
+                f"the value '{parts[widest][row][:_SHOWN].decode('utf-8', 'replace')}...' of "
+                f"{max(widths)} bytes is too long for a table of {sum(map(len, parts))} rows",
+                where=f"{self.path}, line {self.line_chunks[widest][row]}, column _{label}",
+                do="shorten it",
+            )
+        return np.concatenate(parts)
 
 
 def read_star(path: Path) -> dict[str, StarBlock]:

@@ -5,11 +5,13 @@ where they lie is worked out for a whole block at once, which the compiler does 
 instructions; then each is read or written by one of the intrinsics of ``taps``.
 """
 
+import math
+
 import numpy as np
 from numba import types
 
 from cryorefine.compiled import compiled
-from cryorefine.kernels.grid import HALO, TABLE_SIZE, WIDTH
+from cryorefine.kernels.grid import HALO, OUTSIDE, TABLE_SIZE, WIDTH
 from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import add_taps, read_taps
 
@@ -18,6 +20,8 @@ __all__ = [
     "extract_slices",
     "insert_slices",
     "locate",
+    "mark_outside",
+    "may_leave",
     "pick_separated",
     "scaled_rows",
 ]
@@ -27,6 +31,9 @@ BLOCK = 256
 
 _HALF = WIDTH // 2
 """Samples of the kernel on each side of the nearest grid point."""
+
+_LANES = 4
+"""Points of a row that ``taps`` loads at once: those of the kernel and one more."""
 
 _F, _I = np.float32, np.int32
 _TABLE = np.float32(TABLE_SIZE)
@@ -61,6 +68,11 @@ def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign)
         rows of the table for x, y and z.
     sign
         (BLOCK,), filled: -1 where the sample was mirrored to x ≥ 0.
+
+    Notes
+    -----
+    Samples must lie in the grid, unless :func:`mark_outside` is called next: what is written for
+    others may be any number.
     """
     ax, ay, az = along_x[0], along_x[1], along_x[2]
     bx, by, bz = along_y[0], along_y[1], along_y[2]
@@ -80,8 +92,55 @@ def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign)
         index[4, q] = _I((z - fz) * _TABLE)
 
 
+@compiled(inner=True)
+def may_leave(rows, reach, centre):
+    """Tell whether slices may have samples that are not in the grid, NaN among them.
+
+    Parameters
+    ----------
+    rows
+        As :func:`scaled_rows` makes them.
+    reach
+        Largest distance of a point from the origin.
+    """
+    a, d, b = _F(0), _F(0), _F(0)
+    for j in range(3):
+        a += rows[0, j] * rows[0, j]
+        d += rows[1, j] * rows[1, j]
+        b += rows[0, j] * rows[1, j]
+    # The larger eigenvalue of the rows' products: the square of what a point is stretched by.
+    stretch2 = _F(0.5) * (a + d) + math.sqrt(_F(0.25) * (a - d) * (a - d) + b * b)
+    limit = centre - _HALF + 0.5
+    return not stretch2 * reach * reach < limit * limit
+
+
+@compiled(inner=True)
+def mark_outside(points, count, along_x, along_y, centre, n_rows, index):
+    """Send samples that are not in the grid to its first points, and to weights of NaN.
+
+    For a block that :func:`locate` has filled ``index`` for, about the origin.
+    """
+    length = centre + 1 + HALO
+    last = centre - _HALF
+    # Of an array the last that is read: three planes and rows on, and all lanes.
+    last_at = ((n_rows - WIDTH + 1) * n_rows - WIDTH + 1) * length - _LANES
+    for q in range(count):
+        is_in = True
+        for a in range(3):
+            position = points[q, 0] * along_x[a] + points[q, 1] * along_y[a]
+            if not abs(position) < last + 0.5:
+                is_in = False
+            if index[2 + a, q] < 0 or index[2 + a, q] > TABLE_SIZE:
+                is_in = False
+        at = np.int64(index[0, q]) * length + index[1, q]
+        if at < 0 or at > last_at or index[1, q] < 0 or not is_in:
+            index[0, q], index[1, q], index[2, q] = 0, 0, OUTSIDE
+            # NaN along one axis is enough; along all it would reach the fourth lane, too.
+            index[3, q], index[4, q] = 0, 0
+
+
 @compiled(fastmath=True)
-def extract_slices(begin, end, values, centre, step, rotations, points, table, out):
+def extract_slices(begin, end, values, centre, step, rotations, points, reach, table, out):
     """Read slices into ``out`` (n, p); see :func:`cryorefine.kernels.reference.extract_slices`."""
     n_points = points.shape[0]
     length = values.shape[2]
@@ -92,19 +151,17 @@ def extract_slices(begin, end, values, centre, step, rotations, points, table, o
         origin[a] = 0
     for i in range(begin, end):
         scaled_rows(rotations[i], step, rows)
+        leaves = may_leave(rows, reach, centre)
         for start in range(0, n_points, BLOCK):
             count = min(BLOCK, n_points - start)
             locate(
-                points[start:],
-                count,
-                rows[0],
-                rows[1],
-                origin,
-                centre,
-                values.shape[1],
-                index,
-                sign,
-            )
+                points[start:], count, rows[0], rows[1], origin, centre, values.shape[1],
+                index, sign,
+            )  # fmt: skip
+            if leaves:
+                mark_outside(
+                    points[start:], count, rows[0], rows[1], centre, values.shape[1], index
+                )
             for q in range(count):
                 at = np.int64(index[0, q]) * length + index[1, q]
                 re, im = read_taps(
@@ -115,7 +172,7 @@ def extract_slices(begin, end, values, centre, step, rotations, points, table, o
 
 @compiled(fastmath=True)
 def insert_slices(
-    begin, end, grid, weight_grid, centre, step, rotations, points, values, weights, table
+    begin, end, grid, weight_grid, centre, step, rotations, points, reach, values, weights, table
 ):
     """Add slices to sums; see :func:`cryorefine.kernels.reference.insert_slices`.
 
@@ -130,12 +187,15 @@ def insert_slices(
         origin[a] = 0
     for i in range(begin, end):
         scaled_rows(rotations[i], step, rows)
+        leaves = may_leave(rows, reach, centre)
         for start in range(0, n_points, BLOCK):
             count = min(BLOCK, n_points - start)
             locate(
                 points[start:], count, rows[0], rows[1], origin, centre, grid.shape[1],
                 index, sign,
             )  # fmt: skip
+            if leaves:
+                mark_outside(points[start:], count, rows[0], rows[1], centre, grid.shape[1], index)
             for q in range(count):
                 at = np.int64(index[0, q]) * length + index[1, q]
                 value = values[i, start + q]
@@ -170,6 +230,8 @@ def pick_separated(
         for j in range(n):
             if count == keep or score[i, j] < score[i, 0] - window:
                 break
+            if index[i, j] < 0 or index[i, j] >= rotations.shape[0]:
+                continue
             candidate = rotations[index[i, j]]
             is_apart = True
             for m in range(count):

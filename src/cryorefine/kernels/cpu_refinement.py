@@ -11,6 +11,8 @@ from cryorefine.kernels.cpu import (
     block_of_floats,
     block_of_indices,
     locate,
+    mark_outside,
+    may_leave,
     scaled_rows,
     three_floats,
     three_rows,
@@ -39,7 +41,9 @@ _matrix5 = on_stack((5, 5), types.float64)
 
 
 @compiled(fastmath=True, inner=True)
-def _read_block(values, points, k_px, rows, origin, centre, table, x, ex, ey, index, sign, taps):
+def _read_block(
+    values, points, k_px, rows, origin, centre, leaves, table, x, ex, ey, index, sign, taps
+):
     """Fill ``taps`` (10, BLOCK): slice and its x, y, z derivatives, and the centred image.
 
     Real before imaginary parts. At a mirrored point the value is conjugate and the gradient minus
@@ -50,6 +54,8 @@ def _read_block(values, points, k_px, rows, origin, centre, table, x, ex, ey, in
     plane = length * values.shape[1]
     count = points.shape[0]
     locate(points, count, rows[0], rows[1], origin, centre, values.shape[1], index, sign)
+    if leaves:
+        mark_outside(points, count, rows[0], rows[1], centre, values.shape[1], index)
     for q in range(count):
         at = np.int64(index[0, q]) * length + index[1, q]
         read = read_taps_with_gradient(
@@ -63,8 +69,8 @@ def _read_block(values, points, k_px, rows, origin, centre, table, x, ex, ey, in
 
 @compiled(fastmath=True, inner=True)
 def _normal_equations(
-    values, centre, step, points, k_px, angle_step, x, c, rotation, shift, prior, precision,
-    table, ex, ey, index, sign, taps, gradient, matrix,
+    values, centre, step, points, reach_of_points, k_px, angle_step, x, c, rotation, shift, prior,
+    precision, table, ex, ey, index, sign, taps, gradient, matrix,
 ):  # fmt: skip
     """Fill gradient (5) and matrix (5, 5) at one pose; return log-likelihood and model power.
 
@@ -84,6 +90,7 @@ def _normal_equations(
     for j in range(22):
         total[j] = 0
     scaled_rows(rotation, step, rows)
+    leaves = may_leave(rows, reach_of_points, centre)
     ax, ay, az = rows[0, 0], rows[0, 1], rows[0, 2]
     bx, by, bz = rows[1, 0], rows[1, 1], rows[1, 2]
     cx, cy, cz = rows[2, 0], rows[2, 1], rows[2, 2]
@@ -92,7 +99,7 @@ def _normal_equations(
         count = min(BLOCK, n_points - start)
         stop = start + count
         _read_block(
-            values, points[start:stop], k_px[start:stop], rows, origin, centre, table,
+            values, points[start:stop], k_px[start:stop], rows, origin, centre, leaves, table,
             x[start:stop], ex, ey, index, sign, taps,
         )  # fmt: skip
         # Single precision within a block, double between blocks; shifts in units of a turn per box.
@@ -258,9 +265,9 @@ def _freeze(gradient, matrix, max_turn, max_move):
 
 @compiled
 def refine_poses(
-    begin, end, values, centre, step, points, k_px, angle_step, x, c, image_of, rotations, shifts,
-    priors, precision, floor, max_evaluations, max_shift, max_turn, max_move, tolerance,
-    initial_damping, table, scores, powers, information,
+    begin, end, values, centre, step, points, reach_of_points, k_px, angle_step, x, c, image_of,
+    rotations, shifts, priors, precision, floor, max_evaluations, max_shift, max_turn, max_move,
+    tolerance, initial_damping, table, scores, powers, information,
 ):  # fmt: skip
     """Refine each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     reach = 0
@@ -281,8 +288,9 @@ def refine_poses(
         score, power, damping = -np.inf, 0.0, initial_damping
         for evaluation in range(max_evaluations + 1):
             new_score, new_power = _normal_equations(
-                values, centre, step, points, k_px, angle_step, x[i], c[i], new_rotation, new_shift,
-                priors[m], precision, table, ex, ey, index, sign, taps, new_gradient, new_matrix,
+                values, centre, step, points, reach_of_points, k_px, angle_step, x[i], c[i],
+                new_rotation, new_shift, priors[m], precision, table, ex, ey, index, sign, taps,
+                new_gradient, new_matrix,
             )  # fmt: skip
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from cryorefine.compiled import array_of, in_threads
 from cryorefine.kernels import cpu, cpu_refinement, cpu_symmetry, reference
-from cryorefine.kernels.grid import HALO, WIDTH, Accumulator, SliceGrid, packed_table
+from cryorefine.kernels.grid import (
+    HALO,
+    TABLE_SIZE,
+    WIDTH,
+    Accumulator,
+    SliceGrid,
+    packed_table,
+)
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 
 __all__ = [
@@ -23,6 +30,11 @@ __all__ = [
 ]
 
 
+_ORTHONORMAL = 1e-4
+"""By what the products of a rotation's rows may be off: grid points of boxes of a thousand pixels
+stay within half a grid point of their sphere then."""
+
+
 @lru_cache(maxsize=4)
 def _twin(device_type: str) -> Any:
     """Return the module whose functions serve a device that is not the CPU."""
@@ -33,6 +45,11 @@ def _twin(device_type: str) -> Any:
             return reference
         return gpu
     return reference
+
+
+def _reach(points: Float[Tensor, "p 2"]) -> float:
+    """Return the largest distance of a point from the origin; NaN if one has none."""
+    return float(points.square().sum(1).max().sqrt()) if len(points) else 0.0
 
 
 def extract_slices(
@@ -50,6 +67,7 @@ def extract_slices(
         float(grid.step),
         array_of(rotations, torch.float32),
         array_of(points, torch.float32),
+        _reach(points),
         packed_table(grid.step),
         out,
     )
@@ -76,6 +94,7 @@ def insert_slices(
         float(acc.step),
         array_of(rotations, torch.float32),
         array_of(points, torch.float32),
+        _reach(points),
         array_of(values, torch.complex64),
         array_of(weights, torch.float32),
         packed_table(acc.step),
@@ -97,6 +116,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         grid.centre,
         float(grid.step),
         array_of(problem.points, torch.float32),
+        _reach(problem.points),
         array_of(problem.k_px, torch.int32),
         2 * np.pi / problem.image_size_px,
         array_of(problem.x, torch.complex64),
@@ -141,14 +161,23 @@ def rotate_grid(
 
     The grids must be, and their sums will be, the same after each of the group of rotations
     ``exact``, which permute grid points: on the CPU one point of each orbit is read.
+
+    Raises
+    ------
+    ValueError
+        On the CPU, if a matrix is no rotation: it would lead out of the grid.
     """
     if values.device.type != "cpu":
         return _twin(values.device.type).rotate_grid(values, weights, centre, step, rotations)
+    _require_permutations(exact)
     table = packed_table(step)
+    products = rotations.double() @ rotations.double().mT
+    if not bool(((products - torch.eye(3)).abs() < _ORTHONORMAL).all()):
+        raise ValueError("a matrix is no rotation")
     # Rotations about z leave samples in planes of the grid, where all have the same weights
     # along z: these are applied once, to the grid.
     is_in_plane = bool((rotations[:, 2, 2].abs() == 1).all())
-    taps = table[len(table) // 2, :WIDTH] if is_in_plane else np.array([0, 1, 0], np.float32)
+    taps = table[TABLE_SIZE // 2, :WIDTH] if is_in_plane else np.array([0, 1, 0], np.float32)
     padded = _zeros((*values.shape[:2], centre + 1 + HALO))
     out = _zeros((*values.shape[:2], centre + 1))
     rows = (2 * centre + 1) ** 2
@@ -170,6 +199,13 @@ def rotate_grid(
     return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
 
+def _require_permutations(rotations: Float[Tensor, "e 3 3"]) -> None:
+    """Refuse rotations that do not permute grid points: they would lead out of the grid."""
+    whole = rotations.round().abs()
+    if not bool(((whole.sum(1) == 1) & (whole.sum(2) == 1)).all()):
+        raise ValueError("a rotation does not permute grid points")
+
+
 def _zeros(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return empty values and weights."""
     return np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
@@ -182,6 +218,7 @@ def permute_grid(
     rotations: Float[Tensor, "g 3 3"],
 ) -> tuple[Complex[Tensor, "z y x"], Float[Tensor, "z y x"]]:
     """Sum a grid over exact rotations; see :func:`cryorefine.kernels.reference.permute_grid`."""
+    _require_permutations(rotations)
     if values.device.type != "cpu":
         return _twin(values.device.type).permute_grid(values, weights, centre, rotations)
     out_values, out_weights = _zeros(tuple(values.shape))

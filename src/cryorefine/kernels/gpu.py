@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryorefine.kernels import triton_kernels as kernels
-from cryorefine.kernels.grid import Accumulator, SliceGrid, add_halo, kernel_table
+from cryorefine.kernels.grid import Accumulator, SliceGrid, add_halo, open_table
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem, PoseResult
 from cryorefine.kernels.reference import refine
 
@@ -28,7 +28,7 @@ def _launch(kernel: Any, programs: tuple[int, ...], *arguments: Any, **constants
 
 @lru_cache(maxsize=8)
 def _tables(step: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    weights, slopes = (torch.from_numpy(t).to(device) for t in kernel_table(step))
+    weights, slopes = (torch.from_numpy(t).to(device) for t in open_table(step))
     return weights, slopes
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from cryorefine.fourier.fft import fast_even_length, volume_to_half
 
 __all__ = [
+    "OUTSIDE",
     "OVERSAMPLING",
     "WIDTH",
     "Accumulator",
@@ -23,6 +24,7 @@ __all__ = [
     "kernel_table",
     "make_accumulator",
     "make_slice_grid",
+    "open_table",
     "packed_table",
 ]
 
@@ -37,6 +39,13 @@ HALO = 2
 
 TABLE_SIZE = 2048
 """Entries per grid step in the table of kernel weights."""
+
+OUTSIDE = TABLE_SIZE + 1
+"""Last row of :func:`open_table`, of NaN: samples that are not in the grid have it for weights.
+
+Such a sample has a coordinate that is no number, or lies so far out that not all points about it
+are stored. It is read, and written, at the grid's first points: no index leaves an array, and
+whoever asks for it is told by NaN."""
 
 
 def _beta(oversampling: float) -> float:
@@ -88,10 +97,22 @@ def kernel_table(oversampling: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=8)
+def open_table(oversampling: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`kernel_table` with two rows more in each.
+
+    The first is the table's last again: rounding may put a sample a whole step from its neighbour.
+    The second is that of samples :data:`OUTSIDE`.
+    """
+    outside = np.full((1, WIDTH), np.nan, np.float32)
+    weights, slopes = (np.concatenate([t, t[-1:], outside]) for t in kernel_table(oversampling))
+    return weights, slopes
+
+
+@lru_cache(maxsize=8)
 def packed_table(oversampling: float) -> np.ndarray:
-    """Return :func:`kernel_table` as rows of (weights, 0, slopes, 0): one vector load each."""
-    packed = np.zeros((TABLE_SIZE, 8), np.float32)
-    packed[:, :WIDTH], packed[:, 4 : 4 + WIDTH] = kernel_table(oversampling)
+    """Return :func:`open_table` as rows of (weights, 0, slopes, 0): one vector load each."""
+    packed = np.zeros((OUTSIDE + 1, 8), np.float32)
+    packed[:, :WIDTH], packed[:, 4 : 4 + WIDTH] = open_table(oversampling)
     return packed
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import (
     HALO,
+    OUTSIDE,
     TABLE_SIZE,
     WIDTH,
     Accumulator,
     SliceGrid,
     add_halo,
-    kernel_table,
+    open_table,
 )
 from cryorefine.kernels.poses import (
     DAMPING_FALLS,
@@ -53,12 +54,21 @@ def _positions(step: float, rotations: Tensor, points: Tensor) -> tuple[Tensor, 
     return k * sign[..., None], sign
 
 
-def _weights(position: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return nearest grid points (…, 3), weights and slopes (…, 3, WIDTH)."""
-    weights, slopes = (torch.from_numpy(t) for t in kernel_table(step))
+def _weights(position: Tensor, step: float, centre: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return nearest grid points (…, 3), weights and slopes (…, 3, WIDTH).
+
+    Samples that are not in the grid have the weights of :data:`~cryorefine.kernels.grid.OUTSIDE`,
+    at the grid's first points.
+    """
+    weights, slopes = (torch.from_numpy(t).to(position.device) for t in open_table(step))
     nearest = torch.floor(position + 0.5)
+    last = centre - WIDTH // 2
+    is_in = (nearest.abs() <= last).all(-1) & (nearest.sum(-1) < 3 * last)
+    first = nearest.new_tensor([WIDTH // 2 - HALO, -last, -last])
     row = ((position + 0.5 - nearest) * TABLE_SIZE).long().clamp(0, TABLE_SIZE - 1)
-    return nearest.long(), weights.to(position.device)[row], slopes.to(position.device)[row]
+    row = torch.where(is_in[..., None], row, OUTSIDE)
+    nearest = torch.where(is_in[..., None], nearest, first).long()
+    return nearest, weights[row], slopes[row]
 
 
 def _neighbourhood(nearest: Tensor, centre: int):
@@ -85,7 +95,8 @@ def extract_slices(
     rotations
         Object-to-image matrices.
     points
-        Image frequencies (x, y) in cycles per box of the volume.
+        Image frequencies (x, y) in cycles per box of the volume. Samples that are not in the grid,
+        because a number is NaN or too large, are NaN.
     """
     return extract_slices_with_gradient(grid, rotations, points)[0]
 
@@ -99,7 +110,7 @@ def extract_slices_with_gradient(
     for the steps of a refinement that is judged by the values.
     """
     position, sign = _positions(grid.step, rotations, points)
-    nearest, w, d = _weights(position, grid.step)
+    nearest, w, d = _weights(position, grid.step, grid.centre)
     value = torch.zeros(position.shape[:2], dtype=grid.values.dtype, device=grid.values.device)
     gradient = torch.zeros(position.shape, dtype=grid.values.dtype, device=grid.values.device)
     for index, (dx, dy, dz) in _neighbourhood(nearest, grid.centre):
@@ -126,10 +137,11 @@ def insert_slices(
     """Add slices and their weights to the sums, in place.
 
     The values' part is the adjoint of :func:`extract_slices` once
-    :func:`~cryorefine.kernels.grid.fold_accumulator` has added the Friedel mates.
+    :func:`~cryorefine.kernels.grid.fold_accumulator` has added the Friedel mates. Samples that are
+    not in the grid make its first points NaN: they belong nowhere, and are not passed over.
     """
     position, sign = _positions(acc.step, rotations, points)
-    nearest, w, _ = _weights(position, acc.step)
+    nearest, w, _ = _weights(position, acc.step, acc.centre)
     values = torch.where(sign < 0, values.conj(), values)
     shape = acc.weights.shape
     flat_values, flat_weights = acc.values.view(-1), acc.weights.view(-1)
@@ -163,7 +175,7 @@ def rotate_grid(
     for rotation in rotations.to(k):
         position = k @ rotation.T
         sign = torch.where(position[..., 0] < 0, -1.0, 1.0).to(k)
-        nearest, w, _ = _weights(position * sign[..., None], step)
+        nearest, w, _ = _weights(position * sign[..., None], step, centre)
         total_v = torch.zeros(len(k), dtype=values.dtype, device=values.device)
         total_w = torch.zeros(len(k), dtype=weights.dtype, device=values.device)
         for index, (dx, dy, dz) in _neighbourhood(nearest, centre):

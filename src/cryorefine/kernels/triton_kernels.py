@@ -30,6 +30,7 @@ _HALF = tl.constexpr(grid.WIDTH // 2)
 
 _HALO = tl.constexpr(grid.HALO)
 _TABLE_SIZE = tl.constexpr(grid.TABLE_SIZE)
+_OUTSIDE = tl.constexpr(grid.OUTSIDE)
 _N_SUMS = tl.constexpr(N_SUMS)
 _TWO_PI = tl.constexpr(6.283185307179586)
 """2π: Triton's compiler takes constants of its own only."""
@@ -47,17 +48,24 @@ def _place(x, y, z, centre, side, length):
     """Find the kernel's support about a sample of the half grid.
 
     Returns the index of its first point, the rows of the table for x, y and z, and the sign that
-    brought the sample to x ≥ 0.
+    brought the sample to x ≥ 0. Samples that are not in the grid are at its first point, with the
+    weights of ``grid.OUTSIDE``.
     """
     sign = tl.where(x < 0, -1.0, 1.0)
     x, y, z = x * sign + 0.5, y * sign + 0.5, z * sign + 0.5
     x0, y0, z0 = tl.floor(x), tl.floor(y), tl.floor(z)
-    tx = ((x - x0) * _TABLE_SIZE).to(tl.int32) * _WIDTH
-    ty = ((y - y0) * _TABLE_SIZE).to(tl.int32) * _WIDTH
-    tz = ((z - z0) * _TABLE_SIZE).to(tl.int32) * _WIDTH
+    last = (centre - _HALF).to(tl.float32)
+    is_in = (tl.abs(x0) <= last) & (tl.abs(y0) <= last) & (tl.abs(z0) <= last)
+    is_in = is_in & (x0 + y0 + z0 < 3 * last)
+    x, y, z = tl.where(is_in, x, 0.0), tl.where(is_in, y, 0.0), tl.where(is_in, z, 0.0)
+    x0, y0, z0 = tl.where(is_in, x0, 0.0), tl.where(is_in, y0, 0.0), tl.where(is_in, z0, 0.0)
+    tx = tl.where(is_in, ((x - x0) * _TABLE_SIZE).to(tl.int32), _OUTSIDE) * _WIDTH
+    ty = tl.where(is_in, ((y - y0) * _TABLE_SIZE).to(tl.int32), _OUTSIDE) * _WIDTH
+    tz = tl.where(is_in, ((z - z0) * _TABLE_SIZE).to(tl.int32), _OUTSIDE) * _WIDTH
     line = (z0.to(tl.int32) + centre - _HALF) * side + (y0.to(tl.int32) + centre - _HALF)
     # Grids of large boxes have more than 2³¹ numbers.
     first = line.to(tl.int64) * length + (x0.to(tl.int32) + _HALO - _HALF)
+    first = tl.where(is_in, first, 0)
     return first, tx, ty, tz, sign
 
 

@@ -1,5 +1,6 @@
 """Images of particles: checked once, then read lazily from memory-mapped stacks."""
 
+import math
 import mmap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -63,7 +64,13 @@ class ImageSource:
         self._open_nothing()
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
-        """Return images as float32, as they are in the file. Rows must share one box size."""
+        """Return images as float32, as they are in the file. Rows must share one box size.
+
+        Raises
+        ------
+        InputError
+            If a stack is shorter by now than its header says.
+        """
         rows = np.asarray(rows)
         first = self.headers[self._stack_index[rows[0]]]
         out = np.empty((len(rows), *first.size_yx_px), np.float32)
@@ -92,13 +99,35 @@ class ImageSource:
         return int(np.array(each, np.int64)[self._stack_index].sum())
 
     def batches(
-        self, rows: np.ndarray, size: int, device: torch.device | str = "cpu"
+        self,
+        rows: np.ndarray,
+        size: int,
+        device: torch.device | str = "cpu",
+        *,
+        screened: bool = True,
     ) -> Iterator[tuple[np.ndarray, Float[Tensor, "n y x"]]]:
         """Yield (rows, images on the device) in order.
 
         The next batch is read while the last is worked on, and on its way to a GPU, too.
+
+        Parameters
+        ----------
+        screened
+            These images were looked at before, and held finite numbers then.
+
+        Raises
+        ------
+        InputError
+            If a screened image holds others now: names the file and the image.
         """
-        read = self._read_pinned if torch.device(device).type == "cuda" else self.read
+        pinned = torch.device(device).type == "cuda"
+
+        def read(part: np.ndarray) -> Float[Tensor, "n y x"]:
+            images = self.read(part)
+            if screened:
+                self._require_finite(part, images.numpy())
+            return images.pin_memory() if pinned else images
+
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         if not parts:
             return
@@ -110,9 +139,22 @@ class ImageSource:
                     pending = reader.submit(read, parts[i + 1])
                 yield part, images.to(device, non_blocking=True)
 
-    def _read_pinned(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
-        """Return images in memory from which a GPU copies by itself."""
-        return self.read(rows).pin_memory()
+    def _require_finite(self, rows: np.ndarray, images: Float[np.ndarray, "n y x"]) -> None:
+        """Refuse images that a file holds no numbers of any more."""
+        # The sum of all says it at once; it may also be too large, which is no harm. By numpy: in
+        # a thread that reads, torch would begin threads of its own.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(float(images.sum())):
+                return
+        bad = ~np.isfinite(images).all((1, 2))
+        if bad.any():
+            row = int(rows[int(np.argmax(bad))])
+            raise InputError(
+                f"image {self._image_index[row] + 1} holds NaN or infinite pixels, which it did "
+                "not when the images were read first",
+                where=str(self.headers[self._stack_index[row]].path),
+                do="restore the file, and begin or resume the run again",
+            )
 
     def _map(self, stack: int) -> np.ndarray:
         with self._lock:
@@ -121,6 +163,7 @@ class ImageSource:
                 return self._maps[stack]
             while len(self._maps) >= _MAX_OPEN:
                 self._maps.popitem(last=False)
+            self.headers[stack].require_whole()
             self._maps[stack] = self.headers[stack].open()
             return self._maps[stack]
 

@@ -27,6 +27,7 @@ from cryorefine.reconstruct.accumulate import (
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import Crowding, view_crowding
 from cryorefine.reconstruct.solve import FoldedSums, fold, solve
+from cryorefine.refine.finite import require_finite_halves, require_finite_sums
 from cryorefine.refine.noise import group_noise
 from cryorefine.state.particle_batches import (
     Batch,
@@ -274,6 +275,11 @@ def reconstruct_halves(
         What residuals are taken against; None: nothing at all, which measures the images' power.
     resolution_A
         The sums are filled down to here.
+
+    Raises
+    ------
+    InputError
+        If they are no numbers, or hold nothing.
     """
     halves = (1, 2)
     optics = both_optics(inputs, state, resolution_A, poses.optics)
@@ -312,15 +318,24 @@ def reconstruct_halves(
             sums.append((total.accumulator, levels[half - 1].crowding))
             del total
         folded += _fold(sums, inputs.group)
-    return HalvesInserted((folded[0], folded[1]), (noise[0], noise[1]), data)
+    sums_of_halves, spectra = (folded[0], folded[1]), (noise[0], noise[1])
+    require_finite_sums(inputs, sums_of_halves, spectra)
+    return HalvesInserted(sums_of_halves, spectra, data)
 
 
 def solve_halves(
     inputs: Inputs, sums: tuple[FoldedSums, FoldedSums]
 ) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
-    """Return the raw half maps of their sums."""
+    """Return the raw half maps of their sums.
+
+    Raises
+    ------
+    InputError
+        If one is no numbers, or empty.
+    """
     first, second = side_by_side(solve, sums, at_once=inputs.working_memory.both_halves)
     release_memory()
+    require_finite_halves(inputs, (first, second))
     return first, second
 
 

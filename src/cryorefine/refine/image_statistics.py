@@ -21,6 +21,9 @@ __all__ = ["ScreenImages", "Screening", "screen_images"]
 _LARGEST_BATCH, _BATCH_BYTES = 128, 32 << 20
 """Images held at a time, and their size: as in engine/memory.py, before a plan is known."""
 
+_SMALLEST_SPREAD = 1e-15
+"""Standard deviation whose square is below what :func:`_energy` divides by at least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Screening:
@@ -76,7 +79,7 @@ class ScreenImages:
         g = block.geometry
         size = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (4 * self.box_px[g] ** 2)))
         mean, std, reasons = [], [], []
-        for part, batch in self.images.batches(block.rows, size, self.device):
+        for part, batch in self.images.batches(block.rows, size, self.device, screened=False):
             statistics = image_statistics(batch, self.radius_px[g])
             found = [""] * len(part)
             spread = statistics.std.cpu()
@@ -135,4 +138,11 @@ def _energy(batch: Float[Tensor, "b y x"], statistics: ImageStatistics) -> Float
     """Return the images' mean power about the background's level, in units of its variance."""
     level, spread = statistics.mean[:, None, None], statistics.std
     power = (batch - level).square().flatten(1).mean(1)
-    return torch.where(spread > 0, power / spread.square().clamp_min(1e-30), 0.0)
+    energy = torch.where(spread > 0, power / spread.square().clamp_min(1e-30), 0.0)
+    # Squares of very large or small pixels do not fit into single precision; those of normalised
+    # images do.
+    unfit = (spread > 0) & ~((spread > _SMALLEST_SPREAD) & torch.isfinite(power))
+    if bool(unfit.any()):
+        normal = (batch[unfit].double() - level[unfit]) / spread[unfit][:, None, None]
+        energy[unfit] = normal.square().flatten(1).mean(1).to(energy)
+    return energy

@@ -17,6 +17,7 @@ from cryorefine.expectation.grey_scale import scale_references
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
+from cryorefine.refine.finite import require_finite_poses
 from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import (
     next_references,
@@ -57,11 +58,18 @@ class Iteration:
 def iterate(
     inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, engine: Engine
 ) -> Iteration:
-    """Assign poses, rebuild both half maps, measure them, and make the next references."""
+    """Assign poses, rebuild both half maps, measure them, and make the next references.
+
+    Raises
+    ------
+    InputError
+        If images have changed since they were screened, or anything is no number any more.
+    """
     references = prepare_references(inputs, state, plan)
     if not state.is_scaled:
         state, references = scale_references(inputs, state, references, plan, events, engine)
     found = assign_poses(inputs, state, references, plan, events, engine)
+    require_finite_poses(inputs, found.poses)
     poses = weigh_particles(inputs, state, found.poses, plan)
     state = replace(state, group_scale=found.group_scale)
     inserted = reconstruct_halves(

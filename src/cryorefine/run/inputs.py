@@ -60,9 +60,19 @@ NO_POSE = "no pose, find one with --alignment global"
 _SMALLEST_BOX_PX = 16
 """Side of the smallest images: eight shells, of which an alignment compares three at least."""
 
+_MOST_BOXES = 8
+"""Side of the maps in sides of the largest images: more is needed only where optics groups have
+pixels eight times as large as others, of which one is a mistake."""
+
 _MIN_SYMMETRIC = 0.8
 """Correlation of a reference with its symmetrised copy below which a warning is given: maps about
 other axes have far less. Not measured."""
+
+_FAR_DEFOCUS_A = 1e5
+"""Defocus from which a warning is given: single particles are imaged within 5 µm."""
+
+_MASKED = 1e-3
+"""Least value of a mask's densest voxel: a mask of less would leave nothing of a map."""
 
 _RADIUS_MARGIN = 1.05
 """Factor on the radius that is measured on the reference: the start is a map at low resolution,
@@ -122,6 +132,14 @@ class Opened:
         if not table.has_pose and not is_continued:
             self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
+        boxes_px = [g.box_px for g in self.table.optics]
+        if self.size_px > _MOST_BOXES * max(boxes_px):
+            raise InputError(
+                f"pixels from {self.voxel_A:g} to {max(g.pixel_A for g in self.table.optics):g} Å "
+                f"would need maps of {self.size_px} voxels a side",
+                where=f"{settings.particles}, column _rlnImagePixelSize",
+                do="correct the pixel sizes, or refine the optics groups apart from each other",
+            )
         if self.size_px < _SMALLEST_BOX_PX:
             raise InputError(
                 f"images of {self.size_px} pixels are too small to refine",
@@ -272,7 +290,8 @@ def _read_reference(path: Path, settings: RefineSettings) -> Volume:
         voxel_A=settings.reference_voxel_angstrom,
         voxel_option="--reference-voxel-angstrom",
     )
-    if float(volume.data.std()) == 0:
+    # The spread of a constant may be rounded to something.
+    if bool((volume.data == volume.data[0, 0, 0]).all()) or float(volume.data.std()) == 0:
         raise InputError("the map is constant", where=str(path), do="give another map")
     return volume
 
@@ -286,7 +305,7 @@ def _read_mask(path: Path) -> Volume:
             where=str(path),
             do="give a mask with values from 0 to 1",
         )
-    if high <= 0:
+    if high < _MASKED:
         raise InputError("the mask is empty", where=str(path), do="give another mask")
     return volume
 
@@ -324,6 +343,7 @@ def screened_inputs(
         If no usable image is left, or halves cannot be made.
     """
     settings, table = opened.settings, opened.table
+    _warn_of_odd_transfer(table, events)
     kept, rejected = _usable_rows(opened, screening, events)
     good = table.select(kept)
     if half is None:
@@ -349,6 +369,23 @@ def screened_inputs(
         memory=plan_memory(_run_size(opened), used_bytes=held_bytes(), free_bytes=free_bytes()),
         device_memory=_device_memory(opened),
     )
+
+
+def _warn_of_odd_transfer(table: ParticleTable, events: EventLog) -> None:
+    """Warn of values of the CTF that can be computed with, but are hardly what was meant."""
+    if not any(group.has_ctf for group in table.optics):
+        return
+    mean_A = (table.defocus_u_A + table.defocus_v_A) / 2
+    for odd, what in (
+        (table.ctf_scale == 0, "a CTF scale factor of 0, and add nothing to the map"),
+        (table.ctf_scale < 0, "a negative CTF scale factor, and add their contrast inverted"),
+        (np.abs(mean_A) > _FAR_DEFOCUS_A, f"a defocus beyond {_FAR_DEFOCUS_A / 1e4:g} µm"),
+    ):
+        if odd.any():
+            first = table.where(int(np.argmax(odd)))
+            events.warn(
+                f"{int(odd.sum())} of {len(table)} particles have {what} (the first: {first})"
+            )
 
 
 def _usable_rows(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cryorefine.errors import StoppedEarly
+from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, warn_of_poses
@@ -131,7 +131,8 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                 beside.begin(partial(kept, state, is_last=plan is None))
                 if plan is None:
                     beside.wait()
-        except StoppedEarly as stop:
+        except (InputError, StoppedEarly) as stop:
+            _settle(beside)
             with suppress(OSError):  # the disk may be what stopped it
                 events.emit(RunStopped(message=str(stop)))
                 report.write()
@@ -145,7 +146,12 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
 
 def _safe(output: Path, beside: Beside[Any]) -> str:
     """Say what of a run that is being stopped is safe, when that is so."""
-    with suppress(Exception, KeyboardInterrupt):  # one reason to stop is enough
-        beside.wait()
+    _settle(beside)
     n = committed_iterations(output)[-1]
     return f"{n} iterations are safe; go on with 'cryorefine resume {output}'"
+
+
+def _settle(beside: Beside[Any]) -> None:
+    """Wait for what is being done; one reason to stop is enough."""
+    with suppress(Exception, KeyboardInterrupt):
+        beside.wait()

@@ -28,11 +28,15 @@ class AlignmentSettings(SettingsGroup):
     iterations: int | None = Field(
         None,
         ge=1,
+        le=10_000,
         description="Iterations; automatic: at most this many (default 25), else exactly "
         "(default 3; automatic by a fixed schedule: 5; stochastic: 20; none: 1).",
     )
     stochastic_subset: int = Field(
-        250, ge=1, description="Particles of each half in an iteration of stochastic alignment."
+        250,
+        ge=1,
+        le=2**31,
+        description="Particles of each half in an iteration of stochastic alignment.",
     )
     stochastic_mixing: float = Field(
         0.1,

@@ -1,7 +1,7 @@
 """All settings of a refinement in one model, and what must hold between them."""
 
-import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import model_validator
 
@@ -56,10 +56,22 @@ class RefineSettings(
 
     @model_validator(mode="after")
     def _check_together(self) -> "RefineSettings":
-        problems = [*self._ranges(), *self._alignment(), *self._local(), *self._images()]
+        problems = [
+            *self._names(),
+            *self._ranges(),
+            *self._alignment(),
+            *self._local(),
+            *self._images(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _names(self) -> Iterator[str]:
+        for name, value in self:
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path) and "\0" in str(text):
+                    yield f"{option_name(name)}: a NUL is in no file's name and in no command"
 
     def _ranges(self) -> Iterator[str]:
         for low, high in (
@@ -71,8 +83,8 @@ class RefineSettings(
                     f"{option_name(low)} {getattr(self, low):g} is not below {option_name(high)} "
                     f"({getattr(self, high):g})"
                 )
-        if any(not 0 < value < math.inf for value in self.target_resolution):
-            yield "--target-resolution: resolutions are positive numbers of Å"
+        if any(not 0.1 <= value <= 10_000 for value in self.target_resolution):
+            yield "--target-resolution: resolutions are positive numbers of Å, 0.1 to 10,000"
         if self.command_shell and not (self.reference_command or self.post_command):
             yield "--command-shell: there is no command (--reference-command, --post-command)"
 

@@ -12,16 +12,17 @@ __all__ = ["ComputingSettings"]
 class ComputingSettings(SettingsGroup):
     """Where and how a run computes, and what it keeps."""
 
-    seed: int = Field(0, ge=0, description="Seed of all random choices.")
+    seed: int = Field(0, ge=0, le=2**62, description="Seed of all random choices.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads (default: all).")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads (default: all).")
     workers: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="Worker processes that share the threads; one that is killed is replaced, and "
         "its work done again (default: none, threads of one process). On the CPU only.",
     )

@@ -55,6 +55,8 @@ def load_settings(path: Path) -> dict[str, Any]:
         raise InputError(
             f"cannot be read ({error.strerror})", where=str(path), do="check the path"
         ) from None
+    except RecursionError:
+        raise InputError("lists in lists, far too deep", where=str(path), do="correct it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not a TOML file ({error})", where=str(path), do="correct it") from None
 

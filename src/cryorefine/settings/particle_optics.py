@@ -19,6 +19,7 @@ class ParticleOpticsSettings(SettingsGroup):
     max_grey_offset: float = Field(
         3.0,
         gt=0,
+        le=1000,
         description="Largest grey offset of a particle, in standard deviations of its background.",
     )
     refine_scale: bool = Field(
@@ -37,7 +38,7 @@ class ParticleOpticsSettings(SettingsGroup):
         description="Refine defocus and astigmatism of every particle (local iterations).",
     )
     max_defocus_change_angstrom: float = Field(
-        1000.0, gt=0, description="Largest change of a particle's defocus on any axis."
+        1000.0, gt=0, le=1e6, description="Largest change of a particle's defocus on any axis."
     )
 
     @property

@@ -16,7 +16,8 @@ class ParticleSettings(SettingsGroup):
     symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
     particle_radius_px: float | None = Field(
         None,
-        gt=0,
+        ge=1,
+        le=65536,
         description="Radius of a sphere that holds the particle, in image pixels "
         "(default: measured on the reference).",
     )

@@ -21,12 +21,13 @@ class ReferenceSettings(SettingsGroup):
     )
     initial_lowpass_angstrom: float = Field(
         30.0,
-        gt=0,
+        ge=0.1,
+        le=1e6,
         description="Low-pass of the initial map, the same for both halves; local alignment starts "
         "at the resolution that the given poses support unless this is given.",
     )
     reference_voxel_angstrom: float | None = Field(
-        None, gt=0, description="Voxel size of the initial map, if its header is wrong."
+        None, ge=0.01, le=1000, description="Voxel size of the initial map, if its header is wrong."
     )
     mask: Path | None = Field(
         None,
@@ -44,6 +45,8 @@ class ReferenceSettings(SettingsGroup):
     )
     resolution_offset_angstrom: float | None = Field(
         None,
+        ge=-1000,
+        le=1000,
         description="Low-pass the next references at the resolution plus this (default: no more "
         "than the FSC damps them).",
     )

@@ -366,12 +366,21 @@ def test_subtomograms_are_refused(tmp_path):
         read_relion(write_particle_star(tmp_path / "p.star", optics=optics))
 
 
-@pytest.mark.parametrize("pixel_A", [0, -1.5, None])
-def test_an_optics_group_without_a_positive_pixel_size_is_refused(tmp_path, pixel_A):
+def test_an_optics_group_without_a_pixel_size_is_refused(tmp_path):
+    path = write_particle_star(
+        tmp_path / "p.star", optics=optics_columns(1, rlnImagePixelSize=None)
+    )
+    with refused(f"{path}, optics group 1, column _rlnImagePixelSize: no positive pixel size"):
+        read_relion(path)
+
+
+@pytest.mark.parametrize("pixel_A", [0, -1.5, 1e308])
+def test_an_impossible_pixel_size_is_refused_by_line(tmp_path, pixel_A):
     path = write_particle_star(
         tmp_path / "p.star", optics=optics_columns(1, rlnImagePixelSize=pixel_A)
     )
-    with refused(f"{path}, optics group 1, column _rlnImagePixelSize: no positive pixel size"):
+    line = line_of(path, "opticsGroup1")
+    with refused(f"{path}, line {line}, column _rlnImagePixelSize: '{pixel_A}' is not in"):
         read_relion(path)
 
 

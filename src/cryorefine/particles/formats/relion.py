@@ -12,6 +12,13 @@ import numpy as np
 from cryorefine.errors import InputError
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.formats.plausible import (
+    LONGEST_ZERNIKE,
+    ZERNIKE,
+    check_magnification,
+    check_ranges,
+    require_bounded_envelope,
+)
 from cryorefine.particles.table import ParticleTable
 from cryorefine.units import DEG
 
@@ -65,14 +72,18 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
     Raises
     ------
     InputError
-        If anything that refinement needs is missing or malformed.
+        If anything that refinement needs is missing, malformed, or out of the range that
+        :mod:`~cryorefine.particles.formats.plausible` gives for it.
     """
     path = Path(path)
     particles, optics_block = _read_blocks(path)
     if ctf:
         _require_ctf(particles, optics_block)
+    check_ranges(particles, optics_block, ctf=ctf)
     n = len(particles)
     optics, optics_index = _read_optics(optics_block, particles, ctf)
+    if ctf:
+        require_bounded_envelope(particles, np.array([g.pixel_A for g in optics])[optics_index])
     stacks, stack_index, image_index, names = _read_images(particles)
     micrographs, micrograph_index = _read_micrographs(particles)
     has_pose, is_unassigned = _read_assigned(particles)
@@ -166,18 +177,27 @@ def _is_extra(label: str, known: set[str], ctf: bool) -> bool:
 def _coefficients(block: StarBlock, label: str, row: int) -> tuple[float, ...]:
     if label not in block:
         return ()
-    text = block.text(label)[row]
     try:
-        values = tuple(float(v) for v in json.loads(text))
+        found = json.loads(str(block.text(label)[row]))
+        if not isinstance(found, list) or not all(isinstance(v, int | float) for v in found):
+            raise ValueError
+        values = tuple(float(v) for v in found)
         if not all(math.isfinite(v) for v in values):
             raise ValueError
-        return values
-    except (ValueError, TypeError):
+    except (ValueError, OverflowError, RecursionError):
         raise InputError(
-            f"'{text}' is not a list of numbers such as [0.1,0.2]",
+            f"'{block.shown(row, label)}' is not a list of numbers such as [0.1,0.2]",
             where=block.where(row, label),
             do="correct the value",
         ) from None
+    if len(values) > LONGEST_ZERNIKE or not all(ZERNIKE.low <= v <= ZERNIKE.high for v in values):
+        raise InputError(
+            f"'{block.shown(row, label)}' has {len(values)} coefficients up to "
+            f"{max(map(abs, values)):g}",
+            where=block.where(row, label),
+            do=f"give at most {LONGEST_ZERNIKE}, in the range {ZERNIKE}",
+        )
+    return values
 
 
 def _read_optics(
@@ -210,7 +230,7 @@ def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGro
         return float(block.floats(label)[row]) if label in block else default
 
     pixel_A = value("rlnImagePixelSize", 0.0)
-    box_px = int(value("rlnImageSize", 0))
+    box_px = int(block.integers("rlnImageSize")[row]) if "rlnImageSize" in block else 0
     if pixel_A <= 0:
         raise InputError(
             "no positive pixel size",
@@ -220,28 +240,15 @@ def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGro
     magnification = tuple(
         value(label, d) for label, d in zip(_MAGNIFICATION, (1, 0, 0, 1), strict=True)
     )
+    check_magnification(magnification, f"{block.path}, optics group {number}, columns _rlnMagMat..")
     name = str(block.text("rlnOpticsGroupName")[row]) if "rlnOpticsGroupName" in block else ""
-    voltage_kV = value("rlnVoltage", 300.0)
-    if voltage_kV <= 0:
-        raise InputError(
-            f"voltage {voltage_kV:g} kV is not positive",
-            where=block.where(row, "rlnVoltage"),
-            do="correct the value",
-        )
-    amplitude_contrast = value("rlnAmplitudeContrast", 0.1)
-    if not 0 <= amplitude_contrast <= 1:
-        raise InputError(
-            f"amplitude contrast {amplitude_contrast:g} is not between 0 and 1",
-            where=block.where(row, "rlnAmplitudeContrast"),
-            do="correct the value",
-        )
     return OpticsGroup(
         name=name or f"opticsGroup{number}",
         pixel_A=pixel_A,
         box_px=box_px,
-        voltage_kV=voltage_kV,
+        voltage_kV=value("rlnVoltage", 300.0),
         cs_mm=value("rlnSphericalAberration", 2.7),
-        amplitude_contrast=amplitude_contrast,
+        amplitude_contrast=value("rlnAmplitudeContrast", 0.1),
         beam_tilt_mrad=(value("rlnBeamTiltX", 0.0), value("rlnBeamTiltY", 0.0)),
         odd_zernike=_coefficients(block, "rlnOddZernike", row),
         even_zernike=_coefficients(block, "rlnEvenZernike", row),
@@ -305,6 +312,14 @@ def _read_images(
             do="correct the number",
         )
     unique, name_index = np.unique(at[:, 2], return_inverse=True)
+    for i, name in enumerate(unique):
+        if "\0" in name:
+            row = int(np.argmax(name_index == i))
+            raise InputError(
+                f"'{names[row]}' holds a NUL, which is in no file's name",
+                where=particles.where(row, "rlnImageName"),
+                do="correct the name",
+            )
     found = [_resolve(str(u), particles.path) for u in unique]
     # One file under two names is one stack: its images must be known for the same.
     real = [os.path.realpath(p) for p in found]

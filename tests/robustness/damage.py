@@ -1,0 +1,72 @@
+"""Damage to the bytes of files: what copying, editing and bad disks do, and worse."""
+
+import numpy as np
+
+__all__ = ["damaged_mrc", "damaged_star"]
+
+_WORDS = [
+    b"loop_", b"data_", b"data_particles", b"data_optics", b"_rlnImageName", b"_", b"#", b"'",
+    b'"', b"\x00", b"\xff\xfe", b"\r", b"\n", b"\t", b"nan", b"1e999", b"-1", b"", b"@", b"[",
+    "\N{NO-BREAK SPACE}".encode(), b"1" * 400, b"A" * 12_000, b"\x1b[2J", b"../../..", b"/",
+]  # fmt: skip
+_NUMBERS = [0, 1, -1, 2, 3, 255, 65535, 2**31 - 1, -(2**31), 1 << 30, 24, 101, 1024, 7, 12]
+_FLOATS = [np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, 1e-38, 1e-45, 3e38]
+
+
+def damaged_star(text: bytes, random: np.random.Generator) -> bytes:
+    """Return a STAR file with one to four of its parts replaced, moved, repeated or cut out."""
+    for _ in range(int(random.integers(1, 5))):
+        a, b = sorted(random.integers(0, len(text) + 1, 2).tolist())
+        match int(random.integers(7)):
+            case 0:  # some bytes
+                at = min(a, len(text) - 1) if text else 0
+                text = text[:at] + random.bytes(int(random.integers(1, 9))) + text[at + 1 :]
+            case 1:  # a word that means something
+                word = _WORDS[int(random.integers(len(_WORDS)))]
+                text = text[:a] + word + text[a + int(random.integers(3)) :]
+            case 2:  # a line is gone, or comes twice, or elsewhere
+                lines = text.split(b"\n")
+                i, j = random.integers(0, len(lines), 2).tolist()
+                line = lines.pop(i)
+                lines[j:j] = [line] * int(random.integers(3))
+                text = b"\n".join(lines)
+            case 3:  # cut short
+                text = text[:a]
+            case 4:  # a value is another
+                words = text.split(b" ")
+                i = int(random.integers(len(words)))
+                words[i] = _WORDS[int(random.integers(len(_WORDS)))]
+                text = b" ".join(words)
+            case 5:  # a piece is gone, or comes twice
+                b = min(b, a + 200)
+                text = text[:a] + text[a:b] * int(random.integers(3)) + text[b:]
+            case 6:  # other line ends
+                text = text.replace(b"\n", [b"\r\n", b"\r", b"\n\n"][int(random.integers(3))], 50)
+    return text
+
+
+def damaged_mrc(content: bytes, random: np.random.Generator) -> bytes:
+    """Return an MRC file with one to four words of its header replaced, or of another length."""
+    changed = bytearray(content)
+    for _ in range(int(random.integers(1, 5))):
+        word = 4 * int(random.integers(0, 56))
+        match int(random.integers(6)):
+            case 0:
+                value = _NUMBERS[int(random.integers(len(_NUMBERS)))]
+                changed[word : word + 4] = np.array(value, "<i8").astype("<i4").tobytes()
+            case 1:
+                value = _FLOATS[int(random.integers(len(_FLOATS)))]
+                changed[word : word + 4] = np.array(value, "<f4").tobytes()
+            case 2:
+                changed[word : word + 4] = random.bytes(4)
+            case 3:  # in the pixels
+                at = int(random.integers(1024, max(1025, len(changed))))
+                value = _FLOATS[int(random.integers(len(_FLOATS)))]
+                changed[at : at + 4] = np.array(value, "<f4").tobytes()
+            case 4:
+                del changed[int(random.integers(len(changed) + 1)) :]
+            case 5:
+                changed += random.bytes(int(random.integers(1, 5000)))
+        if not changed:
+            break
+    return bytes(changed)

@@ -1,0 +1,94 @@
+"""What odd inputs may do: be used or be refused, in one line that says where; nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryorefine.errors import InputError
+
+__all__ = ["Ended", "Served", "case_count", "problem_of_call", "problem_of_command", "served"]
+
+_ROOT = Path(__file__).parents[2]
+_LIMIT_S = 300.0
+"""For a command; alone it takes a few seconds."""
+
+
+def case_count(few: int, *, share: int = 1) -> int:
+    """Return how many cases to try: a few, or one in ``share`` of ``CRYOREFINE_FUZZ`` if set."""
+    many = os.environ.get("CRYOREFINE_FUZZ")
+    return few if many is None else max(few, int(many) // share)
+
+
+def problem_of_call(call: Callable[[], object]) -> str:
+    """Return what is wrong with how a call ends: nothing where it returns or refuses its input."""
+    try:
+        call()
+    except InputError as error:
+        if len(str(error).splitlines()) != 1 or not error.do:
+            return f"bad message: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; see ``serve``."""
+
+    code: int | None
+    error: str
+
+
+def problem_of_command(ended: Ended) -> str:
+    """Return what is wrong with how a command ended, whatever it was given."""
+    if ended.code is None:
+        return "did not end"
+    if ended.code < 0:
+        return f"died of signal {-ended.code}"
+    if ended.code not in (0, 1, 2, 3) or "Traceback" in ended.error:
+        return f"code {ended.code}: {ended.error[-1500:]}"
+    complaints = [k for k in ended.error.splitlines() if k.startswith("cryorefine: ")]
+    if ended.code > 0 and len(complaints) != 1:
+        return f"code {ended.code} without one message: {ended.error[-500:]}"
+    return ""
+
+
+class Served:
+    """Runs commands one after the other."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def run(self, *arguments: object, limit_s: float = _LIMIT_S) -> Ended:
+        """Return how ``cryorefine`` ends with these arguments."""
+        case = {"arguments": [str(a) for a in arguments], "limit_s": limit_s}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(case) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return Ended(answer["code"], answer["error"])
+
+
+@contextmanager
+def served() -> Iterator[Served]:
+    """Start ``serve`` and end it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.robustness.serve"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        yield Served(process)
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
