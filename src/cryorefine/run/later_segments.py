@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cryorefine.engine.device import device_name
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
@@ -19,9 +20,11 @@ from cryorefine.run.continuation import (
     NextSegment,
     begin_segment,
     check_same_particles,
+    warn_of_changes,
+    warn_of_commands,
 )
 from cryorefine.run.engines import engine_of
-from cryorefine.run.folder import write_manifest
+from cryorefine.run.folder import input_paths
 from cryorefine.run.inputs import open_inputs, screened_inputs, starting_state
 from cryorefine.run.interruption import interruptible
 from cryorefine.run.running_segment import (
@@ -33,12 +36,15 @@ from cryorefine.run.running_segment import (
 from cryorefine.run.segments import settings_within_run, switch_segment, timestamp
 from cryorefine.run.stopped_run import StoppedRun
 from cryorefine.settings import save_settings
+from cryorefine.storage.manifest import write_manifest
 
 __all__ = ["next_segment", "same_segment"]
 
 
 @contextmanager
-def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterator[RunningSegment]:
+def same_segment(
+    stopped: StoppedRun, requested: Changes, listeners: tuple[Listener, ...]
+) -> Iterator[RunningSegment]:
     """Yield the run as it was when it stopped; its engine ends afterwards.
 
     Raises
@@ -51,16 +57,19 @@ def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterat
     settings, arrays, output = stopped.settings, stopped.arrays, stopped.output
     segment = stopped.segments[-1]
     use_threads(settings.threads)
+    events = EarlyEventLog(listeners)
     with interruptible("the run is as it was; give the command again to go on with it"):
+        warn_of_commands(stopped, requested, settings, events)
         opened = open_inputs(settings_within_run(settings, segment), is_continued=True)
         check_same_particles(opened, arrays)
+        warn_of_changes(stopped, requested, opened, events)
         statistics = ImageStatistics(
             torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
         )
         screening = Screening(statistics, tuple(str(r) for r in arrays["reasons"]))
         half, radius_px = arrays["half"], float(arrays["radius_px"])
         inputs = screened_inputs(opened, screening, half, radius_px, EventLog())
-    events = EventLog(output / "events.jsonl", listeners)
+    events.continue_in(output / "events.jsonl")
     events.emit(RunResumed(iteration=stopped.state.iteration))
     emit_plans(events, inputs)
     constants = constants_in(arrays)
@@ -95,8 +104,12 @@ def next_segment(
 
             def fill(folder: Path) -> None:
                 save_settings(folder / "settings.toml", begun.settings)
-                stacks = begun.opened.table.stacks
-                write_manifest(folder, begun.settings, stacks, begun.opened.device)
+                write_manifest(
+                    folder,
+                    input_paths(begun.settings, begun.opened.table.stacks),
+                    seed=begun.settings.seed,
+                    device=device_name(begun.opened.device),
+                )
 
             extra = {**constants, **progress_arrays(stopped.clock, finished=False)}
             save_start(output, number, begun.state, extra, fill)

@@ -12,9 +12,10 @@ from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.checkpoint import prune_references, save_state
 from cryorefine.run.continuation import optics_arrays
-from cryorefine.run.folder import Clock, publish, summarise, write_iteration_files
+from cryorefine.run.folder import Clock, input_paths, summarise, write_iteration_files
 from cryorefine.run.segments import Segment
 from cryorefine.state.state import Inputs, State
+from cryorefine.storage.publication import publish
 
 __all__ = ["RunningSegment", "commit", "constants_in", "constants_of", "progress_arrays"]
 
@@ -72,13 +73,13 @@ def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str
     output, inputs, clock = running.output, running.inputs, running.clock
     summary = summarise(inputs, state, clock, finished=finished)
     extra = {**running.constants, **progress_arrays(clock, finished=finished)}
-    folder = save_state(
+    save_state(
         output,
         state,
         extra,
         lambda part: write_iteration_files(part, inputs, state, summary),
     )
-    publish(output, folder, inputs)
+    publish(output, state.iteration, input_paths(inputs.settings, inputs.table.stacks))
     if inputs.settings.intermediate == "remove":
         prune_references(output, state.iteration)
     return summary
