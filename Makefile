@@ -1,14 +1,16 @@
 # make demo   set up, refine simulated particles, show where the report is
 # make test   set up, run all tests
 # make check  what CI checks besides the tests: formatting, lint, types, layers
+# make fuzz   kill runs at as many points as there are; FUZZ=N at N of each kind at most
 # make bench  measure the kernels and a small refinement on this machine
 
 PYTHON ?= python3
+FUZZ ?= 2000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check fuzz bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +30,9 @@ check: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+fuzz: $(READY)
+	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/kernels.py

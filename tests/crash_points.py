@@ -5,7 +5,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,8 @@ def killed_at(point: int) -> Iterator[Count]:
 
     Changes are calls that make, rename, remove, flush or open a file for writing. 0 only counts.
     """
-    with _hooked(point, lambda name, is_first: Killed(name)) as count:
-        try:
-            yield count
-        except Killed:
-            pass
+    with _hooked(point, lambda name, is_first: Killed(name)) as count, suppress(Killed):
+        yield count
 
 
 @contextmanager

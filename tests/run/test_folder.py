@@ -90,7 +90,7 @@ def test_a_link_in_place_of_a_file_of_the_run_is_refused(tmp_path, name):
     run, elsewhere = make_run(tmp_path / "run"), tmp_path / "elsewhere"
     shutil.move(run / name, elsewhere) if (run / name).exists() else elsewhere.write_text("x")
     (run / name).symlink_to(elsewhere)
-    with refused(f"{run / name}: is a link to {elsewhere}", "put the file"):
+    with refused(f"{run / name}: is a link to {elsewhere}", "Put the file"):
         check_output_folder(run, overwrite=True)
     (run / name).unlink()
     (run / "latest").symlink_to(elsewhere)  # a name of the user's own

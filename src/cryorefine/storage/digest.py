@@ -10,6 +10,7 @@ __all__ = ["difference", "file_digest"]
 _WHOLE_BYTES = 64 << 20
 """Larger files are hashed in part: a set has terabytes, which are not to be read once more."""
 _SAMPLE_BYTES = 1 << 20
+"""As much as a disk reads at once at little more than the cost of seeking."""
 _N_SAMPLES = 64
 """Evenly spread, the first and the last bytes among them: as much as of a file that is hashed
 whole."""
