@@ -1,4 +1,4 @@
-"""Killed at any change of its files, or on a full disk, a run leaves a folder that can be gone on with.
+"""Killed at any change of its files, or on a full disk, a run leaves a folder to go on with.
 
 A kill is every later change of files failing (``tests/crash_points.py``); iterations are those of
 an earlier run, so that all of a run but its computing happens. ``make fuzz`` tries all points.
