@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,9 @@ def test_a_second_segment_killed_at_any_point_begins_or_does_not(canned, tmp_pat
     def more(run: Path) -> None:
         resume(run, changes={"fsc_criterion": 0.3, "iterations": 1})
 
-    states = {**canned.states, 3: canned.states[2]}
-    states[3] = type(states[2])(**{**vars(states[2]), "iteration": 3})
+    second = canned.states[2]
+    history = [*second.history, replace(second.history[-1], iteration=3)]
+    states = {**canned.states, 3: replace(second, iteration=3, history=history)}
     longer = Canned(canned.data, canned.settings, canned.folder, canned.prepared, states)
     with longer.in_use():
         shutil.copytree(canned.folder, tmp_path / "counted")
