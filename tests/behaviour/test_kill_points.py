@@ -212,12 +212,12 @@ def test_a_users_folder_in_the_way_of_an_iteration_is_named_and_left_alone(canne
         refine(canned.settings, run)
         shutil.rmtree(run / "iteration_002")
         (run / "iteration_002").mkdir()
-        (run / "iteration_002" / "raw.mrc").write_text("mine")
+        (run / "iteration_002" / "raw.txt").write_text("mine")
         with refused("iteration_002: is in the way", "another name"):
             resume(run)
         (run / "iteration_002").rename(run / "raw")
         resume(run)
-    assert (run / "raw" / "raw.mrc").read_text() == "mine"
+    assert (run / "raw" / "raw.txt").read_text() == "mine"
     assert_same(run, canned)
 
 
