@@ -1,10 +1,11 @@
 # make demo   set up, refine simulated particles, show where the report is
 # make test   set up, run all tests
 # make check  what CI checks besides the tests: formatting, lint, types, layers
-# make fuzz   try thousands of damaged files and odd values; FUZZ=N so many of each
+# make fuzz   try damaged files and odd values, and kill runs at every point; FUZZ=N so many of each
 # make bench  measure the kernels and a small refinement on this machine
 
 PYTHON ?= python3
+FUZZ ?= 2000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -33,7 +34,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 fuzz: $(READY)
-	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness $(PYTEST_OPTIONS)
+	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/kernels.py

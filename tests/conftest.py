@@ -25,7 +25,7 @@ jaxtyping.install_import_hook(
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
             "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
             "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "settings",
-            "state", "expectation", "refine", "records", "run", "api",
+            "state", "expectation", "refine", "records", "storage", "run", "api",
         )
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

@@ -193,6 +193,7 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
 
     run = tmp_path / "run"
     (run / "iteration_000").mkdir(parents=True)
+    (run / "iteration_000" / "state.npz").write_text("of an earlier run")
     (run / "notes.txt").write_text("mine")
     settings = settings_for(tiny_set, alignment="global", iterations=1)
     monkeypatch.setattr(STAGES_IN_THE_FOLDER[stage], stage, stops)

@@ -14,24 +14,26 @@ import torch
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star
 from cryorefine.run.checkpoint import load_state
-from cryorefine.run.folder import publish
+from cryorefine.run.folder import write_iteration_files
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationRecord
+from cryorefine.storage.publication import publish
 from tests.run.test_folder import make_run
 
 from .conftest import begun, settings_for, simulate_set
 
 
-def test_the_top_of_a_folder_shows_the_newest_iteration_only(small_set, tmp_path):
-    inputs, _ = begun(settings_for(small_set))
+def test_the_top_of_a_folder_shows_the_newest_iteration_only(tmp_path):
     run = make_run(tmp_path / "run")
     newest = run / "iteration_001"
+    (run / "published.json").write_text("{}")
     for name in ("map.mrc", "fsc.star"):
         (newest / name).write_text("new")
     mine = run / "mask.mrc"  # an input of the run by the name of a result
-    inputs = replace(inputs, settings=inputs.settings.model_copy(update={"mask": mine}))
-    publish(run, newest, inputs)
+    publish(run, 1, kept=[mine])
+    assert json.loads((run / "published.json").read_text())["iteration"] == 1
+    (run / "published.json").write_text("x")
     shown = {p.name: p.read_text() for p in run.iterdir() if p.is_file()}
     assert shown == {
         "map.mrc": "new",
@@ -42,15 +44,21 @@ def test_the_top_of_a_folder_shows_the_newest_iteration_only(small_set, tmp_path
         "manifest.json": "x",
         "events.jsonl": "x",
         "report.html": "x",
+        "published.json": "x",
+        "legs.json": "x",
     }
-    # Particles that this segment left out are listed, those of an earlier one no longer.
+
+
+def test_particles_that_were_left_out_are_listed_by_each_iteration(small_set, tmp_path):
+    inputs, state = begun(settings_for(small_set))
     few = replace(
         inputs, rejected=inputs.table.select(np.arange(3)), rejected_reasons=("dark",) * 3
     )
-    publish(run, newest, few)
-    assert (run / "rejected_particles.star").read_text().count("dark") == 3
-    publish(run, newest, inputs)
-    assert not (run / "rejected_particles.star").exists()
+    for name, given, n in (("few", few, 3), ("none", inputs, 0)):
+        (tmp_path / name).mkdir()
+        write_iteration_files(tmp_path / name, given, state, {})
+        table = tmp_path / name / "rejected_particles.star"
+        assert (table.read_text().count("dark") if table.exists() else 0) == n
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,7 @@ def make_run(run: Path) -> Path:
         folder.mkdir()
         numbers = summary(iteration, finished=iteration == 2)
         (folder / "summary.json").write_text(json.dumps(numbers))
+        (folder / "state.npz").write_text("by which a folder is known as an iteration's")
         write_star(folder / "fsc.star", {"fsc": fsc_columns(numbers["resolution_A"])})
         event = {
             "time": now - 1 + 0.1 * iteration,

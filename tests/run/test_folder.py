@@ -1,8 +1,12 @@
+import shutil
+
 import pytest
 
 from cryorefine.run import folder as folder_module
-from cryorefine.run.folder import check_inputs_stay, check_output_folder, clear_run
+from cryorefine.run.folder import check_inputs_stay, check_output_folder
 from cryorefine.settings import make_settings
+from cryorefine.storage.layout import RESULTS, RUN_FILES
+from cryorefine.storage.removal import clear_run
 from tests.builders import refused
 
 
@@ -11,7 +15,7 @@ def make_run(folder):
     for name in ("iteration_000", "iteration_001", ".iteration_002.part"):
         (folder / name).mkdir(parents=True)
         (folder / name / "state.npz").write_text("x")
-    for name in (*folder_module._RUN_FILES, "manifest.json"):
+    for name in (*RESULTS, *RUN_FILES):
         (folder / name).write_text("x")
     return folder
 
@@ -54,9 +58,43 @@ def test_an_existing_run_is_refused_unless_it_may_be_overwritten(tmp_path):
 
 def test_a_run_that_has_only_iterations_left_counts_as_one(tmp_path):
     (tmp_path / "iteration_000").mkdir()
+    with refused("holds no cryorefine run"):  # anyone may name a folder so
+        check_output_folder(tmp_path, overwrite=True)
+    (tmp_path / "iteration_000" / "state.npz").write_text("x")
     check_output_folder(tmp_path, overwrite=True)
     with refused("holds a run already"):
         check_output_folder(tmp_path, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "left", [".cryorefine.lock", ".manifest.json.abcd1234.part", "inputs", ".iteration_000.part"]
+)
+def test_a_folder_of_a_process_that_was_killed_before_it_began_counts_as_empty(tmp_path, left):
+    (tmp_path / left).mkdir()
+    check_output_folder(tmp_path, overwrite=False)
+
+
+def test_a_folder_that_was_being_filled_is_accepted_for_overwriting_only(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "manifest.json").write_text('{"is_being_filled": true}')
+    with refused("stopped before its first iteration", "--overwrite"):
+        check_output_folder(run, overwrite=False)
+    check_output_folder(run, overwrite=True)
+
+
+LINKS = ("map.mrc", "events.jsonl", "iteration_001", "iteration_001/reference1.mrc", "legs.json")
+
+
+@pytest.mark.parametrize("name", [*LINKS, ".iteration_002.part", ".cryorefine.lock"])
+def test_a_link_in_place_of_a_file_of_the_run_is_refused(tmp_path, name):
+    run, elsewhere = make_run(tmp_path / "run"), tmp_path / "elsewhere"
+    shutil.move(run / name, elsewhere) if (run / name).exists() else elsewhere.write_text("x")
+    (run / name).symlink_to(elsewhere)
+    with refused(f"{run / name}: is a link to {elsewhere}", "Put the file"):
+        check_output_folder(run, overwrite=True)
+    (run / name).unlink()
+    (run / "latest").symlink_to(elsewhere)  # a name of the user's own
+    check_output_folder(run, overwrite=True)
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -74,16 +112,28 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
     (run / "iteration_plan" / "ideas.txt").write_text("mine")
     (run / "iteration_001.txt").write_text("mine")
     (run / "figures").mkdir()
+    mine = ("iteration_1234/raw.mrc", "leg_1234/raw.mrc", "leg_2_old/state.npz")
+    mine += ("iteration_001/raw.mrc", ".iteration_x.part/raw.mrc", "iteration_12/state.npz")
+    for name in mine:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("mine")
+    (run / "settings_legacy.toml").write_text("mine")
     clear_run(run)
     left = sorted(str(p.relative_to(run)) for p in run.rglob("*"))
-    assert left == [
-        "figures",
-        "iteration_001.txt",
-        "iteration_plan",
-        "iteration_plan/ideas.txt",
-        "manifest.json",  # by it the folder is still known as one that may be overwritten
-        "notes.txt",
-    ]
+    folders = {name.partition("/")[0] for name in mine}
+    assert left == sorted(
+        [
+            *mine,
+            *folders,
+            "settings_legacy.toml",
+            "figures",
+            "iteration_001.txt",
+            "iteration_plan",
+            "iteration_plan/ideas.txt",
+            "manifest.json",  # by it the folder is still known as one that may be overwritten
+            "notes.txt",
+        ]
+    )
     check_output_folder(run, overwrite=True)
 
 
@@ -94,7 +144,8 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
         ("reference", "map.mrc"),
         ("mask", "mask.mrc"),
         ("compare_to", "iteration_001/map.mrc"),
-        ("post_mask", "leg_002/mask.mrc"),
+        ("post_mask", "iteration_001/../start.mrc"),
+        ("mask", "rejected_particles.star"),
     ],
 )
 def test_an_input_among_the_results_that_would_be_replaced_is_refused(tmp_path, option, name):

@@ -20,8 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Of the command line and of this package alike, beside the settings.
-_OTHER_NAMES = ("output", "overwrite", "keep_above_percentile")
-_OTHER_FLAGS = ("overwrite",)
+_OTHER_FLAGS = ("overwrite", "accept_changed_inputs", "allow_commands")
+_OTHER_NAMES = ("output", "keep_above_percentile", *_OTHER_FLAGS)
 _OPTION = re.compile(
     r"(?<![\w/-])--(?P<name>[a-z][a-z0-9-]*)"
     r"(?:[ =](?P<value>[a-z]+(?::\d+)?|\d+(?:\.\d+)?)(?![\w.]))?"

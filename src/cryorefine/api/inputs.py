@@ -15,7 +15,7 @@ from typing import Any
 from cryorefine.api.particles import Particles
 from cryorefine.api.volume import Volume
 from cryorefine.errors import InputError
-from cryorefine.run.folder import INPUTS
+from cryorefine.storage.layout import INPUTS
 
 __all__ = ["inputs_as_paths"]
 
@@ -79,6 +79,12 @@ def _one(output: Path, name: str, value: Any, kind: type, written: list[Path]) -
             do=f"give a path or cryorefine.{kind.__name__}",
         )
     folder = (output / INPUTS).absolute()
+    if folder.is_symlink():
+        raise InputError(
+            "is a link, and what is written to a run stays in its folder",
+            where=str(folder),
+            do="put a folder there",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     suffix = ".star" if kind is Particles else ".mrc"
     part = folder / f".{name}{suffix}"
@@ -101,7 +107,8 @@ def _one(output: Path, name: str, value: Any, kind: type, written: list[Path]) -
 def _forget_unused(output: Path, candidates: list[Path] | None) -> None:
     """Remove inputs that no settings of the run name; None: all that were written here ever."""
     if candidates is None:
-        found = (output / INPUTS).glob("*")
+        is_link = (output / INPUTS).is_symlink()
+        found = [] if is_link else (output / INPUTS).glob("*")
         candidates = [path for path in found if _OURS.fullmatch(path.stem)]
     used = "".join(path.read_text(encoding="utf-8") for path in output.rglob("settings*.toml"))
     for path in candidates:

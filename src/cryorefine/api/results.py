@@ -131,7 +131,10 @@ class Refinement(Iteration):
     @cached_property
     def rejected(self) -> Particles | None:
         """Particles whose images could not be used; None where all could."""
-        path = self._run / "rejected_particles.star"
+        name = "rejected_particles.star"
+        path = self._folder / name
+        # Earlier versions wrote it at the top only.
+        path = path if path.exists() else self._run / name
         return read_particles(path, ctf=self._has_ctf) if path.exists() else None
 
     @cached_property

@@ -13,6 +13,8 @@ from cryorefine.run import loop
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationRecord
+from cryorefine.storage.manifest import is_being_filled
+from cryorefine.storage.publication import repair_if_free
 
 __all__ = ["Run", "open_run"]
 
@@ -76,6 +78,8 @@ class Run:
         self,
         *,
         keep_above_percentile: float | None = None,
+        accept_changed_inputs: bool = False,
+        allow_commands: bool = False,
         progress: Progress = False,
         **changes: Any,
     ) -> Refinement:
@@ -90,6 +94,12 @@ class Run:
         keep_above_percentile
             Use only particles whose quality is above this percentile, 0 to 100, from now on; 0
             brings all back.
+        accept_changed_inputs
+            Go on where files of the run have changed since it read them. Otherwise they are
+            refused.
+        allow_commands
+            Run ``reference_command`` and ``post_command`` of the run's settings. Otherwise only
+            those run that are given here.
         progress
             As for :func:`cryorefine.refine`.
         **changes
@@ -111,6 +121,8 @@ class Run:
                 self.output,
                 changes=given,
                 keep_above_percentile=keep_above_percentile,
+                accept_changed_inputs=accept_changed_inputs,
+                allow_commands=allow_commands,
                 listeners=listeners,
             )
         return self.result
@@ -137,6 +149,8 @@ def open_run(output: str | os.PathLike[str]) -> Run:
     True
     """
     folder = Path(output)
-    if not committed_iterations(folder) or not (folder / "settings.toml").exists():
+    has_run = committed_iterations(folder) and (folder / "settings.toml").exists()
+    if not has_run or is_being_filled(folder):
         raise InputError("no run in this folder", where=str(folder), do="give the folder of a run")
+    repair_if_free(folder)
     return Run(folder)

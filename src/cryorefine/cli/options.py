@@ -10,7 +10,13 @@ from pydantic.fields import FieldInfo
 
 from cryorefine.settings import GROUPS, RefineSettings
 
-__all__ = ["GroupedCommand", "SettingOption", "given", "settings_options"]
+__all__ = ["ALLOW_COMMANDS", "GroupedCommand", "SettingOption", "given", "settings_options"]
+
+ALLOW_COMMANDS = (
+    "Run the commands that the settings file names (--reference-command, --post-command). Without "
+    "it only those run that are given here."
+)
+"""Help of ``--allow-commands``."""
 
 
 class SettingOption(click.Option):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cryorefine.cli.options import GroupedCommand, given, settings_options
+from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
 
 __all__ = ["command"]
@@ -24,11 +24,13 @@ __all__ = ["command"]
     help="TOML file with settings, as found in a run folder; options given here win over it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder already.")
+@click.option("--allow-commands", is_flag=True, help=ALLOW_COMMANDS)
 def command(
     particles: Path | None,
     output: Path,
     settings_file: Path | None,
     overwrite: bool,
+    allow_commands: bool,
     **options: Any,
 ) -> None:
     """Refine PARTICLES (a RELION 3.1 to 5 STAR file) against an initial map.
@@ -38,6 +40,7 @@ def command(
     renewed while it runs.
     """
     from cryorefine.cli.run_display import run_and_show
+    from cryorefine.run.commands import check_commands
     from cryorefine.run.loop import refine
     from cryorefine.settings import load_settings, make_settings
 
@@ -45,10 +48,13 @@ def command(
     where = ""
     if settings_file is not None:
         values, where = load_settings(settings_file), str(settings_file)
-    values.update(given(options))
+    options = given(options)
+    values.update(options)
     if particles is not None:
         values["particles"] = particles
     settings = make_settings(values, where=where)
+    for shown in check_commands(settings, options, is_allowed=allow_commands, where=where):
+        click.echo(f"command     {shown}")
     run_and_show(partial(refine, settings, output, overwrite=overwrite), output)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cryorefine.cli.options import GroupedCommand, given, settings_options
+from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
 
 __all__ = ["command"]
@@ -26,8 +26,20 @@ __all__ = ["command"]
     help="Use only particles whose quality is above this percentile (0 to 100) within the run from "
     "now on; 0 brings all back.",
 )
+@click.option(
+    "--accept-changed-inputs",
+    is_flag=True,
+    help="Go on where images, maps or the particle file have changed since the run read them: they "
+    "are read anew, and another segment of the run begins.",
+)
+@click.option("--allow-commands", is_flag=True, help=ALLOW_COMMANDS)
 def command(
-    run: Path, particles: Path | None, keep_above_percentile: float | None, **options: Any
+    run: Path,
+    particles: Path | None,
+    keep_above_percentile: float | None,
+    accept_changed_inputs: bool,
+    allow_commands: bool,
+    **options: Any,
 ) -> None:
     """Continue the refinement in folder RUN from its last whole iteration.
 
@@ -45,8 +57,15 @@ def command(
     changes = given(options)
     if particles is not None:
         changes["particles"] = particles
-    requested = {"changes": changes, "keep_above_percentile": keep_above_percentile}
-    run_and_show(partial(resume, run, **requested), run)
+    requested = partial(
+        resume,
+        run,
+        changes=changes,
+        keep_above_percentile=keep_above_percentile,
+        accept_changed_inputs=accept_changed_inputs,
+        allow_commands=allow_commands,
+    )
+    run_and_show(requested, run)
 
 
 settings_options(*(name for name in RefineSettings.model_fields if name != "particles"))(command)

@@ -51,7 +51,7 @@ class EventLog:
 
     def _record(self, event: Event) -> None:
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=_open_no_link) as file:
                 file.write(event.line() + "\n")
 
 
@@ -81,9 +81,14 @@ class EarlyEventLog(EventLog):
             super()._record(event)
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but not one that a link leads to: it may be anyone's."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _end_last_line(path: Path) -> None:
     """Set a line cut short by a crash apart from those to come."""
-    with open(path, "rb+") as file:
+    with open(path, "rb+", opener=_open_no_link) as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             if file.read() != b"\n":

@@ -1,8 +1,7 @@
 """What particles are compared with: half maps regularised by their FSC, shaped as asked for."""
 
-import os
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -155,15 +154,16 @@ def run_user_command(
     InputError
         If it fails, with what it said.
     """
-    folder = Path(tempfile.gettempdir()) / f"cryorefine-{os.getpid()}-{half}"
-    return transform_volume(
-        volume.to(torch.float32),
-        voxel_A=inputs.voxel_A,
-        template=template,
-        shell=inputs.settings.command_shell,
-        folder=folder,
-        variables={"half": half, "iteration": iteration},
-    )
+    # Of a name that nobody else can have taken.
+    with TemporaryDirectory(prefix="cryorefine-") as folder:
+        return transform_volume(
+            volume.to(torch.float32),
+            voxel_A=inputs.voxel_A,
+            template=template,
+            shell=inputs.settings.command_shell,
+            folder=Path(folder) / "map",
+            variables={"half": half, "iteration": iteration},
+        )
 
 
 def next_reference(

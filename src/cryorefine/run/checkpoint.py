@@ -5,11 +5,10 @@ any moment leaves only whole iterations behind.
 """
 
 import os
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from cryorefine.errors import InputError
 from cryorefine.io.atomic import sync_directory
 from cryorefine.records.checkpoint_fields import (
     read_checkpoint,
@@ -20,6 +19,15 @@ from cryorefine.records.checkpoint_fields import (
 from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Evaluation
+from cryorefine.storage.layout import (
+    ITERATION_FILES,
+    SEGMENT_FILES,
+    committed_iterations,
+    is_of_a_run,
+    iteration_folder,
+    segment_folder,
+)
+from cryorefine.storage.removal import remove_folder
 
 __all__ = [
     "committed_iterations",
@@ -32,24 +40,6 @@ __all__ = [
     "save_state",
     "segment_folder",
 ]
-
-
-def iteration_folder(run: Path, iteration: int) -> Path:
-    """Return the folder of a committed iteration."""
-    return run / f"iteration_{iteration:03d}"
-
-
-def segment_folder(run: Path, number: int) -> Path:
-    """Return the folder that holds what a later segment of a run began with, and its settings."""
-    return run / f"leg_{number:03d}"
-
-
-def committed_iterations(run: Path) -> list[int]:
-    """Return the numbers of all whole iterations of a run, ascending."""
-    if not run.is_dir():
-        return []
-    matches = (re.fullmatch(r"iteration_(\d{3,})", p.name) for p in run.iterdir() if p.is_dir())
-    return sorted(int(m.group(1)) for m in matches if m)
 
 
 def save_state(run: Path, checkpoint: Checkpoint, fill: Callable[[Path], None]) -> Path:
@@ -95,15 +85,21 @@ def save_start(
 
 def _new_part(final: Path) -> Path:
     part = final.with_name(f".{final.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    remove_folder(part, (*SEGMENT_FILES, *ITERATION_FILES))
+    part.mkdir(exist_ok=True)
     return part
 
 
 def _committed(part: Path, final: Path) -> Path:
     sync_directory(part)
-    if final.exists():
-        shutil.rmtree(final)
+    if is_of_a_run(final):  # what a segment that never began has left
+        remove_folder(final, (*ITERATION_FILES, *SEGMENT_FILES))
+    if os.path.lexists(final):
+        raise InputError(
+            "is in the way, and is not of this run",
+            where=str(final),
+            do="give it another name and resume the run",
+        )
     os.replace(part, final)
     sync_directory(final.parent)
     return final

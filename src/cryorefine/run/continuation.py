@@ -24,12 +24,15 @@ from cryorefine.records.particle_registry import (
     next_registry,
 )
 from cryorefine.refine.image_statistics import Screening
+from cryorefine.run.commands import check_commands
 from cryorefine.run.engines import engine_of
+from cryorefine.run.folder import input_paths
 from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
 from cryorefine.run.segments import Segment, settings_within_run
-from cryorefine.run.stopped_run import StoppedRun
+from cryorefine.run.stopped_run import StoppedRun, changes_of_inputs
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Inputs, Poses, State
+from cryorefine.storage.layout import RESULTS, committed_iterations, iteration_folder
 
 __all__ = [
     "FIXED",
@@ -38,6 +41,8 @@ __all__ = [
     "begin_segment",
     "check_same_particles",
     "merge_settings",
+    "warn_of_changes",
+    "warn_of_commands",
 ]
 
 FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
@@ -45,6 +50,9 @@ FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_ang
 
 _SCHEDULE = {"iterations", "alignment", "automatic_schedule"}
 _SAME_LENGTH = 1e-4  # relative
+_FILES = ("particles", "mask", "reference_mask", "post_mask", "compare_to")
+"""Settings that name a file and may change in a run."""
+_N_LISTED = 5  # as many as of particles that are left out: a set may have thousands of stacks
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,16 @@ class Changes:
         New values by name.
     keep_above_percentile
         Only particles whose quality is above this percentile are used; None: as before.
+    accepts_changed_inputs
+        Whether files of the run may have changed since it read them.
+    allows_commands
+        Whether commands of the run's settings may run that are not given now.
     """
 
     settings: dict[str, Any]
     keep_above_percentile: float | None = None
+    accepts_changed_inputs: bool = False
+    allows_commands: bool = False
 
     @property
     def is_any(self) -> bool:
@@ -185,10 +199,13 @@ def begin_segment(
     run, last = stopped.output, stopped.segments[-1]
     state, constants = stopped.checkpoint.state, stopped.checkpoint.constants
     before = {**stopped.values, **last.suspended}
+    changes = replace(changes, settings=dict(_settled(run, changes.settings)))
     settings, suspended = merge_settings(stopped.values, last, changes, where=str(run))
+    warn_of_commands(stopped, changes, settings, events)
     registry = _registry(run, constants)
     opened = open_inputs(settings, is_continued=True)
     check_same_particles(opened, constants, is_new_file="particles" in changes.settings)
+    warn_of_changes(stopped, changes, opened, events)
     _check_sampling(opened, state, constants.voxel_A)
     chosen = _choose(stopped, changes, opened, registry, events)
 
@@ -230,6 +247,71 @@ def begin_segment(
         ),
         registry=chosen.registry,
     )
+
+
+def _settled(run: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield settings with results of the run named where they stay.
+
+    The files at the top are replaced by the next iteration's.
+    """
+    newest = iteration_folder(run, committed_iterations(run)[-1])
+    for name, value in settings.items():
+        is_result = isinstance(value, str | os.PathLike) and name in _FILES
+        path = Path(value) if is_result else Path()
+        if is_result and path.name in RESULTS and path.parent.resolve() == run.resolve():
+            kept = newest / path.name
+            yield name, kept if kept.exists() else value
+        else:
+            yield name, value
+
+
+def warn_of_commands(
+    stopped: StoppedRun, changes: Changes, settings: RefineSettings, events: EventLog
+) -> None:
+    """Show commands that are not given now but run, or refuse them.
+
+    Raises
+    ------
+    InputError
+        If there are some, and they are not allowed.
+    """
+    where = str(stopped.output / "settings.toml")
+    allowed = changes.allows_commands
+    for shown in check_commands(settings, changes.settings, is_allowed=allowed, where=where):
+        events.warn(shown)
+
+
+def warn_of_changes(
+    stopped: StoppedRun, changes: Changes, opened: Opened, events: EventLog
+) -> None:
+    """Show which inputs have changed since the run read them, or refuse them.
+
+    Raises
+    ------
+    InputError
+        If some have that are not given now, and are not accepted.
+    """
+    given = {str(value) for name, value in changes.settings.items() if name in _FILES}
+    paths = [p for p in input_paths(opened.settings, opened.table.stacks) if str(p) not in given]
+    run = stopped.output
+    found = changes_of_inputs(stopped, paths)
+    if found is None:
+        events.warn(f"{run}: whether inputs have changed is unknown, its manifest is missing")
+    elif found and not changes.accepts_changed_inputs:
+        raise InputError(
+            f"inputs have changed since the run read them: {_listed(found)}",
+            where=str(run),
+            do="restore them, start a new run, or say --accept-changed-inputs if it is to go on "
+            "with what they are now",
+        )
+    elif found:
+        events.warn(f"{run}: goes on with inputs that have changed: {_listed(found)}")
+
+
+def _listed(changes: list[str]) -> str:
+    """Return the first changes of many as part of a sentence."""
+    more = len(changes) - _N_LISTED
+    return "; ".join(changes[:_N_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryorefine.engine.device import device_name
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener
@@ -15,13 +16,7 @@ from cryorefine.records.particle_registry import first_registry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.announcements import emit_start
 from cryorefine.run.engines import engine_of
-from cryorefine.run.folder import (
-    Clock,
-    check_inputs_stay,
-    check_output_folder,
-    clear_run,
-    write_manifest,
-)
+from cryorefine.run.folder import Clock, check_inputs_stay, check_output_folder, input_paths
 from cryorefine.run.inputs import (
     Opened,
     open_inputs,
@@ -32,9 +27,12 @@ from cryorefine.run.inputs import (
 )
 from cryorefine.run.interruption import interruptible
 from cryorefine.run.running_segment import RunningSegment, commit, constants_of
-from cryorefine.run.segments import Segment, clear_segments, timestamp, write_first_segment
+from cryorefine.run.segments import Segment, timestamp, write_first_segment
 from cryorefine.settings import RefineSettings, save_settings
 from cryorefine.state.state import Inputs, State
+from cryorefine.storage.lock import locked
+from cryorefine.storage.manifest import mark_as_filled, write_manifest
+from cryorefine.storage.removal import clear_run
 
 __all__ = ["first_segment"]
 
@@ -47,7 +45,7 @@ def first_segment(
     overwrite: bool,
     listeners: tuple[Listener, ...],
 ) -> Iterator[RunningSegment]:
-    """Yield a new run with what it starts from committed; its engine ends afterwards.
+    """Yield a new run with what it starts from committed; engine and lock end afterwards.
 
     Raises
     ------
@@ -60,6 +58,9 @@ def first_segment(
     check_output_folder(output, overwrite=overwrite)
     events, clock = EarlyEventLog(listeners), Clock()
     with ExitStack() as stack:
+        is_there = output.is_dir()
+        if is_there:
+            _hold(stack, output, overwrite=overwrite)
         with interruptible("nothing has been written yet"):
             opened = open_inputs(settings)
             check_inputs_stay(output, settings, opened.table.stacks)
@@ -68,7 +69,10 @@ def first_segment(
         with interruptible(
             "no iteration has been made yet; give the command again with --overwrite"
         ):
-            segment = _fill_folder(output, opened, prepared, overwrite=overwrite)
+            if not is_there:
+                output.mkdir(parents=True, exist_ok=True)
+                _hold(stack, output, overwrite=overwrite)
+            segment = _fill_folder(output, opened, prepared)
             events.continue_in(output / "events.jsonl")
             emit_start(events, prepared.inputs)
             inputs, screening = prepared.inputs, prepared.screening
@@ -79,6 +83,7 @@ def first_segment(
                 output, segment, inputs, prepared.state, constants, clock, events, engine
             )
             commit(running, prepared.state, finished=False)
+            mark_as_filled(output)
         yield running
 
 
@@ -104,15 +109,24 @@ def _prepare(opened: Opened, events: EventLog, engine: Engine) -> _Prepared:
     return _Prepared(screening, inputs, state)
 
 
-def _fill_folder(output: Path, opened: Opened, prepared: _Prepared, *, overwrite: bool) -> Segment:
+def _hold(stack: ExitStack, output: Path, *, overwrite: bool) -> None:
+    """Hold a folder until the run ends, if it is still one that the run may have."""
+    stack.enter_context(locked(output))
+    check_output_folder(output, overwrite=overwrite)
+
+
+def _fill_folder(output: Path, opened: Opened, prepared: _Prepared) -> Segment:
     """Make the folder a run's, without what another run has left in it."""
     settings = opened.settings
-    output.mkdir(parents=True, exist_ok=True)
-    # First: by the manifest a folder is known as that of a run, which may be overwritten.
-    write_manifest(output, settings, opened.table.stacks, opened.device)
-    if overwrite:
-        clear_segments(output)
-        clear_run(output)
+    # First: it makes this the folder of a run which may be overwritten and cannot be resumed.
+    write_manifest(
+        output,
+        input_paths(settings, opened.table.stacks),
+        seed=settings.seed,
+        device=device_name(opened.device),
+        is_being_filled=True,
+    )
+    clear_run(output)
     save_settings(output / "settings.toml", settings)
     segment = Segment(
         first_iteration=1,

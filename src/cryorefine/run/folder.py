@@ -1,18 +1,12 @@
-"""The run folder: what an iteration leaves behind, and what the run shows at its top."""
+"""The run folder: which may be one, and what an iteration leaves behind in it."""
 
-import contextlib
 import json
 import math
 import os
-import platform
 import re
-import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +20,9 @@ from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.expectation.assign_poses import DECIDED
-from cryorefine.io.atomic import atomic_path, write_text
+from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
+from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_tables import (
     without_pose,
     write_fsc_table,
@@ -37,47 +32,31 @@ from cryorefine.records.particle_tables import (
 )
 from cryorefine.refine.reference import run_user_command
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
-from cryorefine.run.checkpoint import committed_iterations, iteration_folder
-from cryorefine.run.methods_text import methods_text, summary_text
 from cryorefine.settings import RefineSettings
 from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses, State, unknown_poses
+from cryorefine.storage.layout import (
+    INPUTS,
+    LOCK,
+    MANIFEST,
+    RESULTS,
+    RUN_FILES,
+    check_no_links,
+    committed_iterations,
+    is_leftover,
+)
+from cryorefine.storage.manifest import is_being_filled
+from cryorefine.storage.removal import paths_of_run
 
 __all__ = [
-    "INPUTS",
     "Clock",
     "check_inputs_stay",
     "check_output_folder",
-    "clear_run",
+    "input_paths",
     "particle_statistics",
-    "publish",
     "summarise",
     "write_iteration_files",
-    "write_manifest",
 ]
-
-_TOP = (
-    "map.mrc",
-    "map_sharpened.mrc",
-    "half1.mrc",
-    "half2.mrc",
-    "mask.mrc",
-    "fsc.star",
-    "particles.star",
-    "statistics.json",
-    "summary.json",
-    "summary.txt",
-    "methods.txt",
-    "map_processed.mrc",
-    "undecided_poses.star",
-)
-_RUN_FILES = (*_TOP, "settings.toml", "events.jsonl", "report.html", "rejected_particles.star")
-_MANIFEST = "manifest.json"
-"""By which a folder is known as that of a run."""
-INPUTS = "inputs"
-"""Folder within a run's for inputs that were no files; it may be there before the run."""
-
-_PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
 
 
 @dataclass
@@ -101,6 +80,8 @@ class Clock:
 def check_output_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that holds something.
 
+    What a process that was killed at its very beginning has left is nothing.
+
     Raises
     ------
     InputError
@@ -117,20 +98,29 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         raise InputError("may not be written to", where=str(nearest), do="choose another folder")
     if nearest != folder:
         return
-    if all(path.name == INPUTS for path in folder.iterdir()):
+    check_no_links(folder)
+    names = [path.name for path in folder.iterdir()]
+    if all(name in (INPUTS, LOCK) or is_leftover(name) for name in names):
         return
-    if not ((folder / _MANIFEST).exists() or committed_iterations(folder)):
+    if not ((folder / MANIFEST).exists() or committed_iterations(folder)):
         raise InputError(
             "the folder is not empty and holds no cryorefine run",
             where=str(folder),
             do="give a new folder with --output",
         )
-    if not overwrite:
+    if overwrite:
+        return
+    if is_being_filled(folder) or not committed_iterations(folder):
         raise InputError(
-            "the folder holds a run already",
+            "the folder holds a run that was stopped before its first iteration began",
             where=str(folder),
-            do="give another --output, continue it with 'cryorefine resume', or say --overwrite",
+            do="say --overwrite, or give another --output",
         )
+    raise InputError(
+        "the folder holds a run already",
+        where=str(folder),
+        do="give another --output, continue it with 'cryorefine resume', or say --overwrite",
+    )
 
 
 def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
@@ -139,16 +129,15 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
     Raises
     ------
     InputError
-        If one lies among the results of the run that is to be overwritten.
+        If one lies among the results of the run that is to be overwritten, or is reached by way of
+        them.
     """
     folder = folder.resolve()
-    for path in _input_paths(settings, stacks):
-        lies = path.resolve()
-        if not lies.is_relative_to(folder):
-            continue
-        parts = lies.relative_to(folder).parts
-        inside = len(parts) > 1 and re.fullmatch(r"\.?(iteration|leg)_\d+(\.part)?", parts[0])
-        if inside or (len(parts) == 1 and parts[0] in (*_RUN_FILES, _MANIFEST)):
+    replaced = {*paths_of_run(folder), *(folder / name for name in (*RESULTS, *RUN_FILES))}
+    for path in input_paths(settings, stacks):
+        # Of "iteration_001/../start.mrc" the folder on the way will be gone.
+        ways = {way.resolve() for way in (path, *path.absolute().parents)}
+        if ways & replaced:
             raise InputError(
                 "an input lies among the results that --overwrite replaces",
                 where=str(path),
@@ -156,64 +145,11 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
             )
 
 
-def _input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
+def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
     """Return the files that a run reads."""
     optional = (settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to)
     given = [path for path in optional if path is not None]
     return [settings.particles, *settings.reference, *stacks, *given]
-
-
-def clear_run(folder: Path) -> None:
-    """Remove an earlier run's files but its manifest; anything else in the folder stays.
-
-    The manifest is the next run's already: a folder without it could not be overwritten again if
-    that run were stopped before it has anything else.
-    """
-    for name in _RUN_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            (folder / name).unlink()
-    whole = [iteration_folder(folder, number) for number in committed_iterations(folder)]
-    for child in [*whole, *folder.glob(".iteration_*.part")]:
-        shutil.rmtree(child, ignore_errors=True)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    """Return a file's size and SHA-256; of large files the first and last MiB are hashed."""
-    size = path.stat().st_size
-    digest = sha256()
-    with open(path, "rb") as file:
-        if size <= 64 << 20:
-            for chunk in iter(lambda: file.read(1 << 20), b""):
-                digest.update(chunk)
-            covered = "all"
-        else:
-            digest.update(file.read(1 << 20))
-            file.seek(-(1 << 20), os.SEEK_END)
-            digest.update(file.read())
-            covered = "first and last MiB"
-    return {"size_bytes": size, "sha256": digest.hexdigest(), "sha256_of": covered}
-
-
-def write_manifest(
-    folder: Path, settings: RefineSettings, stacks: tuple[Path, ...], device: torch.device
-) -> None:
-    """Write what a run can be traced back to: versions, input hashes, seed, machine, command."""
-    manifest = {
-        "cryorefine": version("cryorefine"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.machine(),
-            "cpus": os.cpu_count(),
-            "device": device_name(device),
-        },
-        "command": sys.argv,
-        "seed": settings.seed,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "inputs": {str(p): _digest(p) for p in _input_paths(settings, stacks)},
-    }
-    write_text(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def _number(value: float) -> float | None:
@@ -278,6 +214,8 @@ def write_iteration_files(
     folder: Path, inputs: Inputs, state: State, summary: dict[str, Any]
 ) -> None:
     """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves."""
+    if len(inputs.rejected):
+        write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
     average, curves = state.average().to(inputs.device), state.evaluation.curves
@@ -356,24 +294,3 @@ def _fit_counts(poses: Poses | None) -> dict[str, int]:
     fits_nothing = poses.scores.fits_nothing == 1
     undecided = (measured(poses.scores.n_effective) >= DECIDED) & ~fits_nothing
     return {"n_fit_nothing": int(fits_nothing.sum()), "n_undecided": int(undecided.sum())}
-
-
-def publish(run: Path, iteration: Path, inputs: Inputs) -> None:
-    """Show an iteration's files, and no other's, at the top of the run folder.
-
-    Not every iteration has what those before it had: particles that are not decided, a processed
-    map, particles that were left out. A file that is an input of the run is no result, and stays.
-    """
-    kept = {path.resolve() for path in _input_paths(inputs.settings, inputs.table.stacks)}
-    for name in _TOP:
-        source, shown = iteration / name, run / name
-        if source.exists():
-            with atomic_path(shown) as temporary:
-                shutil.copyfile(source, temporary)
-        elif shown.resolve() not in kept:
-            shown.unlink(missing_ok=True)
-    rejected = run / "rejected_particles.star"
-    if len(inputs.rejected):
-        write_rejected_table(rejected, inputs)
-    elif rejected.resolve() not in kept:
-        rejected.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cryorefine.engine.device import device_name
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
@@ -16,21 +17,26 @@ from cryorefine.run.continuation import (
     NextSegment,
     begin_segment,
     check_same_particles,
+    warn_of_changes,
+    warn_of_commands,
 )
 from cryorefine.run.engines import engine_of
-from cryorefine.run.folder import write_manifest
+from cryorefine.run.folder import input_paths
 from cryorefine.run.inputs import open_inputs, screened_inputs, starting_state
 from cryorefine.run.interruption import interruptible
 from cryorefine.run.running_segment import RunningSegment, constants_of
 from cryorefine.run.segments import settings_within_run, switch_segment, timestamp
 from cryorefine.run.stopped_run import StoppedRun
 from cryorefine.settings import save_settings
+from cryorefine.storage.manifest import write_manifest
 
 __all__ = ["next_segment", "same_segment"]
 
 
 @contextmanager
-def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterator[RunningSegment]:
+def same_segment(
+    stopped: StoppedRun, requested: Changes, listeners: tuple[Listener, ...]
+) -> Iterator[RunningSegment]:
     """Yield the run as it was when it stopped; its engine ends afterwards.
 
     Raises
@@ -43,13 +49,16 @@ def same_segment(stopped: StoppedRun, listeners: tuple[Listener, ...]) -> Iterat
     settings, output, segment = stopped.settings, stopped.output, stopped.segments[-1]
     state, constants = stopped.checkpoint.state, stopped.checkpoint.constants
     use_threads(settings.threads)
+    events = EarlyEventLog(listeners)
     with interruptible("the run is as it was; give the command again to go on with it"):
+        warn_of_commands(stopped, requested, settings, events)
         opened = open_inputs(settings_within_run(settings, segment), is_continued=True)
         check_same_particles(opened, constants)
+        warn_of_changes(stopped, requested, opened, events)
         inputs = screened_inputs(
             opened, constants.screening, constants.half, constants.radius_px, EventLog()
         )
-    events = EventLog(output / "events.jsonl", listeners)
+    events.continue_in(output / "events.jsonl")
     events.emit(RunResumed(iteration=state.iteration))
     emit_plans(events, inputs)
     with engine_of(settings, opened.device) as engine:
@@ -83,8 +92,12 @@ def next_segment(
 
             def fill(folder: Path) -> None:
                 save_settings(folder / "settings.toml", begun.settings)
-                stacks = begun.opened.table.stacks
-                write_manifest(folder, begun.settings, stacks, begun.opened.device)
+                write_manifest(
+                    folder,
+                    input_paths(begun.settings, begun.opened.table.stacks),
+                    seed=begun.settings.seed,
+                    device=device_name(begun.opened.device),
+                )
 
             start = Checkpoint(begun.state, constants, stopped.clock.read(), is_finished=False)
             save_start(output, number, start, fill)

@@ -20,10 +20,16 @@ from cryorefine.run.later_segments import next_segment, same_segment
 from cryorefine.run.report_timing import Reporter, TimedReport
 from cryorefine.run.running_segment import RunningSegment, commit
 from cryorefine.run.segments import plan_of_segment
-from cryorefine.run.stopped_run import read_stopped_run
+from cryorefine.run.stopped_run import (
+    changes_of_inputs,
+    check_is_run,
+    put_right,
+    read_stopped_run,
+)
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import State
+from cryorefine.storage.lock import locked
 
 __all__ = ["refine", "resume"]
 
@@ -60,6 +66,8 @@ def resume(
     *,
     changes: dict[str, Any] | None = None,
     keep_above_percentile: float | None = None,
+    accept_changed_inputs: bool = False,
+    allow_commands: bool = False,
     listeners: tuple[Listener, ...] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -78,22 +86,30 @@ def resume(
         New values of settings, by name; ``particles`` may be among them.
     keep_above_percentile
         Use only particles whose quality is above this percentile, 0 to 100; 0 brings all back.
+    accept_changed_inputs
+        Go on where files of the run have changed since it read them; a new segment begins then.
+    allow_commands
+        Run the commands of the run's settings, too, that are not among the changes.
 
     Raises
     ------
     InputError
-        If the folder holds no run, its inputs have changed, or the changes cannot be made.
+        If the folder holds no run, another process works in it, inputs have changed or commands
+        would run without being accepted, or the changes cannot be made.
     StoppedEarly
         On Ctrl-C; whole iterations are kept.
     """
-    stopped = read_stopped_run(output)
-    requested = Changes(changes or {}, keep_above_percentile)
-    if requested.is_any:
-        segment = next_segment(stopped, requested, listeners)
-    else:
-        segment = same_segment(stopped, listeners)
-    with segment as running:
-        return _loop(running, reporter)
+    requested = Changes(changes or {}, keep_above_percentile, accept_changed_inputs, allow_commands)
+    check_is_run(output)
+    with locked(output):
+        stopped = read_stopped_run(output)
+        renewed = put_right(stopped)
+        has_changed = accept_changed_inputs and changes_of_inputs(stopped)
+        begin = next_segment if requested.is_any or has_changed else same_segment
+        with begin(stopped, requested, listeners) as running:
+            if renewed:
+                running.events.warn(renewed)
+            return _loop(running, reporter)
 
 
 def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, Seg
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.checkpoint import prune_references, save_state
-from cryorefine.run.folder import Clock, publish, summarise, write_iteration_files
+from cryorefine.run.folder import Clock, input_paths, summarise, write_iteration_files
 from cryorefine.run.segments import Segment
 from cryorefine.state.state import Inputs, State
+from cryorefine.storage.publication import publish
 
 __all__ = ["RunningSegment", "commit", "constants_of"]
 
@@ -55,12 +56,12 @@ def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str
     """Commit an iteration, show its results at the top of the run folder, return its summary."""
     output, inputs, clock = running.output, running.inputs, running.clock
     summary = summarise(inputs, state, clock, finished=finished)
-    folder = save_state(
+    save_state(
         output,
         Checkpoint(state, running.constants, clock.read(), finished),
         lambda part: write_iteration_files(part, inputs, state, summary),
     )
-    publish(output, folder, inputs)
+    publish(output, state.iteration, input_paths(inputs.settings, inputs.table.stacks))
     if inputs.settings.intermediate == "remove":
         prune_references(output, state.iteration)
     return summary

@@ -8,7 +8,6 @@ the next one to look puts the rest right.
 
 import json
 import math
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,6 @@ from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord
 
 __all__ = [
     "Segment",
-    "clear_segments",
     "current_settings",
     "plan_of_segment",
     "read_segments",
@@ -143,15 +141,6 @@ def current_settings(run: Path, segments: list[Segment]) -> dict[str, Any]:
                 source = segment_folder(run, len(segments)) / "settings.toml"
                 write_text(path, source.read_text(encoding="utf-8"))
     return load_settings(path)
-
-
-def clear_segments(run: Path) -> None:
-    """Remove all that segments have left in a folder."""
-    files = [run / "legs.json", *run.glob("settings_leg*.toml")]
-    for path in files:
-        path.unlink(missing_ok=True)
-    for folder in [*run.glob("leg_[0-9]*"), *run.glob(".leg_*.part")]:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def settings_within_run(settings: RefineSettings, segment: Segment) -> RefineSettings:

@@ -1,17 +1,27 @@
 """A run as its folder holds it: what was last committed, and with which settings."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
 from cryorefine.records.checkpoint_record import Checkpoint
-from cryorefine.run.checkpoint import committed_iterations, load_start, load_state
-from cryorefine.run.folder import Clock
+from cryorefine.run.checkpoint import load_start, load_state, prune_references
+from cryorefine.run.folder import Clock, input_paths
 from cryorefine.run.segments import Segment, current_settings, read_segments
 from cryorefine.settings import RefineSettings, make_settings
+from cryorefine.storage.layout import (
+    MANIFEST,
+    PUBLISHED,
+    check_no_links,
+    committed_iterations,
+    segment_folder,
+)
+from cryorefine.storage.manifest import changed_inputs, check_is_filled
+from cryorefine.storage.publication import repair
 
-__all__ = ["StoppedRun", "read_stopped_run"]
+__all__ = ["StoppedRun", "changes_of_inputs", "check_is_run", "put_right", "read_stopped_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +54,11 @@ def read_stopped_run(output: Path) -> StoppedRun:
     InputError
         If the folder holds no run, or a file of it is damaged.
     """
+    check_no_links(output)
+    check_is_filled(output)
     done = committed_iterations(output)
     if not done or not (output / "settings.toml").exists():
-        raise InputError(
-            "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
-        )
+        raise _no_run(output)
     segments = read_segments(output)
     values = current_settings(output, segments)
     settings = make_settings(values, where=str(output))
@@ -58,3 +68,48 @@ def read_stopped_run(output: Path) -> StoppedRun:
         checkpoint = load_state(output, done[-1])
     clock = Clock(*checkpoint.spent_s)
     return StoppedRun(output, segments, values, settings, checkpoint, clock)
+
+
+def check_is_run(output: Path) -> None:
+    """Refuse a folder that is no run's, before anything is looked for in it.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    if not (committed_iterations(output) or (output / MANIFEST).exists()):
+        raise _no_run(output)
+
+
+def _no_run(output: Path) -> InputError:
+    return InputError(
+        "no run to resume", where=str(output), do="start one with 'cryorefine refine'"
+    )
+
+
+def changes_of_inputs(stopped: StoppedRun, paths: Iterable[Path] | None = None) -> list[str] | None:
+    """Return :func:`changed_inputs` of the files that a run's last segment began with."""
+    run, number = stopped.output, len(stopped.segments)
+    return changed_inputs(segment_folder(run, number) if number > 1 else run, paths)
+
+
+def put_right(stopped: StoppedRun) -> str:
+    """Do what a killed process has left undone after its last commit, in a folder that is held.
+
+    Returns
+    -------
+    What the user should know of it; empty if nothing was wrong.
+    """
+    run, settings = stopped.output, stopped.settings
+    has_record = (run / PUBLISHED).exists()  # earlier versions made none
+    done = committed_iterations(run)[-1]
+    wrong = repair(run, input_paths(settings, ()))
+    if settings.intermediate == "remove":
+        prune_references(run, done)
+    if not (wrong and has_record):
+        return ""
+    return (
+        f"{run}: the files at the top were not all those of iteration {done} "
+        f"({', '.join(wrong)}), and have been copied from its folder"
+    )

@@ -1,0 +1,130 @@
+"""What a run can be traced back to: versions, machine, command, and hashes of its inputs.
+
+The manifest is the first file of a run folder, and says that the folder is being filled until the
+run can be resumed.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryorefine.errors import InputError
+from cryorefine.io.atomic import write_text
+from cryorefine.storage.digest import difference, file_digest
+from cryorefine.storage.layout import MANIFEST
+
+__all__ = [
+    "changed_inputs",
+    "check_is_filled",
+    "is_being_filled",
+    "mark_as_filled",
+    "write_manifest",
+]
+
+_PACKAGES = ("torch", "numpy", "scipy", "numba", "mrcfile", "finufft", "pydantic")
+
+
+def write_manifest(
+    folder: Path,
+    inputs: Iterable[Path],
+    *,
+    seed: int,
+    device: str,
+    is_being_filled: bool = False,
+) -> None:
+    """Write the manifest of a run or of one of its later segments.
+
+    Parameters
+    ----------
+    inputs
+        All files that the run reads.
+    device
+        What it computes on, in words.
+    is_being_filled
+        Whether the folder lacks, until :func:`mark_as_filled`, what resuming needs.
+    """
+    manifest: dict[str, Any] = {
+        "cryorefine": version("cryorefine"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+            "device": device,
+        },
+        "command": sys.argv,
+        "seed": seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "inputs": {str(p): file_digest(p) for p in inputs},
+    }
+    if is_being_filled:
+        manifest["is_being_filled"] = True
+    _write(folder, manifest)
+
+
+def mark_as_filled(run: Path) -> None:
+    """Say that a folder now holds a run that can be resumed."""
+    manifest = _read(run) or {}
+    manifest.pop("is_being_filled", None)
+    _write(run, manifest)
+
+
+def is_being_filled(run: Path) -> bool:
+    """Tell whether a folder holds a run that was not yet, or is no longer, one to be resumed."""
+    return bool((_read(run) or {}).get("is_being_filled"))
+
+
+def check_is_filled(run: Path) -> None:
+    """Refuse a folder that was being filled when the process ended.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    if is_being_filled(run):
+        raise InputError(
+            "the run was stopped before its first iteration began, and there is none to resume",
+            where=str(run),
+            do="give its command 'cryorefine refine' again with --overwrite",
+        )
+
+
+def changed_inputs(folder: Path, paths: Iterable[Path] | None = None) -> list[str] | None:
+    """Return which inputs are no longer those of a folder's manifest, and how, in words.
+
+    Parameters
+    ----------
+    paths
+        Those to look at; one that the manifest does not name is new, and not listed. None: all.
+
+    Returns
+    -------
+    None if there is no record of what they were.
+    """
+    known = (_read(folder) or {}).get("inputs")
+    if not isinstance(known, dict):
+        return None
+    names = known if paths is None else dict.fromkeys(map(str, paths))
+    entries = {name: known[name] for name in names if isinstance(known.get(name), dict)}
+    found = {name: difference(Path(name), entry) for name, entry in entries.items()}
+    return [f"{name} {what}" for name, what in found.items() if what]
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _write(folder: Path, manifest: dict[str, Any]) -> None:
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,91 @@
+"""Remove what a run has written, and nothing else: users' own files and folders within it stay."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from cryorefine.io.atomic import sync_directory
+from cryorefine.storage.layout import (
+    ITERATION_FILES,
+    MANIFEST,
+    SEGMENT_FILES,
+    committed_iterations,
+    is_leftover,
+    is_run_file,
+    iteration_folder,
+    segment_folders,
+)
+
+__all__ = ["clear_run", "paths_of_run", "remove_folder", "sweep"]
+
+
+def paths_of_run(run: Path) -> list[Path]:
+    """Return the files and folders that :func:`clear_run` removes."""
+    if not run.is_dir():
+        return []
+    found = _top_files(run)
+    for folder, names in _folders(run):
+        found += [folder, *(folder / name for name in names if os.path.lexists(folder / name))]
+    return found
+
+
+def clear_run(run: Path) -> None:
+    """Remove an earlier run's files but its manifest; anything else in the folder stays.
+
+    The manifest is the next run's already, and says that the folder is being filled.
+    """
+    for path in _top_files(run):
+        _remove(path)
+    for folder, names in _folders(run):
+        remove_folder(folder, names)
+    sweep(run)
+    sync_directory(run)
+
+
+def remove_folder(folder: Path, names: Iterable[str] = ITERATION_FILES) -> None:
+    """Remove files of these names from a folder, then the folder unless it holds others.
+
+    The last of the names goes last: by it the folder is known as one of a run's, and whoever is
+    stopped here can begin again.
+    """
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if is_leftover(path.name):
+                _remove(path)
+    for name in names:
+        _remove(folder / name)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def sweep(run: Path) -> None:
+    """Remove what a process that was killed has left half done at the top of a run folder.
+
+    Only for the one that holds the folder's lock: what another is writing looks the same.
+    """
+    for path in sorted(run.iterdir()):
+        if not is_leftover(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            remove_folder(path, (*SEGMENT_FILES, *ITERATION_FILES))
+        else:
+            _remove(path)
+
+
+def _top_files(run: Path) -> list[Path]:
+    return [p for p in sorted(run.iterdir()) if is_run_file(p.name) and p.name != MANIFEST]
+
+
+def _folders(run: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """Return the folders of a run with the names of their files."""
+    whole = [iteration_folder(run, number) for number in committed_iterations(run)]
+    return [
+        *((folder, ITERATION_FILES) for folder in whole),
+        *((folder, SEGMENT_FILES) for folder in segment_folders(run)),
+    ]
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
