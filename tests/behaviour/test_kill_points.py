@@ -31,7 +31,7 @@ from tests.run.test_checkpoint import assert_bit_equal
 
 from .canned import Canned, make_canned
 
-N_POINTS = int(os.environ.get("CRYOREFINE_FUZZ", "8"))
+N_POINTS = int(os.environ.get("CRYOREFINE_FUZZ", "6"))
 """Of each kind, spread over all."""
 REPRODUCED = ("fsc.star", "particles.star", "statistics.json")
 """Results that hold neither a time nor what was spent."""

@@ -130,7 +130,7 @@ def test_what_a_killed_process_left_half_done_is_removed_and_nothing_else(tmp_pa
         (run / name).write_text("half")
     for name in (".iteration_003.part", ".leg_002.part"):
         (run / name).mkdir()
-        (run / name / ".half1.mrc.abcd1234.part").write_text("half")
+        (run / name / ".reference1.mrc.abcd1234.part").write_text("half")
         (run / name / "state.npz").write_text("half")
     mine = (".notes.part", ".thesis.txt.abcd1234.part", ".iteration_plan.part")
     for name in mine:

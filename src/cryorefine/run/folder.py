@@ -112,7 +112,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         return
     if is_being_filled(folder) or not committed_iterations(folder):
         raise InputError(
-            "the folder holds a run that was stopped before its first iteration began",
+            "the folder holds a run already, which was stopped before its first iteration began",
             where=str(folder),
             do="say --overwrite, or give another --output",
         )

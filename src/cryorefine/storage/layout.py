@@ -113,11 +113,11 @@ def is_run_file(name: str) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Tell whether a name at the top of a run folder is that of something half done."""
+    """Tell whether a name in a run folder, or in one of its folders, is of something half done."""
     if _PART_FOLDER.fullmatch(name):
         return True
     match = _PART.fullmatch(name)
-    return match is not None and is_run_file(match[1])
+    return match is not None and (match[1] in ITERATION_FILES or is_run_file(match[1]))
 
 
 def check_no_links(run: Path) -> None:
