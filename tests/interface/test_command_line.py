@@ -173,7 +173,7 @@ def test_an_output_folder_that_holds_a_run_is_refused_and_left_alone(project):
     (project / "run").mkdir()
     (project / "run" / "manifest.json").write_text("{}")
     (project / "run" / "map.mrc").write_text("precious")
-    assert_refused(refine(project), "holds a run already", "--overwrite")
+    assert_refused(refine(project), "holds a run", "--overwrite")
     assert (project / "run" / "map.mrc").read_text() == "precious"
     # A bad input is found before anything is overwritten, too.
     assert_refused(refine(project, "--overwrite", star="no.star"), "no.star")

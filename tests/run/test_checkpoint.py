@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryorefine.errors import InputError
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.records.checkpoint_versions import _MIGRATIONS, VERSION
 from cryorefine.records.particle_registry import ParticleRegistry
@@ -185,16 +186,26 @@ def test_an_iteration_that_crashes_while_it_is_written_does_not_exist(tmp_path, 
 
 def test_an_iteration_that_is_run_again_replaces_the_old_one(tmp_path):
     folder = save(tmp_path, make_state(1, size_px=8))
-    (folder / "old.txt").write_text("x")
+    (folder / "map_processed.mrc").write_text("old")
     state = make_state(1, size_px=7)
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 1).state, state)
-    assert not (folder / "old.txt").exists()
+    assert not (folder / "map_processed.mrc").exists()
+
+
+def test_an_iteration_does_not_replace_a_folder_in_which_a_user_keeps_something(tmp_path):
+    folder = save(tmp_path, make_state(1, size_px=8))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is in the way"):
+        save(tmp_path, make_state(1, size_px=7))
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_committed_iterations_are_listed_in_order_and_nothing_else_is(tmp_path):
     for name in ("iteration_010", "iteration_002", "iteration_1000", "iteration_000"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "state.npz").write_bytes(b"")
+    (tmp_path / "iteration_005").mkdir()  # a user's
     for name in (".iteration_011.part", "iteration_7", "iteration_003.part", "iteration_old"):
         (tmp_path / name).mkdir()
     (tmp_path / "iteration_004").write_text("a file")
