@@ -64,10 +64,10 @@ def _weights(position: Tensor, step: float, centre: int) -> tuple[Tensor, Tensor
     nearest = torch.floor(position + 0.5)
     last = centre - WIDTH // 2
     is_in = (nearest.abs() <= last).all(-1) & (nearest.sum(-1) < 3 * last)
-    first = nearest.new_tensor([WIDTH // 2 - HALO, -last, -last])
+    first = torch.tensor([WIDTH // 2 - HALO, -last, -last], dtype=nearest.dtype)
     row = ((position + 0.5 - nearest) * TABLE_SIZE).long().clamp(0, TABLE_SIZE - 1)
     row = torch.where(is_in[..., None], row, OUTSIDE)
-    nearest = torch.where(is_in[..., None], nearest, first).long()
+    nearest = torch.where(is_in[..., None], nearest, first.to(nearest.device)).long()
     return nearest, weights[row], slopes[row]
 
 

@@ -289,7 +289,7 @@ def make_half_optics(
             make_odd_factors(groups, band) if geometry in differ else None
             for geometry, band in enumerate(bands)
         ),
-        amplitude=torch.tensor([band.amplitude for band in of_groups], device=device),
+        amplitude=torch.tensor([band.amplitude for band in of_groups]).to(device),
         noise=tuple(
             torch.ones(band.band.n_shells, dtype=torch.float64, device=device) for band in of_groups
         ),
@@ -361,7 +361,7 @@ def half_optics(
     ]
     return replace(
         plain,
-        amplitude=torch.tensor(amplitude, device=inputs.device),
+        amplitude=torch.tensor(amplitude).to(inputs.device),
         noise=tuple(spectrum.to(inputs.device) for spectrum in noise),
     )
 
