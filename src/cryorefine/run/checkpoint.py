@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -113,6 +113,8 @@ def _committed(part: Path, final: Path) -> Path:
     sync_directory(part)
     if is_of_a_run(final):  # what a segment that never began has left
         remove_folder(final, (*ITERATION_FILES, *SEGMENT_FILES))
+    with suppress(OSError):
+        final.rmdir()  # empty: whoever was to remove it was killed before
     if os.path.lexists(final):
         raise InputError(
             "is in the way, and is not of this run",
