@@ -6,6 +6,7 @@ any moment leaves only whole iterations behind.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cryorefine.errors import InputError
@@ -94,6 +95,8 @@ def _committed(part: Path, final: Path) -> Path:
     sync_directory(part)
     if is_of_a_run(final):  # what a segment that never began has left
         remove_folder(final, (*ITERATION_FILES, *SEGMENT_FILES))
+    with suppress(OSError):
+        final.rmdir()  # empty: whoever was to remove it was killed before
     if os.path.lexists(final):
         raise InputError(
             "is in the way, and is not of this run",
