@@ -88,18 +88,8 @@ class OtherDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors: list[torch.Tensor] = []
-
-        def plain(value: Any) -> Any:
-            # Not torch's own walk through arguments: it takes longer than most operations.
-            if isinstance(value, torch.Tensor):
-                tensors.append(value)
-                return value.numbers if isinstance(value, Elsewhere) else value
-            if isinstance(value, list | tuple):
-                return type(value)([plain(part) for part in value])
-            return torch.device("cpu") if value is OTHER or value == OTHER else value
-
-        plain_args = [plain(value) for value in args]
-        plain_kwargs = {name: plain(value) for name, value in kwargs.items()}
+        plain_args = [_plain(value, tensors) for value in args]
+        plain_kwargs = {name: _plain(value, tensors) for name, value in kwargs.items()}
         there = [t for t in tensors if isinstance(t, Elsewhere)]
         here = [t for t in tensors if not isinstance(t, Elsewhere)]
         if there and func not in _CROSSING and any(t.ndim for t in here):
@@ -122,6 +112,20 @@ class OtherDevice(TorchDispatchMode):
             return known[id(value)] if id(value) in known else self.adopt(value)
 
         return wrap(out) if isinstance(out, torch.Tensor) else tree_map(wrap, out)
+
+
+def _plain(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """Return an argument without tensors of the device; add the tensors in it to a list.
+
+    Not torch's own walk through arguments: it takes longer than most operations. Nor a function
+    within another that calls itself: it would keep the tensors until garbage is collected.
+    """
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return value.numbers if isinstance(value, Elsewhere) else value
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(part, tensors) for part in value])
+    return torch.device("cpu") if value is OTHER or value == OTHER else value
 
 
 def frugal_kernels(device: OtherDevice) -> SimpleNamespace:

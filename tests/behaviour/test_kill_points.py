@@ -67,7 +67,7 @@ def assert_same(run: Path, canned: Canned) -> None:
     """Check that a folder is whole, and that its result is that of a run nobody stopped."""
     assert_whole(run)
     assert json.loads((run / "summary.json").read_text())["iterations"] == 2
-    assert_bit_equal(load_state(run, 2)[0], load_state(canned.folder, 2)[0])
+    assert_bit_equal(load_state(run, 2).state, load_state(canned.folder, 2).state)
     for name in REPRODUCED:
         assert (run / name).read_bytes() == (canned.folder / name).read_bytes()
     kept = sorted(p.relative_to(run) for p in run.rglob("*.mrc"))
