@@ -1,6 +1,5 @@
 import shutil
 
-import numpy as np
 import pytest
 
 from cryorefine.run import folder as folder_module
@@ -9,7 +8,7 @@ from cryorefine.run.folder import check_inputs_stay, check_output_folder
 from cryorefine.settings import make_settings
 from cryorefine.storage.layout import RESULTS, RUN_FILES
 from cryorefine.storage.removal import clear_run
-from tests.builders import make_state, refused
+from tests.builders import make_checkpoint, make_state, refused
 
 
 def make_run(folder):
@@ -181,12 +180,11 @@ def test_clearing_an_empty_folder_does_nothing(tmp_path):
 
 
 def test_an_iteration_takes_the_place_of_an_empty_folder_and_of_no_other(tmp_path):
-    extra = {"voxel_A": np.array(1.3)}
     (tmp_path / "iteration_001").mkdir()  # its last file was removed when the process was killed
-    save_state(tmp_path, make_state(1), extra, lambda folder: None)
+    save_state(tmp_path, make_checkpoint(make_state(1)), lambda folder: None)
     assert committed_iterations(tmp_path) == [1]
     (tmp_path / "iteration_002").mkdir()
     (tmp_path / "iteration_002" / "raw.txt").write_text("mine")
     with refused("iteration_002: is in the way"):
-        save_state(tmp_path, make_state(2), extra, lambda folder: None)
+        save_state(tmp_path, make_checkpoint(make_state(2)), lambda folder: None)
     assert [path.name for path in (tmp_path / "iteration_002").iterdir()] == ["raw.txt"]
