@@ -10,8 +10,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-FUZZ ?= 2000
-
 .PHONY: demo test check fuzz bench clean
 
 $(READY): pyproject.toml

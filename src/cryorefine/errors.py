@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-__all__ = ["CryorefineError", "InputError", "Problems", "StoppedEarly"]
+__all__ = ["CryorefineError", "InputError", "Problems", "StoppedEarly", "shown"]
 
 
 class CryorefineError(Exception):
@@ -36,7 +36,7 @@ class InputError(CryorefineError):
         self.what, self.where, self.do = what, where, do
         text = f"{where}: {what}" if where else what
         text = f"{text}. {do[0].upper()}{do[1:]}." if do else f"{text}."
-        super().__init__("".join(map(_printable, text)))
+        super().__init__(shown(text))
 
     def __reduce__(self) -> tuple[Callable[..., "InputError"], tuple[str]]:
         """Keep its parts on the way from a worker process."""
@@ -75,8 +75,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _printable(character: str) -> str:
+def shown(text: str) -> str:
     """Keep a message one line that any terminal can show, whatever it quotes from a file."""
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
     if character.isprintable():
         return character
     return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"

@@ -6,6 +6,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cryorefine.errors import shown
 from cryorefine.events import (
     DeviceMemoryPlanned,
     Event,
@@ -70,7 +71,7 @@ class ProgressDisplay:
         if isinstance(event, WorkAdvanced):
             self._advance(event)
         elif isinstance(event, WarningGiven):
-            print(f"warning: {event.message}", file=sys.stderr, flush=True)
+            print(f"warning: {shown(event.message)}", file=sys.stderr, flush=True)
         else:
             text = _line_of(event)
             if text:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import click
 
 from cryorefine.cli.environment import prepare_environment
-from cryorefine.errors import CryorefineError
+from cryorefine.cli.terminal import terminal
+from cryorefine.errors import CryorefineError, shown
 
 __all__ = ["main"]
 
@@ -50,12 +51,17 @@ def cli() -> None:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"cryorefine: {' '.join(message.split())}", err=True)
+    click.echo(f"cryorefine: {shown(' '.join(message.split()))}", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     prepare_environment()
+    with terminal():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
         code = cli.main(args=arguments, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -69,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _complain(error.format_message())
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        _complain("stopped by the user.")
+    except (click.Abort, KeyboardInterrupt) as stop:
+        _complain(f"stopped by {stop or 'the user'}.")
         sys.exit(3)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):

@@ -20,7 +20,7 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EI
 
 @contextmanager
 def interruptible(safe: str | Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C, a full or lost disk and too little memory into a clean stop.
+    """Turn Ctrl-C and signals to stop, a full or lost disk and too little memory into a clean stop.
 
     It says what is safe: a text, or what a function returns that is called then.
     """
@@ -30,8 +30,8 @@ def interruptible(safe: str | Callable[[], str]) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
-        raise stopped("stopped by the user") from None
+    except KeyboardInterrupt as stop:  # of a signal, it says of which
+        raise stopped(f"stopped by {stop or 'the user'}") from None
     except (MemoryError, RuntimeError, OSError) as error:
         message = _what_is_full(error)
         if message:
