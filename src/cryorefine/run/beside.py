@@ -23,21 +23,21 @@ class Beside(Generic[Result]):
     def __init__(self, *, at_once: bool) -> None:
         self._at_once = at_once
         self._thread: Thread | None = None
-        self._results: list[Result] = []
+        self._result: Result | None = None
         self._error: BaseException | None = None
 
     def begin(self, job: Callable[[], Result]) -> None:
         """Begin a job, when the one before has been done; raises what that one ended with."""
         self.wait()
-        self._results.clear()
+        self._result = None
         if not self._at_once:
-            self._results.append(job())
+            self._result = job()
             return
 
         def work() -> None:
             begin_worker(1)
             try:
-                self._results.append(job())
+                self._result = job()
             except BaseException as error:
                 self._error = error
 
@@ -55,4 +55,4 @@ class Beside(Generic[Result]):
         error, self._error = self._error, None
         if error is not None:
             raise error
-        return self._results[-1] if self._results else None
+        return self._result

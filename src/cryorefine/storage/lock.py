@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
+from cryorefine.storage.json_record import read_record
 from cryorefine.storage.layout import LOCK
 
 __all__ = ["FolderInUse", "locked"]
@@ -146,11 +147,7 @@ def _write_holder(descriptor: int) -> None:
 
 def _holder(path: Path) -> dict[str, Any]:
     """Return who a lock's file says holds it; empty if it does not say."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_record(path) or {}
 
 
 def _is_stale(holder: dict[str, Any]) -> bool:

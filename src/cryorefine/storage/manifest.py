@@ -4,7 +4,6 @@ The manifest is the first file of a run folder, and says that the folder is bein
 run can be resumed.
 """
 
-import json
 import os
 import platform
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
-from cryorefine.io.atomic import write_text
 from cryorefine.storage.digest import difference, file_digest
+from cryorefine.storage.json_record import read_record, write_record
 from cryorefine.storage.layout import MANIFEST
 
 __all__ = [
@@ -66,19 +65,19 @@ def write_manifest(
     }
     if is_being_filled:
         manifest["is_being_filled"] = True
-    _write(folder, manifest)
+    write_record(folder / MANIFEST, manifest)
 
 
 def mark_as_filled(run: Path) -> None:
     """Say that a folder now holds a run that can be resumed."""
-    manifest = _read(run) or {}
+    manifest = read_record(run / MANIFEST) or {}
     manifest.pop("is_being_filled", None)
-    _write(run, manifest)
+    write_record(run / MANIFEST, manifest)
 
 
 def is_being_filled(run: Path) -> bool:
     """Tell whether a folder holds a run that was not yet, or is no longer, one to be resumed."""
-    return bool((_read(run) or {}).get("is_being_filled"))
+    return bool((read_record(run / MANIFEST) or {}).get("is_being_filled"))
 
 
 def check_is_filled(run: Path) -> None:
@@ -109,22 +108,10 @@ def changed_inputs(folder: Path, paths: Iterable[Path] | None = None) -> list[st
     -------
     None if there is no record of what they were.
     """
-    known = (_read(folder) or {}).get("inputs")
+    known = (read_record(folder / MANIFEST) or {}).get("inputs")
     if not isinstance(known, dict):
         return None
     names = known if paths is None else dict.fromkeys(map(str, paths))
     entries = {name: known[name] for name in names if isinstance(known.get(name), dict)}
     found = {name: difference(Path(name), entry) for name, entry in entries.items()}
     return [f"{name} {what}" for name, what in found.items() if what]
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _write(folder: Path, manifest: dict[str, Any]) -> None:
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")

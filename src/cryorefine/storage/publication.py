@@ -7,7 +7,6 @@ folder compares, and copies again if something does not match: what a killed pro
 half done does not stay.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Collection
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.errors import InputError
-from cryorefine.io.atomic import atomic_path, write_text
+from cryorefine.io.atomic import atomic_path
 from cryorefine.storage.digest import difference, file_digest
+from cryorefine.storage.json_record import read_record, write_record
 from cryorefine.storage.layout import (
     PUBLISHED,
     RESULTS,
@@ -47,9 +47,9 @@ def publish(run: Path, iteration: int, kept: Collection[Path] = ()) -> None:
     """
     source = iteration_folder(run, iteration)
     spared = {path.resolve() for path in kept}
-    if _read_record(run) is None and not (source / _REJECTED).exists():
+    if read_record(run / PUBLISHED) is None and not (source / _REJECTED).exists():
         spared.add((run / _REJECTED).resolve())
-    _write_record(run, {"iteration": iteration, "is_whole": False})
+    write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": False})
     files = {}
     for name in RESULTS:
         shown = run / name
@@ -61,7 +61,7 @@ def publish(run: Path, iteration: int, kept: Collection[Path] = ()) -> None:
             shown.unlink(missing_ok=True)
         elif shown.exists():
             files[name] = _whole_digest(shown)
-    _write_record(run, {"iteration": iteration, "is_whole": True, "files": files})
+    write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": True, "files": files})
 
 
 def unlike_iteration(run: Path) -> list[str]:
@@ -72,7 +72,7 @@ def unlike_iteration(run: Path) -> list[str]:
     done = committed_iterations(run)
     if not done:
         return []
-    record = _read_record(run)
+    record = read_record(run / PUBLISHED)
     if record is None or record.get("iteration") != done[-1] or not record.get("is_whole"):
         return [PUBLISHED]
     files = record.get("files")
@@ -110,16 +110,3 @@ def repair_if_free(run: Path, kept: Collection[Path] = ()) -> None:
 
 def _whole_digest(path: Path) -> dict[str, Any]:
     return file_digest(path, "all")
-
-
-def _read_record(run: Path) -> dict[str, Any] | None:
-    """Return what was last published; None if that is unknown."""
-    try:
-        found = json.loads((run / PUBLISHED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _write_record(run: Path, record: dict[str, Any]) -> None:
-    write_text(run / PUBLISHED, json.dumps(record, indent=2) + "\n")
