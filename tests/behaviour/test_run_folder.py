@@ -66,7 +66,7 @@ def one_dark(tmp_path_factory) -> Path:
     """A small set with one image that holds nothing."""
     data = simulate_set(
         tmp_path_factory.mktemp("one_dark") / "data",
-        particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
+        particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.4,
     )  # fmt: skip
     stack = data / "particles.mrcs"
     images = torch.from_numpy(np.array(read_stack_header(stack).open(), dtype=np.float32))
