@@ -31,6 +31,8 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
 
+from cryorefine.engine.threads import begin_worker  # noqa: E402
+
 # Without a GPU Triton's kernels are interpreted. Triton reads this once, when it is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -43,6 +45,7 @@ settings.load_profile("repeatable")
 
 def pytest_runtest_setup() -> None:
     begin_test()
+    begin_worker(2)  # whatever the tests before left: torch's bits depend on its threads
 
 
 @pytest.fixture(scope="session")

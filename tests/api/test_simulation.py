@@ -2,6 +2,7 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import cryorefine as cr
@@ -31,6 +32,18 @@ def test_a_set_is_that_of_the_command_to_the_bit(tmp_path):
     np.testing.assert_array_equal(a.euler_deg, b.euler_deg)
     maps = [cr.read_volume(tmp_path / name / "reference.mrc").data for name in "ab"]
     np.testing.assert_array_equal(*maps)
+
+
+def test_a_set_does_not_depend_on_the_callers_threads_and_gives_them_back(tmp_path):
+    maps = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        output = tmp_path / str(threads)
+        made = cr.simulate(output=output, particles=4, box_px=64, pixel_angstrom=3.0, noise="ice")
+        maps.append((made.true_map.data, made.true_particles.images()))
+        assert torch.get_num_threads() == threads
+    for one, other in zip(*maps, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_out_of_range_is_named_by_its_parameter(tmp_path):

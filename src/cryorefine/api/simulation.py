@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.api.boundary import library_call
+from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.progress import ProgressDisplay
 from cryorefine.api.simulation_options import SimulationOptions, make_options
 from cryorefine.api.volume import Volume, read_volume
+from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError
 from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.fourier.filter import low_pass
@@ -181,15 +182,17 @@ def write_simulation(
             where="--box-px",
             do="give a larger box or pixel",
         )
-    drawn = draw_parameters(atoms, plan)
-    output.mkdir(parents=True, exist_ok=True)
-    stack = output / "particles.mrcs"
-    write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
-    truth = truth_volume(atoms, plan, drawn)
-    write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
-    start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
-    write_volume(output / "reference.mrc", start, plan.pixel_A)
-    _write_tables(output, drawn, stack)
+    with threads_restored():
+        use_threads(None)  # the same numbers on machines of one CPU and of many
+        drawn = draw_parameters(atoms, plan)
+        output.mkdir(parents=True, exist_ok=True)
+        stack = output / "particles.mrcs"
+        write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
+        truth = truth_volume(atoms, plan, drawn)
+        write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
+        start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
+        write_volume(output / "reference.mrc", start, plan.pixel_A)
+        _write_tables(output, drawn, stack)
 
 
 def _images(

@@ -156,6 +156,11 @@ def _with_gain(
     return multiply_radially(half, wrapped_axis(size_px), gain)
 
 
+def _at_once(half: Tensor) -> bool:
+    """Return whether two halves are worked on in threads; a device takes them in order anyway."""
+    return half.device.type == "cpu"
+
+
 def fsc_within(
     found: Float[Tensor, "z y x"],
     truth: Float[Tensor, "z y x"],
@@ -168,14 +173,15 @@ def fsc_within(
     means, which are arbitrary, are left out.
     """
     n = found.shape[-1]
-    halves = side_by_side(volume_to_half, (found, truth))
+    at_once = _at_once(found)
+    halves = side_by_side(volume_to_half, (found, truth), at_once=at_once)
     gain = _whitening_gain(shell_power(halves[0], n), n)
     gain[0] = 0
 
     def within(half: Complex[Tensor, "z y xh"]) -> Complex[Tensor, "z y xh"]:
         return volume_to_half(volume_from_half(_with_gain(half, gain, n), n) * mask)
 
-    first, second = side_by_side(within, halves)
+    first, second = side_by_side(within, halves, at_once=at_once)
     return shell_correlation(first, second, n)
 
 
@@ -196,7 +202,8 @@ def half_map_fsc(
         first shell where the unmasked curve falls below 0.8.
     """
     n = half1.shape[-1]
-    first, second = side_by_side(volume_to_half, (half1, half2))
+    at_once = _at_once(half1)
+    first, second = side_by_side(volume_to_half, (half1, half2), at_once=at_once)
     unmasked = shell_correlation(first, second, n)
     frequency = torch.arange(len(unmasked), dtype=torch.float64) / (n * voxel_A)
     if mask is None:
@@ -213,10 +220,10 @@ def half_map_fsc(
         return within(random_phases(white[i], n, from_shell=start, seed=2 * seed + i))
 
     white = [_with_gain(half, gain, n) for half in (first, second)]
-    first, second = side_by_side(within, white)
+    first, second = side_by_side(within, white, at_once=at_once)
     masked = shell_correlation(first, second, n)
     outside = shell_correlation(white[0] - first, white[1] - second, n)
-    first, second = side_by_side(randomised_within, (0, 1))
+    first, second = side_by_side(randomised_within, (0, 1), at_once=at_once)
     randomised = shell_correlation(first, second, n)
     corrected = corrected_fsc(masked, randomised, start)
     from_A = n * voxel_A / start
