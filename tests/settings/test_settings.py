@@ -91,6 +91,8 @@ def test_an_unknown_setting_is_refused_by_name():
         ("iterations", 2.5),
         ("particle_radius_px", 0),
         ("initial_lowpass_angstrom", -1),
+        ("resolution_offset_angstrom", -30),
+        ("resolution_offset_angstrom", 1000),
         ("initial_lowpass_angstrom", float("nan")),
         ("reference_voxel_angstrom", 0),
         ("max_shift_percent", 51),
