@@ -311,7 +311,7 @@ def test_a_stochastic_run_that_goes_on_still_marks_what_it_has_not_drawn(
 
 
 def test_a_subset_is_mixed_into_the_map_of_a_global_run_and_does_not_replace_it(refined, tmp_path):
-    data, finished = refined
+    _, finished = refined
     folder = shutil.copytree(finished, tmp_path / "run")
     before = load_state(folder, 5).state
     how = {"alignment": "stochastic", "stochastic_subset": 20, "iterations": 1}

@@ -432,3 +432,9 @@ def test_all_that_is_wrong_with_files_is_said_at_once(tiny, tmp_path):
         run(tiny, tmp_path / "run", particles=tmp_path / "no.star", mask=tmp_path / "mask.mrc",
             reference=(tmp_path / "no.mrc",), reference_command="no_program {volume}")  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
+    for radius in (-1.0, 0.0):
+        summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius)
+        assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need
