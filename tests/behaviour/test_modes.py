@@ -310,6 +310,24 @@ def test_a_stochastic_run_that_goes_on_still_marks_what_it_has_not_drawn(
     assert summary["n_without_pose"] == (assigned == 0).sum()
 
 
+def test_a_subset_is_mixed_into_the_map_of_a_global_run_and_does_not_replace_it(refined, tmp_path):
+    _, finished = refined
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = load_state(folder, 5).state
+    how = {"alignment": "stochastic", "stochastic_subset": 20, "iterations": 1}
+    resume(folder, changes=how)
+    after = load_state(folder, 6).state
+    assert after.evaluation.resolution_A < 1.05 * before.evaluation.resolution_A
+    # The subset has a tenth of the map, whatever the numbers of particles.
+    alone = resume(shutil.copytree(finished, tmp_path / "alone"),
+                   changes={**how, "stochastic_mixing": 1.0})  # fmt: skip
+    assert alone["resolution_A"] > 1.1 * before.evaluation.resolution_A
+    replaced = load_state(tmp_path / "alone", 6).state
+    for old, new, mixed in zip(before.halves, replaced.halves, after.halves, strict=True):
+        difference = ((mixed - old) * (new - old)).sum() / (new - old).square().sum()
+        assert 0.03 < float(difference) < 0.3
+
+
 def test_a_mark_of_no_pose_gives_way_to_a_pose_that_another_program_found(stochastic, tmp_path):
     lines = (stochastic / "particles.star").read_text().split("\n")
     head = [i for i, line in enumerate(lines) if line.startswith("_")]

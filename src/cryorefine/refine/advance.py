@@ -6,6 +6,7 @@ from dataclasses import replace
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.refine.counting import with_counts
+from cryorefine.refine.earlier_sums import with_earlier_sums
 from cryorefine.refine.finalise import finalise
 from cryorefine.refine.iteration import iterate
 from cryorefine.refine.subset import plain_poses, rows_in_use, select_state, with_the_others
@@ -32,6 +33,7 @@ def advance(
     if rows is None:
         made = iterate(inputs, state, plan, events, engine)
     else:
+        state = with_earlier_sums(inputs, state, plan, events, engine)
         made = iterate(inputs.select(rows), select_state(state, rows), plan, events, engine)
     is_last = is_over(made.after.history)
     after = finalise(made, events, engine) if is_last else made.after
