@@ -39,9 +39,14 @@ class ImageSource:
         Particles; every row's stack and index have been checked by :func:`open_images`.
     headers
         One per stack of the table.
+    inverted
+        Whether the files' contrast is inverted: images are read with the other sign.
     """
 
-    def __init__(self, table: ParticleTable, headers: Sequence[StackHeader]):
+    def __init__(
+        self, table: ParticleTable, headers: Sequence[StackHeader], *, inverted: bool = False
+    ):
+        self.is_inverted = inverted
         self._stack_index = table.stack_index
         self._image_index = table.image_index
         self.headers = tuple(headers)
@@ -64,7 +69,7 @@ class ImageSource:
         self._open_nothing()
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
-        """Return images as float32, as they are in the file. Rows must share one box size.
+        """Return images as float32, as they are in the file, or inverted. Rows must share one box.
 
         Raises
         ------
@@ -79,6 +84,8 @@ class ImageSource:
             where = np.flatnonzero(stacks == stack)
             images = self._map(int(stack))
             out[where] = images[self._image_index[rows[where]]]
+        if self.is_inverted:
+            np.negative(out, out=out)
         self._forget_now_and_then(out.size * first.dtype.itemsize)
         return torch.from_numpy(out)
 
@@ -179,8 +186,15 @@ def _forget(images: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
+def open_images(
+    table: ParticleTable, *, inverted: bool = False
+) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
+
+    Parameters
+    ----------
+    inverted
+        As in :class:`ImageSource`.
 
     Returns
     -------
@@ -241,7 +255,7 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
             )
         _check_pixel_sizes(table, headers, rows, group.name)
         optics[g] = replace(group, box_px=expected)
-    return replace(table, optics=tuple(optics)), ImageSource(table, headers)
+    return replace(table, optics=tuple(optics)), ImageSource(table, headers, inverted=inverted)
 
 
 def _check_pixel_sizes(

@@ -15,6 +15,7 @@ from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
+from cryorefine.evaluate.contrast import is_dark
 from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
@@ -128,7 +129,7 @@ class Opened:
                 where=str(settings.particles),
                 do="leave out --refine-defocus, or extract the particles without that correction",
             )
-        self.table, self.images = open_images(table)
+        self.table, self.images = open_images(table, inverted=settings.invert_contrast)
         if not table.has_pose and not is_continued:
             self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
@@ -175,6 +176,12 @@ class Opened:
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
             fitted = self._fitted(volume)
+            if is_dark(fitted, voxel_A=self.voxel_A):
+                events.warn(
+                    f"{path}: the particle is dark, and masks are made for white ones: multiply "
+                    "the map by -1 (and give --invert-contrast if particles are black in the "
+                    "images, too)"
+                )
             symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
             out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
@@ -351,7 +358,7 @@ def screened_inputs(
     return Inputs(
         settings=settings,
         table=good,
-        images=ImageSource(good, opened.images.headers),
+        images=ImageSource(good, opened.images.headers, inverted=settings.invert_contrast),
         rejected=table.select(rejected),
         rejected_reasons=tuple(screening.reasons[r] for r in rejected),
         statistics=select_statistics(screening.statistics, kept),
