@@ -72,6 +72,13 @@ other axes have far less. Not measured."""
 _FAR_DEFOCUS_A = 1e5
 """Defocus from which a warning is given: single particles are imaged within 5 µm."""
 
+_NEAR_FOCUS_A = 100.0
+"""Mean defocus below which a warning is given: images so near focus show nothing of a particle.
+Values of fewer units are in nanometres or micrometres, negative ones of the other sign."""
+
+_SAME_SIZE = 0.01
+"""By what a voxel may differ from a pixel and be meant for the same: sizes are rounded."""
+
 _MASKED = 1e-3
 """Least value of a mask's densest voxel: a mask of less would leave nothing of a map."""
 
@@ -157,7 +164,8 @@ class Opened:
         }.get(settings.alignment, "" if settings.reference else "there is no initial map")
         if needs:
             raise InputError(
-                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)",
+                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)"
+                + "".join(f"; {remark}" for remark in self.table.remarks if "_rlnAngle" in remark),
                 where=str(settings.particles),
                 do="give particles with poses, or an initial map with --reference and global "
                 "alignment",
@@ -175,6 +183,7 @@ class Opened:
         """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
+            self._warn_of_voxel(volume, str(path), events)
             fitted = self._fitted(volume)
             if is_dark(fitted, voxel_A=self.voxel_A):
                 events.warn(
@@ -185,6 +194,19 @@ class Opened:
             symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
             out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
+
+    def _warn_of_voxel(self, volume: Volume, name: str, events: EventLog) -> None:
+        """Warn of a map in the particles' box whose voxels are not their pixels."""
+        boxes = {(g.box_px, g.pixel_A) for g in self.table.optics}
+        near = [abs(volume.voxel_A / pixel_A - 1) < _SAME_SIZE for _, pixel_A in boxes]
+        if self.settings.reference_voxel_angstrom is not None:
+            return
+        if volume.data.shape[0] in {box_px for box_px, _ in boxes} and not any(near):
+            events.warn(
+                f"{name}: its box is that of the images, and its voxels of {volume.voxel_A:.4g} Å "
+                f"are not their pixels ({self.voxel_A:.4g} Å): give --reference-voxel-angstrom if "
+                "its header is wrong"
+            )
 
     def _smooth(self, volume: Tensor) -> Tensor:
         return low_pass(
@@ -386,6 +408,10 @@ def _warn_of_odd_transfer(table: ParticleTable, events: EventLog) -> None:
     for odd, what in (
         (table.ctf_scale == 0, "a CTF scale factor of 0, and add nothing to the map"),
         (table.ctf_scale < 0, "a negative CTF scale factor, and add their contrast inverted"),
+        (
+            mean_A < _NEAR_FOCUS_A,
+            f"a defocus below {_NEAR_FOCUS_A:g} Å (it is read in Å, positive for underfocus)",
+        ),
         (np.abs(mean_A) > _FAR_DEFOCUS_A, f"a defocus beyond {_FAR_DEFOCUS_A / 1e4:g} µm"),
     ):
         if odd.any():
@@ -539,7 +565,9 @@ def without_unassigned(opened: Opened, screening: Screening) -> Screening:
 
 
 def screen(opened: Opened, radius_px: float, events: EventLog, engine: Engine) -> Screening:
-    """Look at every image once."""
+    """Say what is to be said of the particle file, and look at every image once."""
+    for remark in opened.table.remarks:
+        events.warn(remark)
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
     return screen_images(
