@@ -120,6 +120,13 @@ class Opened:
             if settings.compare_to is not None:
                 comparison = read_volume(settings.compare_to)
         problems.raise_all()
+        for path, volume in (
+            (settings.mask, masks[0]), (settings.reference_mask, masks[1]),
+            (settings.post_mask, masks[2]), (settings.compare_to, comparison),
+        ):  # fmt: skip
+            if volume is not None:
+                other = self._other_voxel(volume, str(path))
+                self.table = replace(self.table, remarks=(*self.table.remarks, *other))
         self.references = tuple(references)
         self.mask, self.reference_mask, self.post_mask = (
             None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
@@ -147,6 +154,13 @@ class Opened:
                 f"would need maps of {self.size_px} voxels a side",
                 where=f"{settings.particles}, column _rlnImagePixelSize",
                 do="correct the pixel sizes, or refine the optics groups apart from each other",
+            )
+        lowpass_A, extent_A = settings.initial_lowpass_angstrom, self.size_px * self.voxel_A
+        if lowpass_A > extent_A and "initial_lowpass_angstrom" in settings.model_fields_set:
+            raise InputError(
+                f"{lowpass_A:g} Å is coarser than the box of {extent_A:.4g} Å, and leaves nothing",
+                where="--initial-lowpass-angstrom",
+                do="give a finer one",
             )
         if self.size_px < _SMALLEST_BOX_PX:
             raise InputError(
@@ -183,7 +197,9 @@ class Opened:
         """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
-            self._warn_of_voxel(volume, str(path), events)
+            if self.settings.reference_voxel_angstrom is None:
+                for remark in self._other_voxel(volume, str(path)):
+                    events.warn(f"{remark}, or --reference-voxel-angstrom given")
             fitted = self._fitted(volume)
             if is_dark(fitted, voxel_A=self.voxel_A):
                 events.warn(
@@ -195,18 +211,17 @@ class Opened:
             out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
 
-    def _warn_of_voxel(self, volume: Volume, name: str, events: EventLog) -> None:
-        """Warn of a map in the particles' box whose voxels are not their pixels."""
+    def _other_voxel(self, volume: Volume, name: str) -> list[str]:
+        """Return what is to be said of a map in the images' box with other voxels than pixels."""
         boxes = {(g.box_px, g.pixel_A) for g in self.table.optics}
         near = [abs(volume.voxel_A / pixel_A - 1) < _SAME_SIZE for _, pixel_A in boxes]
-        if self.settings.reference_voxel_angstrom is not None:
-            return
         if volume.data.shape[0] in {box_px for box_px, _ in boxes} and not any(near):
-            events.warn(
+            return [
                 f"{name}: its box is that of the images, and its voxels of {volume.voxel_A:.4g} Å "
-                f"are not their pixels ({self.voxel_A:.4g} Å): give --reference-voxel-angstrom if "
-                "its header is wrong"
-            )
+                f"are not their pixels ({self.voxel_A:.4g} Å): it is rescaled, unless its header "
+                "is corrected"
+            ]
+        return []
 
     def _smooth(self, volume: Tensor) -> Tensor:
         return low_pass(

@@ -41,5 +41,6 @@ class ParticleSettings(SettingsGroup):
     max_energy: float = Field(
         30.0,
         gt=1,
+        le=1e9,
         description="Images of more power than this many times their background's are rejected.",
     )
