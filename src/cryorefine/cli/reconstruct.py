@@ -35,6 +35,7 @@ settings_options(
     "particle_radius_px",
     "mask",
     "fsc_criterion",
+    "invert_contrast",
     "ctf",
     "ctf_envelope",
     "phase_flipped",

@@ -49,7 +49,7 @@ def command(
     With options, all other settings stay those of the run, whatever their defaults say below. A
     run that has ended makes as many iterations again as its settings say, one that was stopped
     makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
-    voxel size, and the seed cannot change.
+    voxel size, the sign of the images' contrast, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.run.loop import resume
