@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
 
@@ -13,10 +14,10 @@ __all__ = ["command"]
 
 
 @click.command("resume", cls=GroupedCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FILE_PATH)
 @click.option(
     "--particles",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="Another particle file: particles of the run keep their half, and their pose if the file "
     "has none; new ones join.",
 )

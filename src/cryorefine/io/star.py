@@ -4,6 +4,7 @@ Values stay as the bytes that the file holds until somebody asks for numbers, so
 nobody knows travel through unchanged, and an error can name file, line and column.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -388,6 +389,9 @@ def _ending(lines: list[str]) -> Literal["whole", "in a row", "after a row"]:
 def _read_text(path: Path) -> str:
     """Return what a file holds, whatever its bytes; refuse what is no file or empty."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            # It would be read again later, and may have no end.
+            raise InputError("is a device or a pipe", where=str(path), do="give a file")
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), do="check the path") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from cryorefine.io.output_path import why_no_name
 from cryorefine.settings.alignment import AlignmentSettings
 from cryorefine.settings.computing import ComputingSettings
 from cryorefine.settings.group import SettingsGroup
@@ -74,8 +75,9 @@ class RefineSettings(
     def _names(self) -> Iterator[str]:
         for name, value in self:
             for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str | Path) and "\0" in str(text):
-                    yield f"{option_name(name)}: a NUL is in no file's name and in no command"
+                reason = why_no_name(str(text)) if isinstance(text, str | Path) else ""
+                if reason:
+                    yield f"{option_name(name)}: {reason}"
 
     def _ranges(self) -> Iterator[str]:
         for low, high in (
