@@ -8,6 +8,7 @@ from cryorefine.events import EventLog
 from cryorefine.refine.counting import with_counts
 from cryorefine.refine.finalise import finalise
 from cryorefine.refine.iteration import iterate
+from cryorefine.refine.split import inputs_of_iteration, state_before
 from cryorefine.refine.subset import plain_poses, rows_in_use, select_state, with_the_others
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import Inputs, State
@@ -28,11 +29,13 @@ def advance(
 
     ``is_over`` tells from the history whether the run ends with it.
     """
+    begun = state_before(inputs, state, plan.iteration)
+    inputs = inputs_of_iteration(inputs, plan.iteration)
     rows = rows_in_use(inputs, plan)
     if rows is None:
-        made = iterate(inputs, state, plan, events, engine)
+        made = iterate(inputs, begun, plan, events, engine)
     else:
-        made = iterate(inputs.select(rows), select_state(state, rows), plan, events, engine)
+        made = iterate(inputs.select(rows), select_state(begun, rows), plan, events, engine)
     is_last = is_over(made.after.history)
     after = finalise(made, events, engine) if is_last else made.after
     if rows is not None:

@@ -34,6 +34,8 @@ __all__ = [
 RESULTS = (
     "map.mrc",
     "map_sharpened.mrc",
+    "map_average.mrc",
+    "map.star",
     "half1.mrc",
     "half2.mrc",
     "mask.mrc",
