@@ -6,6 +6,7 @@ from dataclasses import replace
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.refine.counting import with_counts
+from cryorefine.refine.earlier_sums import with_earlier_sums
 from cryorefine.refine.finalise import finalise
 from cryorefine.refine.iteration import iterate
 from cryorefine.refine.split import inputs_of_iteration, state_before
@@ -35,7 +36,9 @@ def advance(
     if rows is None:
         made = iterate(inputs, begun, plan, events, engine)
     else:
-        made = iterate(inputs.select(rows), select_state(begun, rows), plan, events, engine)
+        state = with_earlier_sums(inputs, state, plan, events, engine)
+        begun = select_state(replace(begun, sums=state.sums), rows)
+        made = iterate(inputs.select(rows), begun, plan, events, engine)
     is_last = is_over(made.after.history)
     after = finalise(made, events, engine) if is_last else made.after
     if rows is not None:

@@ -57,13 +57,12 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         earlier.angular_temperature_deg, torch.stack([angle_diff_deg, angle_diff2_deg], 1)
     )
 
-    group = torch.zeros(n, dtype=torch.int64)
     defocus_A = torch.from_numpy((inputs.table.defocus_u_A + inputs.table.defocus_v_A) / 2)
-    for half in (1, 2):
-        mine = torch.from_numpy(inputs.half == half)
-        # Percentiles of one half must not depend on the other: no group holds both.
-        group[mine] = 2 * defocus_groups(defocus_A[mine]) + half - 1
-    cost_percentile, max_cc_percentile = percentiles(cost, group), percentiles(max_cc, group)
+    half_of = torch.from_numpy(inputs.half).long()
+    group = defocus_groups(defocus_A, half_of)
+    # Percentiles of one half must not depend on the other, though ranges of defocus are shared.
+    ranked = 2 * group + half_of
+    cost_percentile, max_cc_percentile = percentiles(cost, ranked), percentiles(max_cc, ranked)
     scores = poses.scores.replace(
         cost=cost,
         max_cc=max_cc,
@@ -72,7 +71,7 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         angle_diff2_deg=angle_diff2_deg,
         shift_diff2_A=shift_diff2_A,
         angular_temperature_deg=temperature_deg,
-        defocus_group=(group // 2 + 1).double(),
+        defocus_group=(group + 1).double(),
         cost_percentile=cost_percentile,
         max_cc_percentile=max_cc_percentile,
         percentile=cost_percentile if is_local else max_cc_percentile,

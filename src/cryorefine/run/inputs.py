@@ -210,10 +210,12 @@ class Opened:
     def radius_px(self, start: Tensor | None, events: EventLog) -> float:
         """Return the particle's radius in voxels: the user's, or measured on the reference.
 
-        Without either it is nine tenths of half the box.
+        A user's radius that is not positive is half the box. Without either it is nine tenths of half the box.
         """
         largest = self.size_px / 2 - 1.0
         if self.settings.particle_radius_px is not None:
+            if self.settings.particle_radius_px <= 0:
+                return largest
             radius = self.settings.particle_radius_px * self.table.optics[0].pixel_A / self.voxel_A
             if radius > self.size_px / 2:
                 raise InputError(
