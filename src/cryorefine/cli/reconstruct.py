@@ -39,6 +39,7 @@ settings_options(
     "ctf_envelope",
     "phase_flipped",
     "ctf_premultiplied",
+    "split",
     "max_energy",
     "fourier_padding",
     "reconstruct_min_tilt_deg",

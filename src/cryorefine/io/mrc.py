@@ -269,11 +269,21 @@ def _require_computable(data: np.ndarray, path: Path) -> None:
         )
 
 
-def write_volume(path: Path, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
-    """Write a map atomically as float32 with its voxel size."""
+def write_volume(
+    path: Path, volume: Float[Tensor, "z y x"], voxel_A: float, *, labels: tuple[str, ...] = ()
+) -> None:
+    """Write a map atomically as float32 with its voxel size.
+
+    Parameters
+    ----------
+    labels
+        Up to nine texts of 80 characters at most for the header.
+    """
     with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
         mrc.set_data(volume.detach().cpu().float().contiguous().numpy())
         mrc.voxel_size = voxel_A
+        for label in labels:
+            mrc.add_label(label)
 
 
 def write_stack(path: Path, images: Float[Tensor, "n y x"], pixel_A: float, *, half: bool) -> None:

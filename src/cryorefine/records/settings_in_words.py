@@ -88,6 +88,11 @@ def _images(s: RefineSettings) -> Iterator[str]:
     ):
         if state is not None:
             yield f"The images were taken to be {'' if state else 'not '}{what}."
+    if s.split == "stochastic":
+        yield (
+            "Half sets were drawn anew at every iteration: the half maps are not independent, and "
+            "the resolution is not that of a gold-standard refinement."
+        )
     if s.particle_radius_px is not None:
         yield f"The radius of the particle was given as {s.particle_radius_px:g} pixels."
     if _differs(s, "max_energy"):

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.io.mrc import write_volume
 from cryorefine.io.output_path import is_there
+from cryorefine.records.map_files import write_map, write_map_table
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics, summary_counts
 from cryorefine.records.particle_tables import (
@@ -28,6 +26,7 @@ from cryorefine.records.particle_tables import (
     write_undecided_table,
 )
 from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.split import inputs_of_iteration
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
 from cryorefine.state.state import Inputs, State
@@ -145,6 +144,7 @@ def _number(value: float) -> float | None:
 
 def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> dict[str, Any]:
     """Return the numbers of ``summary.json``; values that do not exist are null."""
+    inputs = inputs_of_iteration(inputs, state.iteration)
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
@@ -185,6 +185,7 @@ def write_iteration_files(
     since
         Iteration that began with the settings of ``inputs``.
     """
+    inputs = inputs_of_iteration(inputs, state.iteration)
     if len(inputs.rejected):
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
@@ -192,9 +193,10 @@ def write_iteration_files(
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)
-    write_volume(folder / "map.mrc", weighted.cpu(), inputs.voxel_A)
+    write_map(folder / "map.mrc", weighted, inputs.voxel_A)
+    write_map(folder / "map_average.mrc", average, inputs.voxel_A)
     sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
-    write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
+    write_map(folder / "map_sharpened.mrc", sharpened, inputs.voxel_A)
     write_fsc_table(folder / "fsc.star", state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
     if state.poses.others is not None:
@@ -207,7 +209,8 @@ def write_iteration_files(
     write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics, since=since))
     processed = _processed(inputs, state, weighted)
     if processed is not None:
-        write_volume(folder / "map_processed.mrc", processed.cpu(), inputs.voxel_A)
+        write_map(folder / "map_processed.mrc", processed, inputs.voxel_A)
+    write_map_table(folder, inputs.voxel_A, state.evaluation.resolution_A)
 
 
 def _processed(

@@ -1,6 +1,7 @@
 """Settings of the particles, and of how their images were made."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -37,6 +38,12 @@ class ParticleSettings(SettingsGroup):
         None,
         description="Images have been multiplied by their CTF (default: as the particle file "
         "says).",
+    )
+    split: Literal["fixed", "stochastic"] = Field(
+        "fixed",
+        description="Half sets. fixed: drawn once, or as the particle file has them; stochastic: "
+        "drawn anew at every iteration, whatever the file has. Half maps are then not independent, "
+        "and their FSC is too good.",
     )
     max_energy: float = Field(
         30.0,

@@ -35,6 +35,8 @@ __all__ = [
 RESULTS = (
     "map.mrc",
     "map_sharpened.mrc",
+    "map_average.mrc",
+    "map.star",
     "half1.mrc",
     "half2.mrc",
     "mask.mrc",
