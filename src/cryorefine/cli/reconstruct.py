@@ -34,6 +34,7 @@ settings_options(
     "symmetry",
     "particle_radius_px",
     "mask",
+    "mask_voxel_angstrom",
     "fsc_criterion",
     "ctf",
     "ctf_envelope",

@@ -38,6 +38,14 @@ def _deg(value: float) -> str:
     return "" if value != value else f", poses turned {value:.2f}° (median)"
 
 
+def _refined(settings: RefineSettings) -> list[str]:
+    """Return what was refined of single particles beside their poses."""
+    if not settings.refines_values_at_end:
+        return _requested(settings, _REFINED)
+    at_end = {"refine_grey", "refine_scale"} | ({"refine_defocus"} if settings.ctf else set())
+    return [text for name, text in _REFINED.items() if name in at_end or getattr(settings, name)]
+
+
 def _requested(settings: RefineSettings, names: dict[str, str]) -> list[str]:
     return [text for name, text in names.items() if getattr(settings, name)]
 
@@ -86,7 +94,7 @@ def summary_text(
         *_worst_direction(summary),
         f"weights       {_listed(_requested(settings, _WEIGHTS)) or 'all particles alike'}",
     ]
-    refined = _requested(settings, _REFINED)
+    refined = _refined(settings)
     if refined:
         lines.append(f"also refined  {_listed(refined)}")
     lines += [
@@ -149,7 +157,7 @@ def methods_text(
     weights = _requested(settings, _WEIGHTS)
     if weights:
         sentences.append(f"In reconstructions particles were weighted by {_listed(weights)}.")
-    refined = _requested(settings, _REFINED)
+    refined = _refined(settings)
     if refined:
         sentences.append(f"For each particle {_listed(refined)} were refined.")
     if summary["resolution_A"] is not None:

@@ -33,6 +33,7 @@ from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
 from cryorefine.refine.noise import initial_noise
 from cryorefine.refine.start import reconstruct_start, start_from_poses
+from cryorefine.refine.user_command import COMMAND_VARIABLES
 from cryorefine.restore.command import check_command
 from cryorefine.settings import RefineSettings
 from cryorefine.state.particle_batches import make_half_optics, particle_stack
@@ -40,7 +41,6 @@ from cryorefine.state.plan import Geometry
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
-    "COMMAND_VARIABLES",
     "NO_POSE",
     "Opened",
     "first_state",
@@ -50,9 +50,6 @@ __all__ = [
     "starting_state",
     "without_unassigned",
 ]
-
-COMMAND_VARIABLES = ("volume", "sampling", "dim", "half", "iteration")
-"""What the commands of a user may name; the post-processed map has half 0."""
 
 NO_POSE = "no pose, find one with --alignment global"
 """Why a particle takes no part where given poses are kept."""
@@ -102,7 +99,7 @@ class Opened:
         masks = []
         for path in (settings.mask, settings.reference_mask, settings.post_mask):
             with problems.collected():
-                masks.append(None if path is None else _read_mask(path))
+                masks.append(None if path is None else _read_mask(path, settings))
         for command in (settings.reference_command, settings.post_command):
             with problems.collected():
                 if command is not None:
@@ -209,7 +206,8 @@ class Opened:
     def radius_px(self, start: Tensor | None, events: EventLog) -> float:
         """Return the particle's radius in voxels: the user's, or measured on the reference.
 
-        A user's radius that is not positive is half the box. Without either it is nine tenths of half the box.
+        A user's radius that is not positive is half the box. Without either it is nine tenths of
+        half the box.
         """
         largest = self.size_px / 2 - 1.0
         if self.settings.particle_radius_px is not None:
@@ -298,8 +296,10 @@ def _read_reference(path: Path, settings: RefineSettings) -> Volume:
     return volume
 
 
-def _read_mask(path: Path) -> Volume:
-    volume = read_volume(path)
+def _read_mask(path: Path, settings: RefineSettings) -> Volume:
+    volume = read_volume(
+        path, voxel_A=settings.mask_voxel_angstrom, voxel_option="--mask-voxel-angstrom"
+    )
     low, high = float(volume.data.min()), float(volume.data.max())
     if low < -0.01 or high > 1.01:
         raise InputError(
