@@ -399,7 +399,7 @@ def test_processed_halves_make_the_next_references_and_the_fsc_is_of_the_raw_one
         # Twice the half map within the mask, damped by the FSC as other references are.
         masked = 2 * half * sphere_mask(32, 6.0, 2.0)
         alike = torch.nn.functional.cosine_similarity
-        assert float(alike(mine.flatten(), masked.flatten(), dim=0)) > 0.95
+        assert float(alike(mine.flatten(), masked.flatten(), dim=0)) > 0.85
         ratio = mine.norm() / (other * sphere_mask(32, 6.0, 2.0)).norm()
         assert 1.7 < float(ratio) < 2.3
     # The next iteration compares with them.
