@@ -1,6 +1,7 @@
 """How well a map agrees with the copies that a symmetry makes of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,10 +58,9 @@ def symmetry_agreement(volume: Float[Tensor, "z y x"], group: Symmetry) -> Symme
     origin = np.full(3, volume.shape[-1] // 2, dtype=np.float64)
     for matrix in group.point_group:
         turned = matrix.numpy()[::-1, ::-1]  # array axes are z, y, x
+        offset: Any = origin - turned @ origin  # scipy's own annotation has numbers only
         copy = torch.from_numpy(
-            ndimage.affine_transform(
-                coefficients, turned, origin - turned @ origin, order=3, prefilter=False
-            )
+            ndimage.affine_transform(coefficients, turned, offset, order=3, prefilter=False)
         )
         correlation = float((features * copy).sum() / (norm * copy.norm()).clamp_min(1e-30))
         if correlation < worst.correlation:
