@@ -47,6 +47,8 @@ class Iteration:
         What images were compared with, by half.
     after
         The state that it ended with.
+    n_aligned
+        Particles that were compared with the references for their pose.
     """
 
     inputs: Inputs
@@ -54,6 +56,7 @@ class Iteration:
     before: State
     references: tuple[SliceGrid, SliceGrid]
     after: State
+    n_aligned: int
 
 
 def iterate(
@@ -94,7 +97,7 @@ def iterate(
         history=[*state.history, record], own_share=own_share,
         sums=None if plan.subset is None else sums, used_references=references.volumes,
     )  # fmt: skip
-    return Iteration(inputs, plan, state, references.grids, after)
+    return Iteration(inputs, plan, state, references.grids, after, found.n_aligned)
 
 
 def _scaled(
