@@ -19,6 +19,7 @@ from cryorefine.run.checkpoint import (
     save_start,
     save_state,
 )
+from cryorefine.state.counts import ParticleCounts
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import OtherPoses, Poses
 from tests.builders import make_checkpoint, make_state, refused
@@ -368,3 +369,17 @@ def test_where_a_segment_begins_has_a_version_too(tmp_path):
 
 def test_every_earlier_version_has_a_way_to_the_next():
     assert len(_MIGRATIONS) == VERSION
+
+
+@pytest.mark.parametrize("subset", [None, 9])
+def test_what_only_some_records_have_is_read_back(tmp_path, subset):
+    counts = ParticleCounts(12, {"no pose": 2}, 1, 8, {"tilts": 3}, (2, 4))
+    state = make_state(1, size_px=4)
+    record = dataclasses.replace(state.history[-1], subset=subset, counts=counts)
+    save(tmp_path, dataclasses.replace(state, history=[record]))
+    read = load_state(tmp_path, 1).state.history[-1]
+    assert (read.subset, read.counts) == (subset, counts)
+    wrong = dataclasses.replace(record, counts=dataclasses.replace(counts, n_aligned=-1))
+    save(tmp_path, dataclasses.replace(state, history=[wrong]))
+    with refused("history", "counts of particles"):
+        load_state(tmp_path, 1)
