@@ -513,3 +513,21 @@ def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
     for radius in (-1.0, 0.0):
         summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius)
         assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need
+
+
+def test_the_schedule_of_highres_ends_with_values_of_single_particles(tiny, tmp_path):
+    how = {"alignment": "automatic", "iterations": 2}
+    _, table = run(tiny, tmp_path / "run", automatic_schedule="highres", **how)
+    state = load_state(tmp_path / "run", 2).state
+    assert [record.mode for record in state.history] == ["global", "local"]
+    assert load_state(tmp_path / "run", 1).state.poses.optics is None
+    for label in ("GreyScale", "MagnificationXX", "DefocusChange"):
+        assert np.ptp(table.floats(f"cryorefine{label}")) > 1e-4
+    # The scale is one for both axes.
+    assert np.allclose(
+        table.floats("cryorefineMagnificationXX"), table.floats("cryorefineMagnificationYY")
+    )
+    _, plain = run(tiny, tmp_path / "plain", automatic_schedule="fixed", **how)
+    assert "cryorefineGreyScale" not in plain
+    with refused("--automatic-schedule highres", "--device"):
+        run(tiny, tmp_path / "gpu", automatic_schedule="highres", device="cuda", **how)

@@ -106,7 +106,7 @@ def _record(number: int, record: IterationRecord) -> Wrong:
             yield "history", f"with {name} in its range", f"with {_shown(values[name])}"
 
 
-def _counted(counts: dict[str, Any] | None) -> Iterator[object]:
+def _counted(counts: dict[str, Any] | None) -> Iterator[Any]:
     """Yield the numbers of a record of counts, which has some by reason or by half."""
     for value in (counts or {}).values():
         if isinstance(value, dict):
