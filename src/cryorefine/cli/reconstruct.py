@@ -33,6 +33,7 @@ settings_options(
     "symmetry",
     "particle_radius_px",
     "mask",
+    "mask_voxel_angstrom",
     "fsc_criterion",
     "invert_contrast",
     "ctf",

@@ -38,7 +38,7 @@ from cryorefine.state.particle_batches import (
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.state import Inputs, Poses, State
 
-__all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
+__all__ = ["GreyScale", "ScaledReferences", "common_factor", "find_grey_scales", "scale_references"]
 
 _SAMPLE = 64
 """Images of each half and sampling geometry that the grey scale is found with: a sum over all poses
@@ -273,6 +273,25 @@ def _at_known_poses(
     return float(cross.sum()), float(model.abs().square().double().sum()), cross.sum(1).cpu()
 
 
+@dataclass(frozen=True, eq=False)
+class ScaledReferences:
+    """References on the images' grey scale.
+
+    Attributes
+    ----------
+    state
+        With its references so.
+    grids
+        Made of them.
+    factors
+        What those of both halves were multiplied by.
+    """
+
+    state: State
+    grids: tuple[SliceGrid, SliceGrid]
+    factors: tuple[float, float]
+
+
 def scale_references(
     inputs: Inputs,
     state: State,
@@ -280,11 +299,10 @@ def scale_references(
     plan: IterationPlan,
     events: EventLog,
     engine: Engine,
-) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
+) -> ScaledReferences:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
     found = find_grey_scales(inputs, state, grids, plan, engine)
-    factors = [half.factor for half in found]
-    events.emit(GreyScaleFound(half1=factors[0], half2=factors[1]))
+    events.emit(GreyScaleFound(half1=found[0].factor, half2=found[1].factor))
     odds = ContrastOdds.together(half.odds for half in found)
     if is_inverted(odds):
         switch = "leave out" if inputs.settings.invert_contrast else "give"
@@ -295,17 +313,18 @@ def scale_references(
             "initial map by -1 if its particle is dark"
         )
     else:
-        for half, factor in enumerate(factors, 1):
+        for half, factor in enumerate([half.factor for half in found], 1):
             if factor == 0:
                 events.warn(
                     f"the reference explains nothing in the images of half {half}: is the initial "
                     "map the wrong one, or its voxel size?"
                 )
+    factors = found[0].factor or 1.0, found[1].factor or 1.0
     references = tuple(
-        volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
+        volume * factor for volume, factor in zip(state.references, factors, strict=True)
     )
     first, second = (
-        dataclasses.replace(grid, values=grid.values * (factor or 1.0))
+        dataclasses.replace(grid, values=grid.values * factor)
         for grid, factor in zip(grids, factors, strict=True)
     )
     state = dataclasses.replace(
@@ -315,7 +334,7 @@ def scale_references(
         shift_sigma_A=(found[0].shift_sigma_A, found[1].shift_sigma_A),
         is_scaled=True,
     )
-    return state, (first, second)
+    return ScaledReferences(state, (first, second), factors)
 
 
 def common_factor(

@@ -25,7 +25,7 @@ from cryorefine.records.particle_tables import (
     write_rejected_table,
     write_undecided_table,
 )
-from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.user_command import run_user_command
 from cryorefine.refine.split import inputs_of_iteration
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
@@ -190,6 +190,8 @@ def write_iteration_files(
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
+    for half, volume in enumerate(state.used_references or (), 1):
+        write_volume(folder / f"reference{half}_used.mrc", volume, inputs.voxel_A)
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)

@@ -117,7 +117,9 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
 
     Where there is a thread to spare, an iteration is committed and reported beside the next.
     """
-    output, inputs, events, state = running.output, running.inputs, running.events, running.state
+    output, events, state = running.output, running.events, running.state
+    inputs = dataclasses.replace(running.inputs, run_folder=output)
+    running = dataclasses.replace(running, inputs=inputs)
     report, start_A = TimedReport(output, reporter), state.start_A
     has_room = running.engine.n_workers > 1 and inputs.working_memory.both_halves
     beside = Beside[dict[str, Any]](at_once=has_room)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cryorefine.errors import InputError
 from cryorefine.records.checkpoint_record import Checkpoint
-from cryorefine.run.checkpoint import load_start, load_state, prune_references
+from cryorefine.run.checkpoint import load_start, load_state, prune_iterations
 from cryorefine.run.folder import Clock, input_paths
 from cryorefine.run.segments import Segment, current_settings, read_segments
 from cryorefine.settings import RefineSettings, make_settings
@@ -114,7 +114,7 @@ def put_right(stopped: StoppedRun) -> str:
     done = committed_iterations(run)[-1]
     wrong = repair(run, input_paths(settings, ()))
     if settings.intermediate == "remove":
-        prune_references(run, done)
+        prune_iterations(run, done, input_paths(settings, ()))
     if not (wrong and has_record):
         return ""
     return (

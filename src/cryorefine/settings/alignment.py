@@ -19,11 +19,12 @@ class AlignmentSettings(SettingsGroup):
         "searches for a random subset at each iteration and mixes its map into the one before; "
         "none keeps the poses of the file.",
     )
-    automatic_schedule: Literal["data", "fixed"] = Field(
+    automatic_schedule: Literal["data", "fixed", "highres"] = Field(
         "data",
         description="Schedule of automatic alignment. data: the FSC and the changes of poses tell "
         "when it becomes local and when it ends; fixed: 3 global and 2 local iterations, or of "
-        "--iterations the last two fifths local.",
+        "--iterations the last two fifths local; highres: the same, and the last one refines grey "
+        "values, scale and defocus of every particle (on the CPU).",
     )
     iterations: int | None = Field(
         None,

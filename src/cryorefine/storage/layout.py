@@ -14,6 +14,7 @@ from cryorefine.errors import InputError
 __all__ = [
     "EVENTS",
     "INPUTS",
+    "INTERMEDIATE",
     "ITERATION_FILES",
     "LOCK",
     "MANIFEST",
@@ -61,7 +62,15 @@ RUN_FILES = (EVENTS, "legs.json", MANIFEST, PUBLISHED, "report.html", "settings.
 
 _STATE = "state.npz"
 """By which a folder is known as one of a run's: users may have folders of like names."""
-ITERATION_FILES = (*RESULTS, "reference1.mrc", "reference2.mrc", "sums.npz", _STATE)
+INTERMEDIATE = (
+    *(name for name in RESULTS if name.endswith(".mrc")),
+    *("reference1.mrc", "reference2.mrc", "sums.npz"),
+)
+"""What of an iteration before the last two can be done without: only resuming needs it, and people
+who look at how maps came about."""
+_USED_REFERENCES = ("reference1_used.mrc", "reference2_used.mrc")
+"""As images were compared with them; only where intermediate files are kept."""
+ITERATION_FILES = (*dict.fromkeys((*RESULTS, *INTERMEDIATE)), *_USED_REFERENCES, _STATE)
 SEGMENT_FILES = ("settings.toml", MANIFEST, _STATE)
 
 INPUTS = "inputs"

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from cryorefine.errors import InputError
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.formats.envelope import read_envelope
 from cryorefine.particles.formats.plausible import (
     LONGEST_ZERNIKE,
     ZERNIKE,
@@ -237,6 +239,7 @@ def _read_optics(
         raise InputError(
             "only 2D images can be refined", where=str(block.path), do="give single-particle images"
         )
+    of_particle = _group_of_particles(particles, numbers)
     groups = []
     for row, number in enumerate(numbers):
         if (numbers[:row] == number).any():
@@ -245,8 +248,12 @@ def _read_optics(
                 where=block.where(row, "rlnOpticsGroup"),
                 do="keep one row; images of another pixel size or box need a group of their own",
             )
-        groups.append(_read_group(block, row, int(number), ctf))
-    return tuple(groups), _group_of_particles(particles, numbers)
+        group = _read_group(block, row, int(number), ctf)
+        if ctf:
+            members = np.flatnonzero(of_particle == row)
+            group = replace(group, envelope=read_envelope(block, row, particles, members))
+        groups.append(group)
+    return tuple(groups), of_particle
 
 
 def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGroup:
