@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cryorefine.events import DeviceMemoryPlanned, EventLog, MemoryPlanned
 from cryorefine.kernels.grid import HALO, OVERSAMPLING, grid_layout
-from cryorefine.particles.images import MAPPED_BYTES
 
 __all__ = [
     "MemoryPlan",
@@ -102,8 +101,6 @@ class RunSize:
         Whether orientations are searched everywhere.
     n_particles
         In the file.
-    stored_bytes
-        Size of the image stacks: pages of them count while they are mapped.
     threads
         That work on batches at once.
     processes
@@ -115,7 +112,6 @@ class RunSize:
     is_symmetric: bool
     searches: bool
     n_particles: int
-    stored_bytes: int
     threads: int
     processes: int = 0
 
@@ -150,7 +146,7 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
         peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
-    fixed_bytes = used_bytes + min(run.stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
+    fixed_bytes = used_bytes + _ALWAYS_BYTES
     fixed_bytes += _PARTICLE_BYTES * run.n_particles + (_SEARCH_BYTES if run.searches else 0)
     fixed_bytes += _PROCESS_BYTES * run.processes
 
