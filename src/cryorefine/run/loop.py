@@ -30,6 +30,7 @@ from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import State
 from cryorefine.storage.lock import locked
+from cryorefine.storage.removal import sweep_inputs
 
 __all__ = ["refine", "resume"]
 
@@ -137,6 +138,7 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
             report.write_if_cheap()
         return summary
 
+    sweep_inputs(output)
     plan = following(state.history)
     while plan is not None:
         try:
