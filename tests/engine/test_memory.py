@@ -73,6 +73,14 @@ def test_twice_the_box_needs_much_more(run):
     assert 4.5 < large_peak / small_peak < 9
 
 
+@given(run=runs)
+def test_one_thread_which_takes_half_after_half_needs_less_than_two(run):
+    bare = {**run, "threads": 1, "searches": False, "size_px": 192}
+    one, two = (planned({**bare, "threads": n}, 10**15) for n in (1, 2))
+    assert one.partial_sums == two.partial_sums
+    assert two.peak_bytes - one.peak_bytes > 250e6  # three half grids of 98 MB, at least
+
+
 @given(run=runs, free=st.integers(0, 10**11))
 def test_less_memory_cuts_sums_and_batches_only_when_half_after_half_would_not_fit(run, free):
     full = planned(run, 10**15)

@@ -23,6 +23,11 @@ _COMMANDS = {
     "report": "Write a run's report.html anew.",
 }
 
+_NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM
+)  # fmt: skip
+"""What a disk that is full or may not be written to answers, and a limit to the size of files."""
+
 
 class _LazyGroup(click.Group):
     """Imports a subcommand's module only when it is called: ``--help`` stays instant."""
@@ -79,7 +84,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         _complain(f"stopped by {stop or 'the user'}.")
         sys.exit(3)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in _NOT_WRITABLE:
             raise
         _complain(
             f"{error.filename or 'writing'}: {error.strerror}. Free space or choose another folder."

@@ -134,11 +134,13 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
     grid = grid_bytes(run.size_px, run.oversampling)
 
     def plan(partial_sums: int, both_halves: bool, batch_bytes: int) -> MemoryPlan:
-        if both_halves:
+        # One thread takes half after half, whether there is room for both or not.
+        is_at_once = both_halves and run.threads > 1
+        if is_at_once:
             solving = _GRIDS_BOTH_SYMMETRIC if run.is_symmetric else _GRIDS_BOTH
         else:
             solving = _GRIDS_SYMMETRIC if run.is_symmetric else _GRIDS
-        at_once = partial_sums * (2 if both_halves else 1)
+        at_once = partial_sums * (2 if is_at_once else 1)
         grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
         images = image_bytes(run.size_px) * min(_LARGEST_BATCH, run.n_particles // 2)
         batches = _BATCHES * min(batch_bytes, images) * run.threads

@@ -104,7 +104,8 @@ def resume(
     check_is_run(output)
     with locked(output):
         stopped = read_stopped_run(output)
-        renewed = put_right(stopped)
+        with interruptible(f"go on with 'cryorefine resume {output}'"):
+            renewed = put_right(stopped)
         has_changed = accept_changed_inputs and changes_of_inputs(stopped)
         begin = next_segment if requested.is_any or has_changed else same_segment
         with begin(stopped, requested, listeners) as running:
@@ -155,11 +156,12 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                 events.emit(RunStopped(message=str(stop)))
                 report.write()
             raise
-    summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
-    warn_of_poses(events, output, inputs.settings, summary)
-    events.emit(RunEnded(**summary))
-    report.write()
-    return summary
+    with interruptible(partial(_safe, output, beside)):
+        summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
+        warn_of_poses(events, output, inputs.settings, summary)
+        events.emit(RunEnded(**summary))
+        report.write()
+        return summary
 
 
 def _safe(output: Path, beside: Beside[Any]) -> str:
