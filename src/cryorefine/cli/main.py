@@ -27,6 +27,11 @@ _COMMANDS = {
     "report": "Write a run's report.html anew.",
 }
 
+_NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM
+)  # fmt: skip
+"""What a disk that is full or may not be written to answers, and a limit to the size of files."""
+
 
 class _LazyGroup(click.Group):
     """Imports a subcommand's module only when it is called: ``--help`` stays instant."""
@@ -94,8 +99,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         if lack_of_memory(error):
             _complain("memory is full. Raise the limit (ulimit -v), or end other programs.")
             sys.exit(2)
-        known = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
-        if not isinstance(error, OSError) or error.errno not in known:
+        if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
             raise
         _complain(
             f"{error.filename or 'writing'}: {error.strerror}. Free space or choose another folder."

@@ -15,7 +15,8 @@ __all__ = ["command"]
 @click.argument("run", type=FILE_PATH)
 def command(run: Path) -> None:
     """Write report.html of the run in folder RUN anew."""
-    from cryorefine.report.build import write_report
+    from cryorefine.io.atomic import write_text
+    from cryorefine.report.build import render_report
     from cryorefine.storage.layout import MANIFEST, check_no_links
     from cryorefine.storage.manifest import is_being_filled
     from cryorefine.storage.publication import repair_if_free
@@ -25,5 +26,5 @@ def command(run: Path) -> None:
     check_no_links(run)
     if not is_being_filled(run):
         repair_if_free(run)
-    write_report(run)
+    write_text(run / "report.html", render_report(run))
     click.echo(f"report      {run / 'report.html'}")

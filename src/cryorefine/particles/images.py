@@ -1,12 +1,9 @@
-"""Images of particles: checked once, then read lazily from memory-mapped stacks."""
+"""Images of particles: their stacks are checked once, and read when images are asked for."""
 
 import math
-import mmap
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,16 +13,11 @@ from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import StackHeader, read_stack_header
+from cryorefine.io.open_files import OpenFiles
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 
-__all__ = ["MAPPED_BYTES", "ImageSource", "open_images"]
-
-_MAX_OPEN = 64
-"""Stacks that are open at a time: systems allow a process 256 files or more."""
-
-MAPPED_BYTES = 256 << 20
-"""Of larger sets, mapped pages are given back whenever so much has been read."""
+__all__ = ["ImageSource", "open_images"]
 
 
 class ImageSource:
@@ -51,23 +43,13 @@ class ImageSource:
         self._stack_index = table.stack_index
         self._image_index = table.image_index
         self.headers = tuple(headers)
-        self._is_large = self.stored_bytes > MAPPED_BYTES
-        self._open_nothing()
-
-    def _open_nothing(self) -> None:
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._read_bytes = 0
-        self._lock = Lock()
+        self._files = OpenFiles()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = dict(vars(self))
-        for name in ("_maps", "_read_bytes", "_lock"):
-            del kept[name]
-        return kept
+        return {name: value for name, value in vars(self).items() if name != "_files"}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        vars(self).update(kept)
-        self._open_nothing()
+        vars(self).update(kept, _files=OpenFiles())
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
         """Return images as float32, as they are in the file, or inverted. Rows must share one box.
@@ -75,36 +57,20 @@ class ImageSource:
         Raises
         ------
         InputError
-            If a stack is shorter by now than its header says.
+            If a stack is gone, cannot be read, or is shorter by now than its header says.
         """
         rows = np.asarray(rows)
-        first = self.headers[self._stack_index[rows[0]]]
-        out = np.empty((len(rows), *first.size_yx_px), np.float32)
+        out = np.empty(
+            (len(rows), *self.headers[self._stack_index[rows[0]]].size_yx_px), np.float32
+        )
         stacks = self._stack_index[rows]
         for stack in np.unique(stacks):
             where = np.flatnonzero(stacks == stack)
-            images = self._map(int(stack))
-            out[where] = images[self._image_index[rows[where]]]
+            indices = self._image_index[rows[where]]
+            self.headers[stack].read_images(self._files, indices, out, where)
         if self.is_inverted:
             np.negative(out, out=out)
-        self._forget_now_and_then(out.size * first.dtype.itemsize)
         return torch.from_numpy(out)
-
-    def _forget_now_and_then(self, read_bytes: int) -> None:
-        """Count what has been read; take pages out of this process when it is much."""
-        with self._lock:
-            self._read_bytes += read_bytes
-            if not self._is_large or self._read_bytes <= MAPPED_BYTES:
-                return
-            self._read_bytes, maps = 0, list(self._maps.values())
-        for images in maps:
-            _forget(images)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Size of the images in their files."""
-        each = [h.dtype.itemsize * h.size_yx_px[0] * h.size_yx_px[1] for h in self.headers]
-        return int(np.array(each, np.int64)[self._stack_index].sum())
 
     def batches(
         self,
@@ -163,28 +129,6 @@ class ImageSource:
                 where=str(self.headers[self._stack_index[row]].path),
                 do="restore the file, and begin or resume the run again",
             )
-
-    def _map(self, stack: int) -> np.ndarray:
-        with self._lock:
-            if stack in self._maps:
-                self._maps.move_to_end(stack)
-                return self._maps[stack]
-            while len(self._maps) >= _MAX_OPEN:
-                self._maps.popitem(last=False)
-            self.headers[stack].require_whole()
-            self._maps[stack] = self.headers[stack].open()
-            return self._maps[stack]
-
-
-def _forget(images: np.ndarray) -> None:
-    """Take a mapped file's pages out of this process: the system's cache keeps them.
-
-    They would count as the process's memory, a whole stack after one pass over it. Reading them
-    again costs half as much again as reading them where they are: not to be done often.
-    """
-    mapping = images.base
-    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def open_images(

@@ -499,7 +499,6 @@ def _run_size(opened: Opened) -> RunSize:
         is_symmetric=opened.group.order > 1,
         searches=_searches(settings),
         n_particles=len(opened.table),
-        stored_bytes=opened.images.stored_bytes,
         threads=threads_of(settings.threads),
         processes=settings.workers or 0,
     )

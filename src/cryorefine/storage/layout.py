@@ -26,6 +26,8 @@ __all__ = [
     "check_no_links",
     "committed_iterations",
     "is_leftover",
+    "is_object",
+    "is_object_leftover",
     "is_of_a_run",
     "is_run_file",
     "iteration_folder",
@@ -75,6 +77,14 @@ SEGMENT_FILES = ("settings.toml", MANIFEST, _STATE)
 
 INPUTS = "inputs"
 """Folder within a run's for inputs that were no files; it may be there before the run."""
+
+_OBJECT = re.compile(
+    r"(?:particles|reference\d|mask|reference_mask|post_mask|compare_to)_[0-9a-f]{16}\.(?:star|mrc)"
+)
+_OBJECT_PART = re.compile(
+    r"\.\w+\.part\.(?:star|mrc)|\.\.\w+\.part\.(?:star|mrc)\.[a-z0-9_]{8}\.part"
+)
+"""An object on its way, and that file on its own way."""
 
 LOCK = ".cryorefine.lock"
 """Held by the process that works in the folder."""
@@ -134,6 +144,16 @@ def is_leftover(name: str) -> bool:
         return True
     match = _PART.fullmatch(name)
     return match is not None and (match[1] in ITERATION_FILES or is_run_file(match[1]))
+
+
+def is_object(name: str) -> bool:
+    """Tell whether a name in the folder for inputs is that of an object written there."""
+    return _OBJECT.fullmatch(name) is not None
+
+
+def is_object_leftover(name: str) -> bool:
+    """Tell whether a name in the folder for inputs is of an object that is half written."""
+    return _OBJECT_PART.fullmatch(name) is not None
 
 
 def check_no_links(run: Path) -> None:
