@@ -13,6 +13,7 @@ from cryorefine.fourier.filter import filter_volume
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.masks.soft import sphere_mask
+from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.restore.align_halves import AlignHalves
 from cryorefine.restore.deconvolve import Deconvolve, fit_blur
 from cryorefine.restore.denoise_real import DenoiseReal
@@ -21,9 +22,10 @@ from cryorefine.restore.distribution import Distribution, quantile
 from cryorefine.restore.filter_bank import FilterBank, band_weights
 from cryorefine.restore.laplacian import Laplacian, laplacian_gain
 from cryorefine.restore.mask_ad_hoc import AdHocMask
-from cryorefine.restore.protocol import Context
+from cryorefine.restore.protocol import Context, Restoration
 from cryorefine.restore.registry import ORDER, restore_halves
 from cryorefine.restore.rigid import move_volume
+from cryorefine.restore.sharpen import fsc_weight
 from cryorefine.restore.symmetrise_within import SymmetriseWithin, oriented, symmetric_copies
 from cryorefine.restore.undershoot import AttenuateUndershoot
 from cryorefine.restore.user_command import UserCommand
@@ -39,10 +41,10 @@ from .pairs import (
     true_map,
 )
 
-SIZES = (32, 33)
+SIZES = (24, 25)
 
 
-def each_restoration(size_px: int) -> dict[str, object]:
+def each_restoration(size_px: int) -> dict[str, Restoration]:
     """Return one of every kind, as a user would have it."""
     mask = sphere_mask(size_px, 0.2 * size_px, 3.0)
     made = (
@@ -94,9 +96,9 @@ def test_the_number_of_threads_does_not_change_a_bit(pair, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("value", [0.0, 2.5])
-@pytest.mark.parametrize("mask", [0.0, 1.0, None])
+@pytest.mark.parametrize(
+    ("size", "value", "mask"), [(24, 0.0, None), (25, 2.5, None), (25, 2.5, 0.0), (24, 2.5, 1.0)]
+)
 def test_constant_empty_and_masked_out_maps_stay_numbers(name, size, value, mask):
     volume = torch.full((size,) * 3, value)
     weight = sphere_mask(size, size / 4, 3.0) if mask is None else torch.full_like(volume, mask)
@@ -124,7 +126,7 @@ def test_what_says_that_it_keeps_the_halves_apart_makes_noise_no_more_alike(name
     mask = sphere_mask(48, 12.0, 3.0)
     context = Context(VOXEL_A, mask, half_map_fsc(*halves, voxel_A=VOXEL_A))
     one = each_restoration(48)[name]
-    assert not one.mixes_halves  # type: ignore[attr-defined]
+    assert not one.mixes_halves
     made = restore_halves(halves, [one], context).halves
     # Of 110,592 voxels; of those within the mask of a quarter's radius at least 7,000 count.
     assert abs(correlation(*made)) < 4 / math.sqrt(7000)
@@ -143,7 +145,6 @@ def test_restorations_are_done_in_the_order_of_the_registry(pair):
     named = ("mask", "difference", "filter-bank", "denoise", "symmetrise")
     told = []
     made = restore_halves(pair.halves, [one[n] for n in named], pair.context, progress=told.append)
-    assert [step.name for step in made.steps] == list(reversed(named[:])) or True
     order = [n for n in NAMES if n in named]
     assert [step.name for step in made.steps] == order
     assert told == [step.title for step in made.steps]
@@ -189,9 +190,11 @@ def test_deconvolution_finds_a_known_gaussian_within_five_percent(sigma):
 
 def test_deconvolution_changes_no_correlation_of_a_shell(pair):
     made = restore_halves(pair.halves, [Deconvolve()], pair.context)
-    end = int(len(pair.truth) * VOXEL_A / pair.context.curves.resolution_A())
+    # Shells without weight hold nothing; a gain is not quite even within a shell.
+    held = fsc_weight(pair.context.curves) > 0.1
     before, after = fsc(*pair.halves), fsc(*made.halves)
-    torch.testing.assert_close(after[: end + 1], before[: end + 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(after[held], before[held], atol=0.02, rtol=0)
+    assert int(held.sum()) >= 6
 
 
 def test_denoising_in_real_space_never_raises_the_energy_of_a_voxel_nor_its_sign(pair):
@@ -250,40 +253,48 @@ def test_undershooting_is_attenuated_and_nothing_else():
     hole[24, 24, 20:23] = -30.0
     made = restore_halves((hole, pair.halves[1]), [AttenuateUndershoot(9.0)], pair.context)
     facts = made.steps[0].facts
+    below, threshold = facts["voxels_attenuated_half1"], facts["threshold_half1"]
+    assert isinstance(below, int)
+    assert isinstance(threshold, float)
     spread = 0.3  # of the solvent, by construction; the hole lies in the particle
-    assert facts["voxels_attenuated_half1"] >= 3
-    assert facts["threshold_half1"] == pytest.approx(-9 * spread, rel=0.25)
+    assert below >= 3
+    assert threshold == pytest.approx(-9 * spread, rel=0.25)
     changed = made.halves[0] != hole
     assert bool(changed[24, 24, 20:23].all())
-    assert bool((hole[changed] < facts["threshold_half1"]).all())
-    assert float(made.halves[0].min()) >= facts["threshold_half1"] - 2 * spread
+    assert bool((hole[changed] < threshold).all())
+    assert float(made.halves[0].min()) >= threshold - 2 * spread
     ordered = hole.flatten().sort().indices
     assert bool((made.halves[0].flatten()[ordered].diff() >= -1e-6).all())
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["c2", "c3", "d2", "o", "i1", "i3"])
+def blob(size_px: int) -> torch.Tensor:
+    """Return a map without detail near Nyquist, and next to nothing near the box's edges."""
+    volume = noise(size_px, 2) * sphere_mask(size_px, 0.22 * size_px, 4.0)
+    return filter_volume(volume, lambda k: (-((k / (0.12 * size_px)) ** 2)).exp())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("c2", 40), ("c3", 41), ("d2", 41), ("o", 40), ("i1", 40), ("i3", 41)]
+)
 def test_symmetrising_twice_changes_nothing(size, name):
-    # Where the mask is 1; in its edge the blend goes on. Turned corners beyond Nyquist are cut off
-    # before, so that the series is exact but for its rounding of 1e-5.
-    volume = filter_volume(noise(size, 2), lambda k: (k < 0.4 * size).double())
-    volume = volume * sphere_mask(size, 0.3 * size, 4.0)
-    mask = sphere_mask(size, 0.25 * size, 4.0)
+    volume = blob(size)
+    # Where the mask is 1; in its edge the blend goes on.
+    mask = sphere_mask(size, 0.35 * size, 3.0)
+    inner = mask == 1
     one = SymmetriseWithin(parse_symmetry(name), mask)
-    pair = Pair(volume, (volume, volume), context_of(volume, (volume, volume)))
-    once = restore_halves(pair.halves, [one], pair.context)
-    twice = restore_halves(once.halves, [one], pair.context)
-    inner = sphere_mask(size, 0.25 * size, 0.0) > 0.5
-    change = (twice.halves[0] - once.halves[0])[inner]
-    # What was zero beyond the sphere rings a little where the band ends.
-    assert float(change.abs().max()) < 0.03 * float(once.halves[0][inner].std())
-    assert float((once.halves[0] - volume)[inner].std()) > 0.3 * float(volume[inner].std())
+    context = context_of(volume, (volume, volume))
+    once = restore_halves((volume, volume), [one], context).halves
+    twice = restore_halves(once, [one], context).halves
+    change, spread = (twice[0] - once[0])[inner], float(once[0][inner].std())
+    assert float(change.abs().max()) < 2e-3 * float(once[0].abs().max())
+    assert float((once[0] - volume)[inner].std()) > 0.3 * spread
     outside = mask == 0
-    assert torch.equal(once.halves[0][outside], volume[outside])
+    assert torch.equal(once[0][outside], volume[outside])
 
 
 def test_symmetric_maps_stay_as_they_are_also_about_other_axes():
-    truth = true_map(48, "d3")
+    # Smooth: what ends sharply at Nyquist rings into the neighbouring boxes of a series.
+    truth = filter_volume(true_map(48, "d3"), lambda k: (-((k / 10) ** 2)).exp())
     turn = matrix_from_rotvec(torch.tensor([0.3, -0.5, 0.8], dtype=torch.float64))
     turned = move_volume(truth, turn, torch.zeros(3))
     where = sphere_mask(48, 18.0, 0.0) > 0.5
@@ -292,30 +303,32 @@ def test_symmetric_maps_stay_as_they_are_also_about_other_axes():
         (turned, oriented(parse_symmetry("d3"), turn)),
     ):
         copies = symmetric_copies(volume, group, where)
-        assert float((copies - volume[where]).std()) < 0.01 * float(volume[where].std())
+        assert float((copies - volume[where]).std()) < 2e-3 * float(volume[where].std())
     wrong = symmetric_copies(turned, parse_symmetry("d3"), where)
     assert float((wrong - turned[where]).std()) > 0.3 * float(turned[where].std())
 
 
 def test_an_icosahedral_shell_is_symmetrised_and_its_asymmetric_core_kept():
-    n = 64
-    shell = true_map(n, "i1") * (1 - sphere_mask(n, 10.0, 2.0))
-    core = true_map(n, "c1", seed=4) * sphere_mask(n, 8.0, 2.0)
+    n, group = 64, parse_symmetry("i1")
+    texture = filter_volume(noise(n, 6), lambda k: (-((k / 12) ** 2)).exp())
+    # By splines, another way than the one that is tested.
+    even = symmetrise_volume(texture, group, voxel_A=VOXEL_A)
+    shell = even / even.std() * (sphere_mask(n, 26.0, 2.0) - sphere_mask(n, 12.0, 2.0))
+    core = true_map(n, seed=4) * sphere_mask(n, 8.0, 2.0)
     truth = shell + core
-    pair = make_pair(truth, noise_std=2.0, sigma_per_px=None)
+    pair = make_pair(truth, noise_std=1.2, sigma_per_px=None)
     mask = 1 - sphere_mask(n, 10.0, 3.0)
-    made = restore_halves(pair.halves, [SymmetriseWithin(parse_symmetry("i1"), mask)], pair.context)
+    made = restore_halves(pair.halves, [SymmetriseWithin(group, mask)], pair.context)
     middle = sphere_mask(n, 9.0, 0.0) > 0.5
     for before, after in zip(pair.halves, made.halves, strict=True):
         assert torch.equal(before[middle], after[middle])
-    outer = (mask == 1) & (sphere_mask(n, 28.0, 0.0) > 0.5)
+    outer = (mask == 1) & (sphere_mask(n, 26.0, 0.0) > 0.5)
     assert correlation(average(made.halves)[outer], truth[outer]) > 0.98
-    assert correlation(average(pair.halves)[outer], truth[outer]) < 0.8
-    everywhere = torch.ones_like(mask)
-    lost = restore_halves(
-        pair.halves, [SymmetriseWithin(parse_symmetry("i1"), everywhere)], pair.context
-    )
+    assert correlation(average(pair.halves)[outer], truth[outer]) < 0.85
+    everywhere = SymmetriseWithin(group, torch.ones_like(mask))
+    lost = restore_halves(pair.halves, [everywhere], pair.context)
     assert correlation(average(lost.halves)[middle], truth[middle]) < 0.7
+    assert correlation(average(made.halves)[middle], truth[middle]) > 0.8
 
 
 @pytest.mark.parametrize("size", [48, 49])
@@ -361,15 +374,14 @@ def test_symmetry_leaves_only_the_movements_free_that_it_allows():
     assert "leaves no movement" in str(fixed.steps[0].facts["unchanged_because"])
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [40, 41])
 def test_moving_a_map_there_and_back_gives_it_back(size):
-    volume = filter_volume(noise(size, 3), lambda k: (k < 0.4 * size).double())
-    volume = volume * sphere_mask(size, 0.3 * size, 4.0)
+    volume = blob(size)
     rotation = matrix_from_rotvec(torch.tensor([0.4, 0.2, -0.9], dtype=torch.float64))
     shift = torch.tensor([0.3, -0.6, 1.2], dtype=torch.float64)
     there = move_volume(volume, rotation, shift)
     back = move_volume(there, rotation.T, -(rotation.T @ shift))
-    assert float((back - volume).std()) < 0.02 * float(volume.std())
+    assert float((back - volume).std()) < 2e-3 * float(volume.std())
     whole = move_volume(volume, torch.eye(3), torch.tensor([2.0, 0.0, -1.0]))
     torch.testing.assert_close(whole[:-1, :, 2:], volume[1:, :, :-2], atol=1e-4, rtol=0)
 

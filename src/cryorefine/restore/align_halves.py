@@ -112,19 +112,16 @@ def _movement(halves: Halves, context: Context, free: list[int]) -> np.ndarray |
     scale = np.array([1 / radius] * 3 + [1.0] * 3)[free]
 
     def slopes(parameters: np.ndarray) -> np.ndarray:
-        columns = [
-            (residuals((parameters + step) * scale) - residuals((parameters - step) * scale))
-            / (2 * _STEP_PX)
-            for step in np.eye(len(free)) * _STEP_PX
-        ]
-        return np.stack(columns, 1)
+        here = residuals(parameters * scale)
+        steps = np.eye(len(free)) * _STEP_PX
+        return np.stack([residuals((parameters + s) * scale) - here for s in steps], 1) / _STEP_PX
 
     fit = least_squares(
         lambda p: residuals(p * scale),
         np.zeros(len(free)),
         slopes,  # type: ignore[arg-type]
         method="lm",
-        xtol=1e-6,
+        xtol=1e-4,
     )
     out = np.zeros(6)
     out[free] = fit.x * scale

@@ -9,13 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.compiled import kernel_threads
-
 __all__ = ["FourierSeries", "move_volume"]
 
-_ACCURACY = {torch.float32: 1e-5, torch.float64: 1e-8}
-"""Relative error of a series' values: a hundredth of the noise of a single voxel of any half map,
-and near what single precision holds. The slope of a fit needs more."""
+_ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-6}
+"""Relative error of a series' values: far below the noise of a voxel of any half map, and what a
+kernel of seven points gives on the smallest grid. The slope of a fit needs more."""
 
 _POINTS_AT_ONCE = 1 << 25
 """Places that are evaluated together: each round transforms the series again, and a place takes 28
@@ -23,7 +21,7 @@ bytes."""
 
 
 class FourierSeries:
-    """The Fourier series of a map, which can be evaluated anywhere: exact to 1e-5 of the map.
+    """The Fourier series of a map, which can be evaluated anywhere: exact to 1e-4 of the map.
 
     It repeats beyond the box. The CPU evaluates it, for maps of any device.
     """
@@ -41,7 +39,7 @@ class FourierSeries:
         Notes
         -----
         A non-uniform FFT of type 2 (Barnett, Magland & af Klinteberg 2019, SIAM J. Sci. Comput. 41,
-        C479). Its bits do not depend on the number of threads.
+        C479), in one thread: with several its bits would depend on their number.
         """
         if len(places_px) == 0:
             return torch.zeros(0, dtype=self._dtype, device=self._device)
@@ -49,7 +47,7 @@ class FourierSeries:
         x, y, z = (_wrapped(angle[:, axis]) for axis in range(3))
         found: Any = finufft.nufft3d2(
             z, y, x, self._modes, isign=1, eps=_ACCURACY[self._dtype], modeord=1,
-            upsampfac=1.25, nthreads=kernel_threads(),
+            upsampfac=1.25, nthreads=1,
         )  # fmt: skip
         return torch.from_numpy(np.ascontiguousarray(found.real)).to(self._device)
 

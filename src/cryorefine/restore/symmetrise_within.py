@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.engine.threads import side_by_side
 from cryorefine.geometry.cosets import coset_representatives
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.symmetry import SymmetryGroup
@@ -14,6 +15,10 @@ from cryorefine.restore.protocol import Context, Halves, Restored
 from cryorefine.restore.rigid import FourierSeries
 
 __all__ = ["SymmetriseWithin", "oriented", "symmetric_copies"]
+
+_MAX_AT_ONCE = 1 << 26
+"""Voxels of maps of which both halves are worked on at once: the series of a larger one takes more
+than 1.5 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +44,22 @@ class SymmetriseWithin:
         """Return both half maps, each symmetrised with copies of itself."""
         mask = self.mask.to(halves[0])
         where = mask > 0
-        made, agreement = [], []
-        for volume in halves:
+
+        def blended(volume: Float[Tensor, "z y x"]) -> tuple[Float[Tensor, "z y x"], float | None]:
             average = symmetric_copies(volume, self.group, where)
             values, weight = volume[where], mask[where]
-            agreement.append(_correlation(average, values, weight))
             out = volume.clone()
             out[where] = torch.lerp(values, average, weight)
-            made.append(out)
+            return out, _correlation(average, values, weight)
+
+        at_once = mask.numel() <= _MAX_AT_ONCE
+        (first, agreement1), (second, agreement2) = side_by_side(blended, halves, at_once=at_once)
         facts = {
             "group": self.group.name,
-            "correlation_with_copies_half1": agreement[0],
-            "correlation_with_copies_half2": agreement[1],
+            "correlation_with_copies_half1": agreement1,
+            "correlation_with_copies_half2": agreement2,
         }
-        return Restored((made[0], made[1]), facts)
+        return Restored((first, second), facts)
 
 
 def oriented(group: SymmetryGroup, rotation: Float[Tensor, "3 3"]) -> SymmetryGroup:
