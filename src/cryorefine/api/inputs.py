@@ -19,8 +19,8 @@ from cryorefine.storage.layout import INPUTS
 
 __all__ = ["inputs_as_paths"]
 
-_VOLUMES = ("mask", "reference_mask", "post_mask", "compare_to")
-_OURS = re.compile(r"(particles|reference\d|mask|reference_mask|post_mask|compare_to)_[0-9a-f]{16}")
+_VOLUMES = ("mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to")
+_OURS = re.compile(rf"(particles|reference\d|{'|'.join(_VOLUMES)})_[0-9a-f]{{16}}")
 
 
 @contextmanager

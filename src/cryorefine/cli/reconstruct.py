@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cryorefine.cli.options import given, settings_options
+from cryorefine.settings.restoration import RestorationSettings
 
 __all__ = ["command"]
 
@@ -47,8 +48,7 @@ settings_options(
     "weight_stability",
     "weight_cc",
     "min_cc_weight",
-    "post_mask",
-    "post_command",
+    *RestorationSettings.model_fields,
     "command_shell",
     "compare_to",
     "seed",

@@ -13,6 +13,7 @@ from cryorefine.settings.particle_optics import ParticleOpticsSettings
 from cryorefine.settings.particles import ParticleSettings
 from cryorefine.settings.reconstruction import ReconstructionSettings
 from cryorefine.settings.reference import ReferenceSettings
+from cryorefine.settings.restoration import RestorationSettings
 from cryorefine.settings.weights import WeightSettings
 
 __all__ = ["GROUPS", "RefineSettings", "option_name"]
@@ -24,6 +25,7 @@ GROUPS: dict[str, type[SettingsGroup]] = {
     "Values of single particles": ParticleOpticsSettings,
     "References": ReferenceSettings,
     "Reconstruction and resolution": ReconstructionSettings,
+    "Restoration": RestorationSettings,
     "Weights": WeightSettings,
     "Computing and files": ComputingSettings,
 }
@@ -45,6 +47,7 @@ class RefineSettings(
     # A model's fields begin with those of its last base: see GROUPS for the order.
     ComputingSettings,
     WeightSettings,
+    RestorationSettings,
     ReconstructionSettings,
     ReferenceSettings,
     ParticleOpticsSettings,
@@ -62,6 +65,7 @@ class RefineSettings(
             *self._alignment(),
             *self._local(),
             *self._images(),
+            *self.problems_of_restorations(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
