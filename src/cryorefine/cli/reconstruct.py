@@ -48,6 +48,8 @@ settings_options(
     "weight_stability",
     "weight_cc",
     "min_cc_weight",
+    "file_weights",
+    "file_values",
     *RestorationSettings.model_fields,
     "command_shell",
     "compare_to",

@@ -27,8 +27,8 @@ def draw_restored(made: Restored, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
-    panels, curves = figure.subfigures(2, 1, height_ratios=(1, 1))
-    axes = panels.subplots(1, 3 + bool(made.maps))
+    grid = figure.add_gridspec(2, 3 + len(made.maps))
+    axes = [figure.add_subplot(grid[0, column]) for column in range(3 + len(made.maps))]
     scale = float(made.raw_map.data.std()) / max(float(made.map.data.std()), 1e-30)
     shown = [
         ("raw map", _middle(made.raw_map)),
@@ -41,7 +41,7 @@ def draw_restored(made: Restored, path: Path) -> None:
         place.imshow(plane, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-30))
         place.set_title(title, fontsize=9)
         place.set_axis_off()
-    plot = curves.subplots()
+    plot = figure.add_subplot(grid[1, :])
     plot.axhline(0.143, color=COLOURS["ink"], linewidth=0.8)
     values = [c for one in (made.fsc, made.fsc_processed) for c in _pair(one)]
     for values_of, key in zip(values, FSC_KEYS, strict=True):
