@@ -114,8 +114,7 @@ def cases(n: int) -> list[Case]:
         domain)  # fmt: skip
     add("filter-bank", "noise 1 in the whole sphere", FilterBank(), soft, noisy(soft, 1.0),
         everywhere)  # fmt: skip
-    add("filter-bank", "a domain of a fifth of the density", FilterBank(), faint,
-        noisy(faint, 1.0), domain)  # fmt: skip
+    add("filter-bank", "sharp detail within the particle", FilterBank(), truth, noisy(soft, 1.0))
     add("laplacian", "noise 0.3 in the whole sphere", Laplacian(), soft, noisy(soft, 0.3),
         everywhere)  # fmt: skip
     add("laplacian", "noise 2 within the particle", Laplacian(), soft, noisy(soft, 2.0))
