@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FourierSeries", "move_volume"]
+__all__ = ["POINTS_AT_ONCE", "FourierSeries", "move_volume"]
 
 _ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Relative error of a series' values: far below the noise of a voxel of any half map, and what a
 kernel of seven points gives on the smallest grid. The slope of a fit needs more."""
 
-_POINTS_AT_ONCE = 1 << 25
-"""Places that are evaluated together: each round transforms the series again, and a place takes 28
-bytes."""
+POINTS_AT_ONCE = 1 << 24
+"""Places that are evaluated together: each round transforms the series again, and a place takes
+about 70 bytes, 1.2 GB in all."""
 
 
 class FourierSeries:
@@ -81,7 +81,7 @@ def move_volume(
     axis = torch.arange(n, dtype=volume.dtype) - n // 2
     back, shift = rotation.to(volume.dtype).cpu(), shift_px.to(volume.dtype).cpu()
     out = torch.zeros(n**3, dtype=volume.dtype, device=volume.device)
-    planes = max(1, _POINTS_AT_ONCE // n**2)
+    planes = max(1, POINTS_AT_ONCE // n**2)
     for begin in range(0, n, planes):
         z, y, x = torch.meshgrid(axis[begin : begin + planes], axis, axis, indexing="ij")
         places = (torch.stack([x.flatten(), y.flatten(), z.flatten()], 1) - shift) @ back

@@ -12,7 +12,7 @@ from cryorefine.geometry.cosets import coset_representatives
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.restore.protocol import Context, Halves, Restored
-from cryorefine.restore.rigid import FourierSeries
+from cryorefine.restore.rigid import POINTS_AT_ONCE, FourierSeries
 
 __all__ = ["SymmetriseWithin", "oriented", "symmetric_copies"]
 
@@ -96,10 +96,14 @@ def symmetric_copies(
     if len(representatives) > 1:
         series = FourierSeries(total)
         n = volume.shape[-1]
-        places = (torch.nonzero(where).flip(1) - n // 2).to("cpu", torch.float64)
-        for matrix in representatives[1:]:
-            turned = (places @ matrix.T).to(volume.dtype)
-            sums += series.at(turned).to(sums)
+        index = torch.nonzero(where.flatten()).flatten().cpu()
+        for begin in range(0, len(index), POINTS_AT_ONCE):
+            part = slice(begin, begin + POINTS_AT_ONCE)
+            rows = index[part]
+            voxels = torch.stack([rows % n, rows // n % n, rows // n**2], 1)
+            places = (voxels - n // 2).double()
+            for matrix in representatives[1:]:
+                sums[part] += series.at((places @ matrix.T).to(volume.dtype)).to(sums)
     return (sums / group.order).to(volume)
 
 
