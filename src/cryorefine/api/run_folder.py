@@ -93,8 +93,8 @@ class Run:
         Parameters
         ----------
         keep_above_percentile
-            Use only particles whose quality is above this percentile, 0 to 100, from now on; 0
-            brings all back.
+            Leave out so many percent (0 to 100) of the particles from now on: the worst of each
+            defocus group; 0 brings all back.
         accept_changed_inputs
             Go on where files of the run have changed since it read them. Otherwise they are
             refused.

@@ -24,8 +24,8 @@ __all__ = ["command"]
 @click.option(
     "--keep-above-percentile",
     type=click.FLOAT,
-    help="Use only particles whose quality is above this percentile (0 to 100) within the run from "
-    "now on; 0 brings all back.",
+    help="Leave out so many percent (0 to 100) of the particles from now on: the worst of each "
+    "defocus group; 0 brings all back.",
 )
 @click.option(
     "--accept-changed-inputs",
@@ -50,7 +50,7 @@ def command(
     With options, all other settings stay those of the run, whatever their defaults say below. A
     run that has ended makes as many iterations again as its settings say, one that was stopped
     makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
-    voxel size, and the seed cannot change.
+    voxel size, the sign of the images' contrast, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.run.loop import resume

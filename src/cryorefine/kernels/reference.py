@@ -98,7 +98,12 @@ def extract_slices(
         Image frequencies (x, y) in cycles per box of the volume. Samples that are not in the grid,
         because a number is NaN or too large, are NaN.
     """
-    return extract_slices_with_gradient(grid, rotations, points)[0]
+    position, sign = _positions(grid.step, rotations, points)
+    nearest, w, _ = _weights(position, grid.step, grid.centre)
+    value = torch.zeros(position.shape[:2], dtype=grid.values.dtype, device=grid.values.device)
+    for index, (dx, dy, dz) in _neighbourhood(nearest, grid.centre):
+        value += grid.values[index] * (w[..., 0, dx] * w[..., 1, dy] * w[..., 2, dz])
+    return torch.where(sign < 0, value.conj(), value)
 
 
 def extract_slices_with_gradient(

@@ -26,6 +26,7 @@ from cryorefine.records.checkpoint_values import wrong_measurements, wrong_value
 from cryorefine.records.checkpoint_versions import VERSION, migrated
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
+from cryorefine.state.counts import counts_from_values
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Evaluation, OtherPoses, Poses, State
@@ -308,8 +309,11 @@ def _volume(path: Path, arrays: CheckpointArrays) -> torch.Tensor:
 def _history(arrays: CheckpointArrays) -> list[IterationRecord]:
     text = str(arrays.array("history", "text"))
     try:
-        return [IterationRecord(**record) for record in json.loads(text)]
-    except (ValueError, TypeError, RecursionError) as error:
+        return [
+            IterationRecord(**{**record, "counts": counts_from_values(record.get("counts"))})
+            for record in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise arrays.unexpected("history", "a list of iterations", f"not ({error})") from None
 
 

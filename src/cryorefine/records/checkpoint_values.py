@@ -81,7 +81,11 @@ def wrong_measurements(history: list[IterationRecord], evaluation: Evaluation | 
 def _record(number: int, record: IterationRecord) -> Wrong:
     """Yield what of an iteration's record is no record of it."""
     values = dataclasses.asdict(record)
-    mode = values.pop("mode")
+    mode, counts = values.pop("mode"), values.pop("counts")
+    if counts is not None and not _are_counts(counts):
+        yield "history", "with counts of particles, whole and 0 or more", f"with {_shown(counts)}"
+    if values["subset"] is None:
+        del values["subset"]
     if mode not in ("global", "local", "none"):
         yield "history", "of modes global, local and none", f"of mode {_shown(mode)}"
         return
@@ -98,6 +102,15 @@ def _record(number: int, record: IterationRecord) -> Wrong:
     for name in (*_NOT_NEGATIVE, *_FRACTIONS):
         if values[name] < 0 or (name in _FRACTIONS and values[name] > 1):
             yield "history", f"with {name} in its range", f"with {_shown(values[name])}"
+
+
+def _are_counts(values: object) -> bool:
+    """Tell whether all that a record of counts holds are numbers of particles, by reason or not."""
+    if isinstance(values, dict):
+        return all(isinstance(key, str) and _are_counts(value) for key, value in values.items())
+    if isinstance(values, list | tuple):
+        return all(map(_are_counts, values))
+    return isinstance(values, int) and not isinstance(values, bool) and values >= 0
 
 
 def _shown(value: object) -> str:
@@ -188,6 +201,8 @@ def _poses(prefix: str, poses: Poses, n: int) -> Wrong:
         yield f"{prefix}quality_score", "finite or none", "infinite"
     if weight is not None and bool(((weight < 0) | torch.isinf(weight)).any()):
         yield f"{prefix}quality_weight", "0 or more, or none", "not"
+    if poses.scores.fits_nothing is not None and poses.scores.n_effective is None:
+        yield f"{prefix}quality_n_effective", "there, as fits_nothing is", "not there"
     if poses.optics is not None and not bool(torch.isfinite(poses.optics).all()):
         yield f"{prefix}optics", "finite numbers", "not"
     others = poses.others

@@ -47,6 +47,8 @@ class Iteration:
         Finest detail that poses were compared at.
     jumped_fraction
         Particles that turned by more than a step of the coarse grid.
+    n_aligned, n_used, n_rejected, n_left_out, n_not_drawn
+        Particles by what became of them; see :class:`~cryorefine.state.counts.ParticleCounts`.
     spent_cpu_s
         CPU time of this iteration alone; the first one includes the preparation.
     """
@@ -59,6 +61,11 @@ class Iteration:
     median_turn_deg: float | None
     jumped_fraction: float | None
     median_sigma_rotation_deg: float | None
+    n_aligned: int | None
+    n_used: int | None
+    n_rejected: int | None
+    n_left_out: int | None
+    n_not_drawn: int | None
     spent_cpu_s: float | None
 
 
@@ -196,6 +203,11 @@ def _number(values: dict[str, Any], name: str) -> float | None:
     return float(value) if is_number(value) else None
 
 
+def _count(values: dict[str, Any], name: str) -> int | None:
+    value = _number(values, name)
+    return None if value is None else int(value)
+
+
 def _iteration(n: int, known: dict[int, dict[str, Any]]) -> Iteration:
     values = known[n]
     spent, before = _number(values, "cpu_s"), 0.0 if n == 1 else None
@@ -210,5 +222,10 @@ def _iteration(n: int, known: dict[int, dict[str, Any]]) -> Iteration:
         median_turn_deg=_number(values, "median_turn_deg"),
         jumped_fraction=_number(values, "jumped_fraction"),
         median_sigma_rotation_deg=_number(values, "median_sigma_rotation_deg"),
+        n_aligned=_count(values, "n_aligned"),
+        n_used=_count(values, "n_used"),
+        n_rejected=_count(values, "n_rejected"),
+        n_left_out=_count(values, "n_left_out"),
+        n_not_drawn=_count(values, "n_not_drawn"),
         spent_cpu_s=None if spent is None or before is None else max(spent - before, 0.0),
     )

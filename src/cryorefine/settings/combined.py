@@ -42,6 +42,10 @@ _UNUSED_WITHOUT_ALIGNMENT = (
 )
 
 
+_NARROWEST_BAND_DEG = 0.1
+"""Between the tilt limits: no pose is known as exactly, and what is narrower holds no particle."""
+
+
 class RefineSettings(
     # A model's fields begin with those of its last base: see GROUPS for the order.
     ComputingSettings,
@@ -84,6 +88,11 @@ class RefineSettings(
                 yield (
                     f"{option_name(low)} {getattr(self, low):g} is not below {option_name(high)} "
                     f"({getattr(self, high):g})"
+                )
+            elif getattr(self, high) - getattr(self, low) < _NARROWEST_BAND_DEG:
+                yield (
+                    f"{option_name(low)} and {option_name(high)} are less than "
+                    f"{_NARROWEST_BAND_DEG:g}° apart"
                 )
         if any(not 0.1 <= value <= 10_000 for value in self.target_resolution):
             yield "--target-resolution: resolutions are positive numbers of Å, 0.1 to 10,000"
