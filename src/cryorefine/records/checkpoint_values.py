@@ -209,6 +209,8 @@ def _poses(prefix: str, poses: Poses, n: int) -> Wrong:
         yield f"{prefix}quality_score", "finite or none", "infinite"
     if weight is not None and bool(((weight < 0) | torch.isinf(weight)).any()):
         yield f"{prefix}quality_weight", "0 or more, or none", "not"
+    if poses.scores.fits_nothing is not None and poses.scores.n_effective is None:
+        yield f"{prefix}quality_n_effective", "there, as fits_nothing is", "not there"
     if poses.optics is not None and not bool(torch.isfinite(poses.optics).all()):
         yield f"{prefix}optics", "finite numbers", "not"
     others = poses.others
