@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.records.checkpoint_versions import _MIGRATIONS, VERSION
 from cryorefine.records.particle_registry import ParticleRegistry
@@ -150,8 +151,11 @@ def test_poses_with_all_that_they_can_have_come_back_bit_by_bit(tmp_path):
         covariance=draw[:125].reshape(5, 5, 5),
         optics=draw[:40].reshape(5, 8),
         others=OtherPoses(
-            torch.tensor([0, 3, 3]), draw[:27].reshape(3, 3, 3), draw[:6].reshape(3, 2), draw[:3]
-        ),
+            torch.tensor([0, 3, 3]),
+            matrix_from_euler(draw[:9].reshape(3, 3)),
+            draw[:6].reshape(3, 2),
+            draw[:3],
+        ),  # fmt: skip
     )
     state = dataclasses.replace(
         make_state(1), poses=poses, own_share=(draw[:9].abs(), draw[:9].abs() / 2), start_A=10 / 3

@@ -1,16 +1,18 @@
 """``cryorefine report``."""
 
+import os
 from pathlib import Path
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.errors import InputError
 
 __all__ = ["command"]
 
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FILE_PATH)
 def command(run: Path) -> None:
     """Write report.html of the run in folder RUN anew."""
     from cryorefine.report.build import write_report
@@ -18,7 +20,7 @@ def command(run: Path) -> None:
     from cryorefine.storage.manifest import is_being_filled
     from cryorefine.storage.publication import repair_if_free
 
-    if not (run / MANIFEST).exists():
+    if not os.path.exists(run / MANIFEST):
         raise InputError("no run in this folder", where=str(run), do="give the folder of a run")
     check_no_links(run)
     if not is_being_filled(run):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import StackHeader, read_stack_header
+from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 
 __all__ = ["MAPPED_BYTES", "ImageSource", "open_images"]
@@ -39,9 +40,14 @@ class ImageSource:
         Particles; every row's stack and index have been checked by :func:`open_images`.
     headers
         One per stack of the table.
+    inverted
+        Whether the files' contrast is inverted: images are read with the other sign.
     """
 
-    def __init__(self, table: ParticleTable, headers: Sequence[StackHeader]):
+    def __init__(
+        self, table: ParticleTable, headers: Sequence[StackHeader], *, inverted: bool = False
+    ):
+        self.is_inverted = inverted
         self._stack_index = table.stack_index
         self._image_index = table.image_index
         self.headers = tuple(headers)
@@ -64,7 +70,7 @@ class ImageSource:
         self._open_nothing()
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
-        """Return images as float32, as they are in the file. Rows must share one box size.
+        """Return images as float32, as they are in the file, or inverted. Rows must share one box.
 
         Raises
         ------
@@ -79,6 +85,8 @@ class ImageSource:
             where = np.flatnonzero(stacks == stack)
             images = self._map(int(stack))
             out[where] = images[self._image_index[rows[where]]]
+        if self.is_inverted:
+            np.negative(out, out=out)
         self._forget_now_and_then(out.size * first.dtype.itemsize)
         return torch.from_numpy(out)
 
@@ -179,8 +187,15 @@ def _forget(images: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
+def open_images(
+    table: ParticleTable, *, inverted: bool = False
+) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
+
+    Parameters
+    ----------
+    inverted
+        As in :class:`ImageSource`.
 
     Returns
     -------
@@ -222,7 +237,7 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
             where=str(table.stacks[table.stack_index[row]]),
             do="extract the particles in a square box",
         )
-    optics = list(table.optics)
+    optics, remarks = list(table.optics), list(table.remarks)
     for g, group in enumerate(optics):
         rows = np.flatnonzero(table.optics_index == g)
         if len(rows) == 0:
@@ -239,24 +254,37 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
                 where=f"{table.where(row)}: {table.stacks[table.stack_index[row]]}",
                 do="give images of another box or pixel size an optics group of their own",
             )
-        _check_pixel_sizes(table, headers, rows, group.name)
+        remarks += _check_pixel_sizes(table, headers, rows, group)
         optics[g] = replace(group, box_px=expected)
-    return replace(table, optics=tuple(optics)), ImageSource(table, headers)
+    checked = replace(table, optics=tuple(optics), remarks=tuple(remarks))
+    return checked, ImageSource(table, headers, inverted=inverted)
 
 
 def _check_pixel_sizes(
-    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: str
-) -> None:
-    """Refuse a group whose stacks say different pixel sizes; headers without one say nothing."""
+    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: OpticsGroup
+) -> list[str]:
+    """Refuse a group whose stacks say different pixel sizes; headers without one say nothing.
+
+    Returns
+    -------
+    What is to be said of a pixel size that is not that of the file. Headers of exactly 1 Å say
+    nothing either: it is what programs write that know none.
+    """
     stacks = np.unique(table.stack_index[rows])
     known = [(headers[s].pixel_A, int(s)) for s in stacks if headers[s].pixel_A > 0]
     if not known:
-        return
+        return []
     (low, low_stack), (high, high_stack) = min(known), max(known)
     if high > 1.01 * low:
         raise InputError(
-            f"pixel sizes differ within optics group '{group}': {low:.4g} Å in "
+            f"pixel sizes differ within optics group '{group.name}': {low:.4g} Å in "
             f"{table.stacks[low_stack]} and {high:.4g} Å in {table.stacks[high_stack]}",
             where=str(table.source),
             do="give images of another pixel size an optics group of their own",
         )
+    if low == 1.0 or (group.pixel_A <= 1.01 * high and high <= 1.01 * group.pixel_A):
+        return []
+    return [
+        f"{table.source}: images of optics group '{group.name}' have pixels of {group.pixel_A:.4g} "
+        f"Å here and of {high:.4g} Å in {table.stacks[high_stack]}: the former are used"
+    ]

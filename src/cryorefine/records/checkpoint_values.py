@@ -7,7 +7,6 @@ the names of their arrays in the file.
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,17 +81,16 @@ def wrong_measurements(history: list[IterationRecord], evaluation: Evaluation | 
 def _record(number: int, record: IterationRecord) -> Wrong:
     """Yield what of an iteration's record is no record of it."""
     values = dataclasses.asdict(record)
-    mode = values.pop("mode")
+    mode, counts = values.pop("mode"), values.pop("counts")
+    if counts is not None and not _are_counts(counts):
+        yield "history", "with counts of particles, whole and 0 or more", f"with {_shown(counts)}"
+    if values["subset"] is None:
+        del values["subset"]
     if mode not in ("global", "local", "none"):
         yield "history", "of modes global, local and none", f"of mode {_shown(mode)}"
         return
-    # Both are there in some records only.
-    subset, counts = values.pop("subset"), values.pop("counts")
-    if not all(_is_whole(count) and count >= 0 for count in (subset or 0, *_counted(counts))):
-        yield "history", "with counts of particles", "with others"
-        return
     for name, value in values.items():
-        is_whole = _is_whole(value)
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
         if not (is_whole or (isinstance(value, float) and name != "iteration")):
             yield "history", f"with a number for {name}", f"with {_shown(value)}"
             return
@@ -106,19 +104,13 @@ def _record(number: int, record: IterationRecord) -> Wrong:
             yield "history", f"with {name} in its range", f"with {_shown(values[name])}"
 
 
-def _counted(counts: dict[str, Any] | None) -> Iterator[Any]:
-    """Yield the numbers of a record of counts, which has some by reason or by half."""
-    for value in (counts or {}).values():
-        if isinstance(value, dict):
-            yield from value.values()
-        elif isinstance(value, tuple):
-            yield from value
-        else:
-            yield value
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _are_counts(values: object) -> bool:
+    """Tell whether all that a record of counts holds are numbers of particles, by reason or not."""
+    if isinstance(values, dict):
+        return all(isinstance(key, str) and _are_counts(value) for key, value in values.items())
+    if isinstance(values, list | tuple):
+        return all(map(_are_counts, values))
+    return isinstance(values, int) and not isinstance(values, bool) and values >= 0
 
 
 def _shown(value: object) -> str:

@@ -78,6 +78,8 @@ def _differs(settings: RefineSettings, *names: str) -> bool:
 
 
 def _images(s: RefineSettings) -> Iterator[str]:
+    if s.invert_contrast:
+        yield "The contrast of the images was inverted as they were read."
     if s.ctf and not s.ctf_envelope:
         yield "Envelopes that the particle file declares were not corrected."
     for state, what in (

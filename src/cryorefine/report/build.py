@@ -80,7 +80,7 @@ def write_report(run: str | os.PathLike[str]) -> None:
         If the page cannot be written, which must not end a run.
     """
     run = Path(run)
-    if not (run / "events.jsonl").exists() and not (run / "settings.toml").exists():
+    if not any(os.path.exists(run / name) for name in ("events.jsonl", "settings.toml")):
         raise InputError("holds no run", where=str(run), do="give the folder of a refinement")
     page = _render(_content(RunFolder(run)))
     try:

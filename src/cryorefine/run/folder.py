@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
+from cryorefine.io.output_path import is_there
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics, summary_counts
 from cryorefine.records.particle_tables import (
@@ -81,15 +81,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         If the folder holds a run and ``overwrite`` is not set, or holds anything else, or is a
         file, or cannot be written to.
     """
-    if not folder.exists():
-        nearest = next(p for p in folder.absolute().parents if p.exists())
-    else:
-        nearest = folder
-    if not nearest.is_dir():
-        raise InputError("is a file", where=str(nearest), do="give a folder with --output")
-    if not os.access(nearest, os.W_OK):
-        raise InputError("may not be written to", where=str(nearest), do="choose another folder")
-    if nearest != folder:
+    if not is_there(folder):
         return
     check_no_links(folder)
     names = [path.name for path in folder.iterdir()]

@@ -15,6 +15,7 @@ from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
+from cryorefine.evaluate.contrast import is_dark
 from cryorefine.evaluate.symmetry_agreement import symmetry_agreement
 from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.fourier.crop import resample_volume
@@ -72,6 +73,13 @@ less than 0.4. C1 as C2 has 0.4 to 0.6, and D7 as C2 0.6 to 0.7: such maps are n
 _FAR_DEFOCUS_A = 1e5
 """Defocus from which a warning is given: single particles are imaged within 5 µm."""
 
+_NEAR_FOCUS_A = 100.0
+"""Mean defocus below which a warning is given: images so near focus show nothing of a particle.
+Values of fewer units are in nanometres or micrometres, negative ones of the other sign."""
+
+_SAME_SIZE = 0.01
+"""By what a voxel may differ from a pixel and be meant for the same: sizes are rounded."""
+
 _MASKED = 1e-3
 """Least value of a mask's densest voxel: a mask of less would leave nothing of a map."""
 
@@ -113,6 +121,13 @@ class Opened:
             if settings.compare_to is not None:
                 comparison = read_volume(settings.compare_to)
         problems.raise_all()
+        for path, volume in (
+            (settings.mask, masks[0]), (settings.reference_mask, masks[1]),
+            (settings.post_mask, masks[2]), (settings.compare_to, comparison),
+        ):  # fmt: skip
+            if volume is not None:
+                other = self._other_voxel(volume, str(path))
+                self.table = replace(self.table, remarks=(*self.table.remarks, *other))
         self.references = tuple(references)
         self.mask, self.reference_mask, self.post_mask = (
             None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
@@ -129,7 +144,7 @@ class Opened:
                 where=str(settings.particles),
                 do="leave out --refine-defocus, or extract the particles without that correction",
             )
-        self.table, self.images = open_images(table)
+        self.table, self.images = open_images(table, inverted=settings.invert_contrast)
         if not table.has_pose and not is_continued:
             self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
@@ -140,6 +155,13 @@ class Opened:
                 f"would need maps of {self.size_px} voxels a side",
                 where=f"{settings.particles}, column _rlnImagePixelSize",
                 do="correct the pixel sizes, or refine the optics groups apart from each other",
+            )
+        lowpass_A, extent_A = settings.initial_lowpass_angstrom, self.size_px * self.voxel_A
+        if lowpass_A > extent_A and "initial_lowpass_angstrom" in settings.model_fields_set:
+            raise InputError(
+                f"{lowpass_A:g} Å is coarser than the box of {extent_A:.4g} Å, and leaves nothing",
+                where="--initial-lowpass-angstrom",
+                do="give a finer one",
             )
         if self.size_px < _SMALLEST_BOX_PX:
             raise InputError(
@@ -157,7 +179,8 @@ class Opened:
         }.get(settings.alignment, "" if settings.reference else "there is no initial map")
         if needs:
             raise InputError(
-                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)",
+                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)"
+                + "".join(f"; {remark}" for remark in self.table.remarks if "_rlnAngle" in remark),
                 where=str(settings.particles),
                 do="give particles with poses, or an initial map with --reference and global "
                 "alignment",
@@ -175,10 +198,31 @@ class Opened:
         """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
+            if self.settings.reference_voxel_angstrom is None:
+                for remark in self._other_voxel(volume, str(path)):
+                    events.warn(f"{remark}, or --reference-voxel-angstrom given")
             fitted = self._fitted(volume)
+            if is_dark(fitted, voxel_A=self.voxel_A):
+                events.warn(
+                    f"{path}: the particle is dark, and masks are made for white ones: multiply "
+                    "the map by -1 (and give --invert-contrast if particles are black in the "
+                    "images, too)"
+                )
             symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
             out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
+
+    def _other_voxel(self, volume: Volume, name: str) -> list[str]:
+        """Return what is to be said of a map in the images' box with other voxels than pixels."""
+        boxes = {(g.box_px, g.pixel_A) for g in self.table.optics}
+        near = [abs(volume.voxel_A / pixel_A - 1) < _SAME_SIZE for _, pixel_A in boxes]
+        if volume.data.shape[0] in {box_px for box_px, _ in boxes} and not any(near):
+            return [
+                f"{name}: its box is that of the images, and its voxels of {volume.voxel_A:.4g} Å "
+                f"are not their pixels ({self.voxel_A:.4g} Å): it is rescaled, unless its header "
+                "is corrected"
+            ]
+        return []
 
     def _smooth(self, volume: Tensor) -> Tensor:
         return low_pass(
@@ -369,7 +413,7 @@ def screened_inputs(
     return Inputs(
         settings=settings,
         table=good,
-        images=ImageSource(good, opened.images.headers),
+        images=ImageSource(good, opened.images.headers, inverted=settings.invert_contrast),
         rejected=table.select(rejected),
         rejected_reasons=tuple(screening.reasons[r] for r in rejected),
         statistics=select_statistics(screening.statistics, kept),
@@ -397,6 +441,10 @@ def _warn_of_odd_transfer(table: ParticleTable, events: EventLog) -> None:
     for odd, what in (
         (table.ctf_scale == 0, "a CTF scale factor of 0, and add nothing to the map"),
         (table.ctf_scale < 0, "a negative CTF scale factor, and add their contrast inverted"),
+        (
+            mean_A < _NEAR_FOCUS_A,
+            f"a defocus below {_NEAR_FOCUS_A:g} Å (it is read in Å, positive for underfocus)",
+        ),
         (np.abs(mean_A) > _FAR_DEFOCUS_A, f"a defocus beyond {_FAR_DEFOCUS_A / 1e4:g} µm"),
     ):
         if odd.any():
@@ -551,7 +599,9 @@ def without_unassigned(opened: Opened, screening: Screening) -> Screening:
 
 
 def screen(opened: Opened, radius_px: float, events: EventLog, engine: Engine) -> Screening:
-    """Look at every image once."""
+    """Say what is to be said of the particle file, and look at every image once."""
+    for remark in opened.table.remarks:
+        events.warn(remark)
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
     return screen_images(

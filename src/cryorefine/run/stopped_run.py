@@ -1,5 +1,6 @@
 """A run as its folder holds it: what was last committed, and with which settings."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def check_is_run(output: Path) -> None:
     InputError
         If it is none.
     """
-    if not (committed_iterations(output) or (output / MANIFEST).exists()):
+    if not (committed_iterations(output) or os.path.exists(output / MANIFEST)):
         raise _no_run(output)
 
 

@@ -41,7 +41,7 @@ class AlignmentSettings(SettingsGroup):
     )
     stochastic_mixing: float = Field(
         0.1,
-        gt=0,
+        ge=1e-4,
         le=1,
         description="Share of the new subset in the sums of a stochastic reconstruction.",
     )
@@ -55,7 +55,7 @@ class AlignmentSettings(SettingsGroup):
         " iterations 1.25 times (default: a tenth beyond the last resolution).",
     )
     max_shift_percent: float = Field(
-        10.0, gt=0, le=50, description="Largest shift, in percent of the box."
+        10.0, ge=0.01, le=50, description="Largest shift, in percent of the box."
     )
     min_tilt_deg: float = Field(
         0.0,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from cryorefine.io.output_path import why_no_name
 from cryorefine.settings.alignment import AlignmentSettings
 from cryorefine.settings.computing import ComputingSettings
 from cryorefine.settings.group import SettingsGroup
@@ -42,6 +43,10 @@ _UNUSED_WITHOUT_ALIGNMENT = (
 )
 
 
+_NARROWEST_BAND_DEG = 0.1
+"""Between the tilt limits: no pose is known as exactly, and what is narrower holds no particle."""
+
+
 class RefineSettings(
     # A model's fields begin with those of its last base: see GROUPS for the order.
     ComputingSettings,
@@ -71,8 +76,9 @@ class RefineSettings(
     def _names(self) -> Iterator[str]:
         for name, value in self:
             for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str | Path) and "\0" in str(text):
-                    yield f"{option_name(name)}: a NUL is in no file's name and in no command"
+                reason = why_no_name(str(text)) if isinstance(text, str | Path) else ""
+                if reason:
+                    yield f"{option_name(name)}: {reason}"
 
     def _ranges(self) -> Iterator[str]:
         for low, high in (
@@ -83,6 +89,11 @@ class RefineSettings(
                 yield (
                     f"{option_name(low)} {getattr(self, low):g} is not below {option_name(high)} "
                     f"({getattr(self, high):g})"
+                )
+            elif getattr(self, high) - getattr(self, low) < _NARROWEST_BAND_DEG:
+                yield (
+                    f"{option_name(low)} and {option_name(high)} are less than "
+                    f"{_NARROWEST_BAND_DEG:g}° apart"
                 )
         if any(not 0.1 <= value <= 10_000 for value in self.target_resolution):
             yield "--target-resolution: resolutions are positive numbers of Å, 0.1 to 10,000"

@@ -101,7 +101,7 @@ class Inputs:
         return replace(
             self,
             table=table,
-            images=ImageSource(table, self.images.headers),
+            images=ImageSource(table, self.images.headers, inverted=self.images.is_inverted),
             statistics=select_statistics(self.statistics, rows),
             half=self.half[rows],
         )

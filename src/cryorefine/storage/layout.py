@@ -103,7 +103,7 @@ def committed_iterations(run: Path) -> list[int]:
 
     A folder of such a name that holds no state is not one of them.
     """
-    if not run.is_dir():
+    if not os.path.isdir(run):  # a name that is none is no folder
         return []
     numbered = ((_ITERATION.fullmatch(path.name), path) for path in run.iterdir())
     whole = [(int(match[1]), path) for match, path in numbered if match and is_of_a_run(path)]
@@ -178,7 +178,7 @@ def check_no_devices(run: Path) -> None:
 
 def _own_entries(run: Path) -> Iterator[Path]:
     """Yield all files and folders of a run folder that have names of this program's."""
-    if not run.is_dir():
+    if not os.path.isdir(run):  # a name that is none is no folder
         return
     for path in sorted(run.iterdir()):
         name = path.name

@@ -22,7 +22,7 @@ __all__ = ["clear_run", "paths_of_run", "remove_folder", "sweep"]
 
 def paths_of_run(run: Path) -> list[Path]:
     """Return the files and folders that :func:`clear_run` removes."""
-    if not run.is_dir():
+    if not os.path.isdir(run):
         return []
     found = _top_files(run)
     for folder, names in _folders(run):
