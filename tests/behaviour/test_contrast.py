@@ -59,7 +59,7 @@ def warnings_of_start(reference: torch.Tensor | None = None, **settings) -> list
     log, events = EventLog(), []
     log.subscribe(events.append)
     references = prepare_references(inputs, state, plan)
-    scale_references(inputs, state, references, plan, log, SerialEngine())
+    scale_references(inputs, state, references.grids, plan, log, SerialEngine())
     return [e.message for e in events if e.kind == "warning"]
 
 
