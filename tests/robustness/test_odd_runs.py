@@ -1,14 +1,9 @@
 """Run folders with well-formed but odd files: used, or refused in one line; never a traceback."""
 
 import contextlib
-import os
-import resource
 import shutil
-import zipfile
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cryorefine as cr
-from cryorefine.cli.main import main
 from cryorefine.errors import InputError
-from cryorefine.records.checkpoint_arrays import read_arrays
 from cryorefine.report.build import write_report
 from cryorefine.run.checkpoint import committed_iterations, load_measurements, load_state
 from cryorefine.run.loop import resume
-from tests.builders import refused
 from tests.robustness.judged import (
     Served,
     case_count,
@@ -31,7 +23,7 @@ from tests.robustness.judged import (
     problem_of_command,
     served,
 )
-from tests.robustness.odd_runs import RECORDS, npy, odd_arrays, odd_record, write_npz
+from tests.robustness.odd_runs import RECORDS, odd_arrays, odd_record, write_npz
 from tests.robustness.small_set import valid_set
 
 FUZZED = {

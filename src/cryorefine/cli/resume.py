@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
 
@@ -13,10 +14,10 @@ __all__ = ["command"]
 
 
 @click.command("resume", cls=GroupedCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FILE_PATH)
 @click.option(
     "--particles",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="Another particle file: particles of the run keep their half, and their pose if the file "
     "has none; new ones join.",
 )
@@ -49,7 +50,7 @@ def command(
     With options, all other settings stay those of the run, whatever their defaults say below. A
     run that has ended makes as many iterations again as its settings say, one that was stopped
     makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
-    voxel size, and the seed cannot change.
+    voxel size, the sign of the images' contrast, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.run.loop import resume

@@ -47,7 +47,12 @@ __all__ = [
     "warn_of_commands",
 ]
 
-FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
+FIXED = frozenset(
+    {
+        "reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "invert_contrast",
+        "seed",
+    }
+)  # fmt: skip
 """Settings that the state of a run depends on: they cannot change in it."""
 
 _SCHEDULE = {"iterations", "alignment", "automatic_schedule"}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
+from cryorefine.io.output_path import is_there
 from cryorefine.records.map_files import write_map, write_map_table
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics, summary_counts
@@ -25,7 +25,7 @@ from cryorefine.records.particle_tables import (
     write_rejected_table,
     write_undecided_table,
 )
-from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.user_command import run_user_command
 from cryorefine.refine.split import inputs_of_iteration
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
@@ -82,15 +82,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         If the folder holds a run and ``overwrite`` is not set, or holds anything else, or is a
         file, or cannot be written to.
     """
-    if not folder.exists():
-        nearest = next(p for p in folder.absolute().parents if p.exists())
-    else:
-        nearest = folder
-    if not nearest.is_dir():
-        raise InputError("is a file", where=str(nearest), do="give a folder with --output")
-    if not os.access(nearest, os.W_OK):
-        raise InputError("may not be written to", where=str(nearest), do="choose another folder")
-    if nearest != folder:
+    if not is_there(folder):
         return
     check_no_links(folder)
     names = [path.name for path in folder.iterdir()]
@@ -198,6 +190,8 @@ def write_iteration_files(
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
+    for half, volume in enumerate(state.used_references or (), 1):
+        write_volume(folder / f"reference{half}_used.mrc", volume, inputs.voxel_A)
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)

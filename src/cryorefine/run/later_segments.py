@@ -60,9 +60,10 @@ def same_segment(
             opened, constants.screening, constants.half, constants.radius_px, EventLog()
         )
         require_fit(inputs, stopped.checkpoint, where=str(output))
-    events.continue_in(output / "events.jsonl")
-    events.emit(RunResumed(iteration=state.iteration))
-    emit_plans(events, inputs)
+    with interruptible(f"the run is as it was; go on with 'cryorefine resume {output}'"):
+        events.continue_in(output / "events.jsonl")
+        events.emit(RunResumed(iteration=state.iteration))
+        emit_plans(events, inputs)
     with engine_of(settings, opened.device) as engine:
         yield RunningSegment(
             output, segment, inputs, state, constants, stopped.clock, events, engine
@@ -104,9 +105,10 @@ def next_segment(
             start = Checkpoint(begun.state, constants, stopped.clock.read(), is_finished=False)
             save_start(output, number, start, fill)
             switch_segment(output, [*stopped.segments, begun.segment])
-        events.continue_in(output / "events.jsonl")
-        events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))
-        emit_start(events, begun.inputs)
+        with interruptible(f"the segment has begun; go on with 'cryorefine resume {output}'"):
+            events.continue_in(output / "events.jsonl")
+            events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))
+            emit_start(events, begun.inputs)
         yield RunningSegment(
             output,
             begun.segment,

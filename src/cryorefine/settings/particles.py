@@ -22,6 +22,11 @@ class ParticleSettings(SettingsGroup):
         description="Radius of a sphere that holds the particle, in image pixels; -1, or 0: half "
         "the box (default: measured on the reference).",
     )
+    invert_contrast: bool = Field(
+        False,
+        description="Particles are black in the images: invert them as they are read. Particles "
+        "must be white, as in the initial map.",
+    )
     ctf: bool = Field(True, description="Whether the images have contrast transfer.")
     ctf_envelope: bool = Field(
         True, description="Correct for the envelopes (B-factors) that the particle file declares."
@@ -43,6 +48,7 @@ class ParticleSettings(SettingsGroup):
     max_energy: float = Field(
         30.0,
         gt=1,
+        le=1e9,
         description="Images of more power than this many times their background's are rejected.",
     )
 
