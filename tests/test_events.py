@@ -66,7 +66,7 @@ def test_a_line_has_the_time_the_kind_and_the_fields_by_their_names(tmp_path):
 def test_kinds_in_the_file_are_those_of_all_versions():
     assert set(KINDS) == {
         "calibration", "device_memory", "end", "grey_scale", "iteration", "iteration_start", "leg",
-        "memory", "particles", "progress", "radius", "resume", "search", "start",
+        "memory", "particles", "progress", "radius", "restored", "resume", "search", "start",
         "start_resolution", "stopped", "warning",
     }  # fmt: skip
 

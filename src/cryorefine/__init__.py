@@ -21,7 +21,8 @@ Objects
 Read and write
     read_particles, read_volume, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, project, rotations_from_euler, simulate
+    refine, reconstruct, fsc, sharpen, project, rotations_from_euler, simulate; and the module
+    restore, with a function for each restoration of half maps
 Errors
     CryorefineError, and of its kind InputError (what, where and what to do about it) and
     StoppedEarly (whole iterations are safe)
@@ -38,6 +39,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cryorefine.api import restore
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
@@ -70,6 +72,7 @@ __all__ = [
     "read_volume",
     "reconstruct",
     "refine",
+    "restore",
     "rotations_from_euler",
     "sharpen",
     "simulate",
@@ -95,6 +98,7 @@ _MODULES = {
     "read_volume": "api.volume",
     "reconstruct": "api.refinement",
     "refine": "api.refinement",
+    "restore": "api.restore",
     "rotations_from_euler": "api.projection",
     "sharpen": "api.correlation",
     "simulate": "api.simulation",
@@ -117,7 +121,7 @@ def __dir__() -> list[str]:
 
 
 class _Library(ModuleType):
-    """Keeps ``refine`` and ``reconstruct`` the functions that they are.
+    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and ``restore`` theirs.
 
     Packages have these names, too, and an import binds a package's name here when it first loads
     it. ``from cryorefine.refine import ...`` finds the package all the same.

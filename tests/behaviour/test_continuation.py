@@ -30,8 +30,14 @@ from .conftest import settings_for, simulate_set
 
 # A value of one of these is a valid one, other than the default, of every setting.
 CANDIDATES = (True, False, "local", "fixed", "sphere", "keep", "cpu", 0.5, 2, 20.0, 120.0, ("a",),
-              (15.0, 8.0))  # fmt: skip
-COMPANIONS = {"command_shell": {"post_command": "true {volume}"}}
+              (15.0, 8.0), (30.0, 60.0, 90.0))  # fmt: skip
+SYMMETRISED = {"post_symmetry": "c3", "post_symmetry_mask": "m.mrc"}
+COMPANIONS = {
+    "command_shell": {"post_command": "true {volume}"},
+    "post_symmetry": SYMMETRISED,
+    "post_symmetry_mask": SYMMETRISED,
+    "post_symmetry_angles_deg": SYMMETRISED,
+}
 
 
 def another_value(name: str):

@@ -18,9 +18,12 @@ from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
 from cryorefine.refine.reference import reference_ssnr
+from cryorefine.report.build import write_report
+from cryorefine.restore.registry import ORDER
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine
 from tests.builders import refused
+from tests.restore.pairs import correlation
 
 from .conftest import settings_for, simulate_set
 
@@ -295,6 +298,81 @@ def test_the_processed_map_has_its_mask_and_command_and_nothing_else_sees_them(t
     torch.testing.assert_close(maps(tmp_path / "run", "map_processed.mrc"), expected)
     assert torch.equal(maps(tmp_path / "run"), maps(tmp_path / "plain"))
     assert not (tmp_path / "plain" / "map_processed.mrc").exists()
+
+
+def test_restorations_of_half_maps_leave_the_raw_ones_and_the_resolution_as_they_are(
+    tiny, tmp_path
+):
+    write_volume(tmp_path / "inner.mrc", sphere_mask(32, 7.0, 3.0), 5.0)
+    write_volume(tmp_path / "outer.mrc", sphere_mask(32, 12.0, 3.0), 5.0)
+    plain, _ = run(tiny, tmp_path / "plain")
+    how = {
+        "post_symmetry": "c2",
+        "post_symmetry_mask": tmp_path / "inner.mrc",
+        "post_align_halves": True,
+        "post_denoise": True,
+        "post_filter_bank": True,
+        "post_laplacian": True,
+        "post_deconvolve": True,
+        "post_undershoot_sigmas": 5.0,
+        "post_difference": True,
+        "post_command": command("-v"),
+        "post_mask": tmp_path / "outer.mrc",
+    }
+    found, _ = run(tiny, tmp_path / "run", **how)
+    for name in ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc"):
+        assert torch.equal(maps(tmp_path / "run", name), maps(tmp_path / "plain", name)), name
+    assert found["resolution_A"] == plain["resolution_A"]
+    assert (tmp_path / "run" / "fsc.star").read_text() == (
+        tmp_path / "plain" / "fsc.star"
+    ).read_text()
+
+    record = json.loads((tmp_path / "run" / "restorations.json").read_text())
+    names = [step["name"] for step in record["steps"]]
+    assert names == [kind.name for kind in ORDER]
+    assert record["mixes_halves"]
+    outside = sphere_mask(32, 12.0, 3.0) == 0
+    for half in (1, 2):
+        processed = maps(tmp_path / "run", f"half{half}_processed.mrc")
+        assert not torch.equal(processed, maps(tmp_path / "run", f"half{half}.mrc"))
+        assert not bool(processed[outside].any())
+    # The command turned the sign of both halves before the rest.
+    assert correlation(maps(tmp_path / "run", "map_processed.mrc"), maps(tmp_path / "run")) < -0.5
+    assert (tmp_path / "run" / "disagreement.mrc").exists()
+    told = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e.kind == "restored"]
+    assert [step["name"] for step in told[0].data()["steps"]] == names
+    write_report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "FSC before and after processing" in page
+    assert "no longer independent" in page
+    assert not (tmp_path / "plain" / "restorations.json").exists()
+
+
+def test_what_keeps_the_halves_apart_is_not_said_to_mix_them(tiny, tmp_path):
+    run(tiny, tmp_path / "run", post_denoise=True)
+    record = json.loads((tmp_path / "run" / "restorations.json").read_text())
+    assert not record["mixes_halves"]
+    write_report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "significant denoising in real space" in page
+    assert "no longer independent" not in page
+
+
+def test_restorations_that_cannot_be_done_are_refused_before_the_run(tiny, tmp_path):
+    with refused("--post-symmetry", "--post-symmetry-mask", "need each other"):
+        run(tiny, tmp_path / "run", post_symmetry="c2")
+    write_volume(tmp_path / "mask.mrc", sphere_mask(32, 7.0, 3.0), 5.0)
+    with refused("--post-symmetry", "x9"):
+        run(tiny, tmp_path / "run", post_symmetry="x9", post_symmetry_mask=tmp_path / "mask.mrc")
+    with refused("--post-symmetry-angles-deg", "three angles"):
+        run(
+            tiny,
+            tmp_path / "run",
+            post_symmetry="c2",
+            post_symmetry_mask=tmp_path / "mask.mrc",
+            post_symmetry_angles_deg="10 20",
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_command_that_fails_ends_the_run_with_its_output(tiny, tmp_path):

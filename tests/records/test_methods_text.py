@@ -21,6 +21,7 @@ from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Inputs, State
 from tests.behaviour.conftest import begun, settings_for, simulate_set
 
+SYMMETRISED = {"post_symmetry": "i1", "post_symmetry_mask": Path("shell.mrc")}
 NEEDS: dict[str, dict[str, Any]] = {
     "command_shell": {"reference_command": "sharpen {volume}"},
     "initial_lowpass_angstrom": {"reference": (Path("start.mrc"),)},
@@ -31,6 +32,9 @@ NEEDS: dict[str, dict[str, Any]] = {
     "max_magnification_change_percent": {"refine_scale": True},
     "min_cc_weight": {"weight_cc": True},
     "reference_from_processed": {"post_command": "flip {volume}"},
+    "post_symmetry": SYMMETRISED,
+    "post_symmetry_angles_deg": SYMMETRISED,
+    "post_symmetry_mask": SYMMETRISED,
     "stochastic_mixing": {"alignment": "stochastic"},
     "stochastic_subset": {"alignment": "stochastic"},
 }
@@ -42,6 +46,8 @@ VALUES: dict[str, list[Any]] = {
     "reference": [(Path("start.mrc"),), (Path("first.mrc"), Path("second.mrc"))],
     "reference_command": ["denoise {volume} --strong"],
     "post_command": ["flip {volume}"],
+    "post_symmetry": ["i3"],
+    "post_symmetry_angles_deg": [(11.0, 22.0, 33.0)],
 }
 """Values of settings whose types do not tell."""
 

@@ -155,7 +155,7 @@ def test_poses_with_all_that_they_can_have_come_back_bit_by_bit(tmp_path):
             matrix_from_euler(draw[:9].reshape(3, 3)),
             draw[:6].reshape(3, 2),
             draw[:3],
-        ),  # fmt: skip
+        ),
     )
     state = dataclasses.replace(
         make_state(1), poses=poses, own_share=(draw[:9].abs(), draw[:9].abs() / 2), start_A=10 / 3

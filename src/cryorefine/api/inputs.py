@@ -19,7 +19,7 @@ from cryorefine.storage.removal import settings_texts
 
 __all__ = ["inputs_as_paths"]
 
-_VOLUMES = ("mask", "reference_mask", "post_mask", "compare_to")
+_VOLUMES = ("mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to")
 
 
 @contextmanager

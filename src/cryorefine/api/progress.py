@@ -10,6 +10,7 @@ from cryorefine.errors import shown
 from cryorefine.events import (
     DeviceMemoryPlanned,
     Event,
+    HalvesRestored,
     IterationDone,
     MemoryPlanned,
     ParticlesMatched,
@@ -109,6 +110,8 @@ def _line_of(event: Event) -> str:
             )
         case StartResolutionMeasured(resolution_A=float(resolution_A)):
             return f"the given poses support {resolution_A:.2f} Å"
+        case HalvesRestored():
+            return restored_line(event)
         case RunResumed():
             return f"resuming after iteration {event.iteration}"
         case ParticlesMatched() if event.n_new or event.n_dropped or event.n_returned:
@@ -119,3 +122,19 @@ def _line_of(event: Event) -> str:
         case IterationDone():
             return iteration_line(event)
     return ""
+
+
+def restored_line(event: HalvesRestored) -> str:
+    """Return what was done to the half maps, and by how much one was moved."""
+    said = []
+    for step in event.steps:
+        facts = step["facts"]
+        text = step["title"]
+        if facts.get("unchanged_because"):
+            text += f" (unchanged: {facts['unchanged_because']})"
+        elif step["name"] == "align":
+            turn = math.hypot(*(facts[f"rotation_{axis}_deg"] for axis in "xyz"))
+            shift = math.hypot(*(facts[f"shift_{axis}_A"] for axis in "xyz"))
+            text += f" (half 2 turned by {turn:.2f}° and moved by {shift:.2f} Å)"
+        said.append(text)
+    return f"processed maps: {'; '.join(said)}"

@@ -81,7 +81,7 @@ class Iteration:
 
     @cached_property
     def processed_map(self) -> Volume | None:
-        """The map after ``post_mask`` and ``post_command``; None where neither was given."""
+        """The map after what the ``post_`` settings ask for; None where they ask for nothing."""
         path = self._folder / "map_processed.mrc"
         return read_volume(path) if path.exists() else None
 

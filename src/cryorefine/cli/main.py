@@ -22,6 +22,7 @@ _COMMANDS = {
     "resume": "Continue a run: where it stopped, or with other settings or particles.",
     "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
     "fsc": "Fourier shell correlation of two half maps.",
+    "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",

@@ -8,6 +8,7 @@ import click
 
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import given, settings_options
+from cryorefine.settings.restoration import RestorationSettings
 
 __all__ = ["command"]
 
@@ -51,8 +52,7 @@ settings_options(
     "min_cc_weight",
     "file_weights",
     "file_values",
-    "post_mask",
-    "post_command",
+    *RestorationSettings.model_fields,
     "command_shell",
     "compare_to",
     "seed",

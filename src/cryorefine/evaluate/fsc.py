@@ -45,6 +45,10 @@ _EMPTY = 1e-10
 """Share of the loudest shell's power below which a shell is empty: rounding is not made loud."""
 
 
+_MAX_AT_ONCE = 1 << 26
+"""Voxels of maps of which both halves are worked on at once: beyond 400 a side it takes gigabytes,
+and transforms use all threads by themselves. It changes no bit."""
+
 Curve = TypeVar("Curve")
 """One number a shell, from shell 0 to Nyquist: a tensor here, an array where programs call."""
 
@@ -157,8 +161,8 @@ def _with_gain(
 
 
 def _at_once(half: Tensor) -> bool:
-    """Return whether two halves are worked on in threads; a device takes them in order anyway."""
-    return half.device.type == "cpu"
+    """Return whether two halves are worked on at once; a device takes them in order anyway."""
+    return half.device.type == "cpu" and half.numel() <= _MAX_AT_ONCE
 
 
 def fsc_within(

@@ -14,6 +14,7 @@ __all__ = [
     "CovarianceCalibrated",
     "DeviceMemoryPlanned",
     "GreyScaleFound",
+    "HalvesRestored",
     "IterationBegun",
     "IterationDone",
     "MemoryPlanned",
@@ -334,6 +335,25 @@ class IterationDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HalvesRestored(Event):
+    """The half maps of the last iteration were processed; the raw ones are as they were.
+
+    Attributes
+    ----------
+    steps
+        What was done, in order: ``name``, ``title``, ``mixes_halves`` and ``facts`` of each, such
+        as by how much a half was moved.
+    mixes_halves
+        Whether the processed halves depend on each other.
+    """
+
+    KIND: ClassVar[str] = "restored"
+
+    steps: list[dict[str, Any]]
+    mixes_halves: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStopped(Event):
     """A run was stopped, by its user or for lack of memory or disk; the message says why."""
 
@@ -418,6 +438,7 @@ KINDS: dict[str, type[Event]] = {
         CovarianceCalibrated,
         DeviceMemoryPlanned,
         GreyScaleFound,
+        HalvesRestored,
         IterationBegun,
         IterationDone,
         MemoryPlanned,

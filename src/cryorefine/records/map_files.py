@@ -16,7 +16,7 @@ MAPS = {
     "map.mrc": "average_weighted_by_FSC",
     "map_sharpened.mrc": "average_weighted_and_sharpened",
     "map_average.mrc": "plain_average",
-    "map_processed.mrc": "changed_by_mask_or_command",
+    "map_processed.mrc": "average_after_post_processing",
 }
 """Names of maps, and what each is of the half maps."""
 

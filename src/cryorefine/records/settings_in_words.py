@@ -235,13 +235,36 @@ def _reconstruction(s: RefineSettings) -> Iterator[str]:
         yield f"References and sums were padded {s.fourier_padding:g} times in real space."
 
 
+_RESTORATIONS = {
+    "post_align_halves": "half 2 was moved to where half 1 lies",
+    "post_denoise": "significant denoising in real space",
+    "post_filter_bank": "significant denoising in Fourier space",
+    "post_laplacian": "Laplacian denoising",
+    "post_deconvolve": "blind deconvolution",
+    "post_difference": "difference evaluation, which mixes them",
+}
+
+
 def _processing(s: RefineSettings) -> Iterator[str]:
     if s.mask_voxel_angstrom is not None:
         yield f"Voxels of masks were taken to be {s.mask_voxel_angstrom:g} Å."
+    what = "Processed half maps were" if s.restores_halves else "The processed map was"
+    if s.post_symmetry is not None and s.post_symmetry_mask is not None:
+        angles = " ".join(f"{angle:g}" for angle in s.post_symmetry_angles_deg)
+        about = f" about axes turned by {angles}°" if angles else ""
+        yield (
+            f"Half maps were symmetrised by {s.post_symmetry.upper()}{about} within "
+            f"{s.post_symmetry_mask.name}, for the processed map only."
+        )
+    steps = requested(s, _RESTORATIONS)
+    if s.post_undershoot_sigmas is not None:
+        steps.append(f"attenuation of values {s.post_undershoot_sigmas:g} σ below the solvent")
+    if steps:
+        yield f"For the processed map only, half maps underwent: {listed(steps)}."
     if s.post_mask is not None:
-        yield f"The processed map (map_processed.mrc) was masked with {s.post_mask.name}."
+        yield f"{what} masked with {s.post_mask.name} (map_processed.mrc)."
     if s.post_command is not None:
-        yield f"The processed map was changed by the command '{s.post_command}'{_shell(s)}."
+        yield f"{what} changed by the command '{s.post_command}'{_shell(s)}."
 
 
 def _chance(s: RefineSettings) -> Iterator[str]:

@@ -19,6 +19,7 @@ from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, 
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.finite import require_finite_poses
 from cryorefine.refine.particle_weights import weigh_particles
+from cryorefine.refine.processed_halves import processed_halves
 from cryorefine.refine.reference import (
     PreparedReferences,
     next_references,
@@ -87,8 +88,9 @@ def iterate(
     halves = solve_halves(inputs, sums)
     limit_A = plan.reconstruct_resolution_A
     mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
+    processed = processed_halves(inputs, halves, mask, evaluation, plan.iteration)
     following, own_share = next_references(
-        inputs, poses, halves, sums, evaluation, data_per_shell, plan.iteration
+        inputs, poses, halves, sums, evaluation, data_per_shell, processed
     )
     record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
     after = replace(

@@ -8,36 +8,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.filter import filter_volume, interpolate_shells
-from cryorefine.refine.user_command import run_user_command
-from cryorefine.state.state import Inputs
+from cryorefine.refine.restoration import restore_run_halves
+from cryorefine.restore.protocol import Context, Halves
+from cryorefine.state.state import Evaluation, Inputs
 
 __all__ = ["processed_halves", "regularised_by_fsc"]
 
-Halves = tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]
 
+def processed_halves(
+    inputs: Inputs,
+    halves: Halves,
+    mask: Float[Tensor, "z y x"],
+    evaluation: Evaluation,
+    iteration: int,
+) -> Halves | None:
+    """Return both half maps after all that the settings ask for; None where references are raw.
 
-def processed_halves(inputs: Inputs, halves: Halves, iteration: int) -> Halves:
-    """Return both half maps after the user's mask and command, each by itself.
+    Parameters
+    ----------
+    mask
+        Where the particle is, as the FSC was measured in it.
+    iteration
+        The one that ends, which a command is told.
 
     Raises
     ------
     InputError
         If the command fails.
     """
-    first, second = (
-        _processed(inputs, volume, half, iteration) for half, volume in enumerate(halves, 1)
-    )
-    return first, second
-
-
-def _processed(
-    inputs: Inputs, volume: Float[Tensor, "z y x"], half: int, iteration: int
-) -> Float[Tensor, "z y x"]:
-    if inputs.post_mask is not None:
-        volume = volume * inputs.post_mask
-    if inputs.settings.post_command is not None:
-        volume = run_user_command(inputs, volume, inputs.settings.post_command, half, iteration)
-    return volume
+    if not inputs.settings.reference_from_processed:
+        return None
+    context = Context(inputs.voxel_A, mask, evaluation.curves)
+    return restore_run_halves(inputs, halves, context, iteration).halves
 
 
 def regularised_by_fsc(

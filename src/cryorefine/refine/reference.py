@@ -14,7 +14,7 @@ from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
-from cryorefine.refine.processed_halves import processed_halves, regularised_by_fsc
+from cryorefine.refine.processed_halves import regularised_by_fsc
 from cryorefine.refine.resolution_offset import offset_limit_A
 from cryorefine.refine.user_command import run_user_command
 from cryorefine.restore.shape import ReferenceShaping, Shape, shape_reference
@@ -90,7 +90,7 @@ def next_references(
     sums: tuple[FoldedSums, FoldedSums],
     evaluation: Evaluation,
     data_per_shell: tuple[Float[Tensor, "t"], Float[Tensor, "t"]] | None,
-    iteration: int,
+    processed: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None,
 ) -> tuple[
     tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
     tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None,
@@ -102,8 +102,8 @@ def next_references(
     data_per_shell
         Of the halves, as :func:`~cryorefine.refine.backprojection.reconstruct_halves` returns it;
         None where the sums are of other images too: mixtures of subsets.
-    iteration
-        The one that ends, which a command is told.
+    processed
+        The half maps that references are made of where the user wants them post-processed.
 
     Returns
     -------
@@ -114,10 +114,6 @@ def next_references(
     resolution_A, nyquist_A = evaluation.resolution_A, inputs.geometry.nyquist_A
     limit_A = offset_limit_A(inputs.settings, resolution_A, nyquist_A)
     ssnr = reference_ssnr(evaluation.curves, resolution_A, limit_A=limit_A)
-
-    processed = None
-    if inputs.settings.reference_from_processed:
-        processed = processed_halves(inputs, halves, iteration)
 
     def regularised(i: int) -> tuple[Tensor, Tensor]:
         if processed is None:

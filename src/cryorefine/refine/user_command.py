@@ -1,5 +1,7 @@
 """Commands of the user's own within a run: what they are told, and what becomes of a map."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from cryorefine.restore.command import transform_volume
 from cryorefine.state.state import Inputs
 
-__all__ = ["COMMAND_VARIABLES", "run_user_command"]
+__all__ = ["COMMAND_VARIABLES", "run_user_command", "variables_of_run"]
 
 _FOLDER = "iterDir"
 """As the HighRes protocol names it."""
@@ -32,19 +34,30 @@ def run_user_command(
     InputError
         If it fails, with what it said.
     """
-    variables: dict[str, object] = {"half": half, "iteration": iteration}
-    # Of a name that nobody else can have taken.
-    with TemporaryDirectory(prefix="cryorefine-") as temporary:
-        folder = Path(temporary) if inputs.run_folder is None else inputs.run_folder
-        own = folder.absolute() / "commands" / f"iteration_{iteration:03d}"
-        variables[_FOLDER] = own
-        if f"{{{_FOLDER}}}" in template:
-            own.mkdir(parents=True, exist_ok=True)
+    with (
+        variables_of_run(inputs, template, iteration) as variables,
+        TemporaryDirectory(prefix="cryorefine-") as temporary,
+    ):
         return transform_volume(
             volume.to(torch.float32),
             voxel_A=inputs.voxel_A,
             template=template,
             shell=inputs.settings.command_shell,
             folder=Path(temporary) / "map",
-            variables=variables,
+            variables={**variables, "half": half},
         )
+
+
+@contextmanager
+def variables_of_run(inputs: Inputs, template: str, iteration: int) -> Iterator[dict[str, object]]:
+    """Give what a command may name of a run, and the folder that it names while it works.
+
+    Where the run has no folder, that of the command is removed at the end.
+    """
+    # Of a name that nobody else can have taken.
+    with TemporaryDirectory(prefix="cryorefine-") as temporary:
+        folder = Path(temporary) if inputs.run_folder is None else inputs.run_folder
+        own = folder.absolute() / "commands" / f"iteration_{iteration:03d}"
+        if f"{{{_FOLDER}}}" in template:
+            own.mkdir(parents=True, exist_ok=True)
+        yield {"iteration": iteration, _FOLDER: own}

@@ -34,6 +34,7 @@ from cryorefine.report.iterations import (
 from cryorefine.report.number_formats import amount
 from cryorefine.report.origin import input_files, provenance, setting_rows
 from cryorefine.report.pictures import show_projections, show_slices
+from cryorefine.report.processed import figures_of_processed
 from cryorefine.report.run_folder import RunFolder
 
 __all__ = ["render_report", "write_report"]
@@ -130,6 +131,9 @@ def _content(run: RunFolder) -> dict[str, Any]:
             ]
             for section, entries in _FIGURES.items()
         }
+        figures["processed"] = [
+            attempt(title, partial(make, run)) for title, make in figures_of_processed(run)
+        ]
     facts = headline(run)
     content = {
         "name": run.path.resolve().name,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_final_curves", "draw_iteration_curves"]
+__all__ = ["draw_curves", "draw_final_curves", "draw_iteration_curves"]
 
 _SIZE_IN = (5.3, 3.8)
 """Of a figure, in inches, as the page shows it."""
@@ -134,6 +134,17 @@ def _crossing(resolution_A: float | None, threshold: float, frequency: np.ndarra
     if resolution_A is None or not math.isfinite(resolution_A):
         return f"is below {threshold:g} from the beginning"
     return f"stays above {threshold:g} as far as the voxels reach ({angstrom(resolution_A)})"
+
+
+def draw_curves(
+    axes: "Axes", frequency: np.ndarray, curves: list[tuple[np.ndarray, Key]], criterion: float
+) -> None:
+    """Draw several curves of one frequency axis, the first on top, and the criterion."""
+    _prepare(axes, frequency, [values for values, _ in curves])
+    axes.axhline(criterion, color=COLOURS["ink"], linewidth=0.8)
+    _name_line(axes, criterion)
+    for values, key in reversed(curves):
+        _plot(axes, frequency, values, key)
 
 
 def _plot(axes: "Axes", x: np.ndarray, y: np.ndarray, key: Key) -> None:

@@ -13,7 +13,7 @@ from cryorefine.io.mrc import read_stack_header
 from cryorefine.report.illustration import Illustration, Panel
 from cryorefine.report.run_folder import RunFolder
 
-__all__ = ["show_projections", "show_slices"]
+__all__ = ["show_projections", "show_slices", "slices_of"]
 
 _SMALLEST_PX, _LARGEST_PX = 360, 420  # of a picture's side
 _COMPRESSION = 3  # of zlib: a tenth larger than its default, in a third of the time
@@ -30,7 +30,17 @@ _VIEWS = ((0, "z", "x", "y"), (1, "y", "x", "z"), (2, "x", "y", "z"))
 
 def show_slices(run: RunFolder) -> Illustration:
     """Show the three planes through the middle of the map."""
-    density, corner, side, voxel_A = _open(run)
+    panels = slices_of(run, "map.mrc")
+    caption = (
+        "Planes through the middle of the map, bright where there is density, cut to the "
+        "particle; all three have the same grey scale."
+    )
+    return Illustration("Central slices", caption, panels=panels)
+
+
+def slices_of(run: RunFolder, name: str) -> tuple[Panel, ...]:
+    """Return the three planes through the middle of one of the run's maps."""
+    density, corner, side, voxel_A = _open(run, name)
     planes, titles = [], []
     for axis, along, right, up in _VIEWS:
         # The middle of the box, or the nearest plane of the particle if it lies elsewhere.
@@ -39,16 +49,12 @@ def show_slices(run: RunFolder) -> Illustration:
         a, b = (corner[k] for k in range(3) if k != axis)
         planes.append(np.asarray(plane[a : a + side, b : b + side], dtype=np.float32))
         titles.append(f"Slice across {along}; {right} to the right, {up} up")
-    caption = (
-        "Planes through the middle of the map, bright where there is density, cut to the "
-        "particle; all three have the same grey scale."
-    )
-    return Illustration("Central slices", caption, panels=_panels(planes, titles, voxel_A))
+    return _panels(planes, titles, voxel_A)
 
 
 def show_projections(run: RunFolder) -> Illustration:
     """Show the sums of the map along its axes."""
-    density, corner, side, voxel_A = _open(run)
+    density, corner, side, voxel_A = _open(run, "map.mrc")
     z, y, x = (slice(c, c + side) for c in corner)
     cut = np.asarray(density[z, y, x], dtype=np.float32)
     sums = [cut.sum(axis) for axis, *_ in _VIEWS]
@@ -60,7 +66,7 @@ def show_projections(run: RunFolder) -> Illustration:
     return Illustration("Projections", caption, panels=_panels(sums, titles, voxel_A))
 
 
-def _open(run: RunFolder) -> tuple[np.ndarray, tuple[int, int, int], int, float]:
+def _open(run: RunFolder, name: str) -> tuple[np.ndarray, tuple[int, int, int], int, float]:
     """Read the density and find the cube around the particle.
 
     Returns
@@ -68,7 +74,7 @@ def _open(run: RunFolder) -> tuple[np.ndarray, tuple[int, int, int], int, float]
     density, corner, side, voxel_A
         Axes (z, y, x); the cube's first voxel along each axis and its side in voxels.
     """
-    header = read_stack_header(run.path / "map.mrc")
+    header = read_stack_header(run.path / name)
     density = header.read()
     if len(set(density.shape)) != 1:
         raise InputError("the map is not cubic", where=str(header.path))
@@ -78,7 +84,7 @@ def _open(run: RunFolder) -> tuple[np.ndarray, tuple[int, int, int], int, float]
     except InputError:
         return density, (0, 0, 0), len(density), voxel_A
     if mask.shape != density.shape:
-        raise InputError("map.mrc and mask.mrc differ in size", where=str(run.path))
+        raise InputError(f"{name} and mask.mrc differ in size", where=str(run.path))
     corner, side = _particle_cube(mask)
     return density, corner, side, voxel_A
 

@@ -1,17 +1,18 @@
 """What a run says of itself through its log: what it works on, what it reaches, what to look at."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from cryorefine.engine.device import device_name
 from cryorefine.engine.memory import emit_memory
 from cryorefine.engine.threads import threads_of
-from cryorefine.events import EventLog, IterationDone, RunStarted
+from cryorefine.events import EventLog, HalvesRestored, IterationDone, RunStarted
 from cryorefine.settings import RefineSettings
 from cryorefine.state.state import Inputs, State
 
-__all__ = ["emit_iteration", "emit_plans", "emit_start", "warn_of_poses"]
+__all__ = ["emit_iteration", "emit_plans", "emit_restorations", "emit_start", "warn_of_poses"]
 
 
 def emit_start(events: EventLog, inputs: Inputs) -> None:
@@ -52,6 +53,21 @@ def emit_iteration(events: EventLog, state: State, summary: dict[str, Any]) -> N
     record = dataclasses.asdict(state.history[-1])
     spent = {k: summary[k] for k in ("resolution_unmasked_A", "cpu_s", "wall_s")}
     events.emit(IterationDone(**record, **spent))
+
+
+def emit_restorations(events: EventLog, output: Path) -> None:
+    """Emit what was done to the half maps of a finished run, and warn if it mixed them."""
+    path = output / "restorations.json"
+    if not path.exists():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    events.emit(HalvesRestored(steps=record["steps"], mixes_halves=record["mixes_halves"]))
+    if record["mixes_halves"]:
+        mixing = [step["title"] for step in record["steps"] if step["mixes_halves"]]
+        events.warn(
+            f"{output}: {', '.join(mixing)} has mixed the processed half maps: their FSC "
+            "(fsc_processed.star) says nothing of the resolution, which is that of the raw ones"
+        )
 
 
 def warn_of_poses(

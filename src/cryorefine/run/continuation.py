@@ -57,7 +57,9 @@ FIXED = frozenset(
 
 _SCHEDULE = {"iterations", "alignment", "automatic_schedule"}
 _SAME_LENGTH = 1e-4  # relative
-_FILES = ("particles", "mask", "reference_mask", "post_mask", "compare_to")
+_FILES = (
+    "particles", "mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to"
+)  # fmt: skip
 """Settings that name a file and may change in a run."""
 _N_LISTED = 5  # as many as of particles that are left out: a set may have thousands of stacks
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
+from cryorefine.io.mrc import write_volume
 from cryorefine.io.output_path import is_there
 from cryorefine.records.map_files import write_map, write_map_table
 from cryorefine.records.methods_text import methods_text, summary_text
@@ -25,7 +23,8 @@ from cryorefine.records.particle_tables import (
     write_rejected_table,
     write_undecided_table,
 )
-from cryorefine.refine.user_command import run_user_command
+from cryorefine.records.restored_maps import write_processed
+from cryorefine.refine.restoration import process
 from cryorefine.refine.split import inputs_of_iteration
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
@@ -133,7 +132,13 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
 
 def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
     """Return the files that a run reads."""
-    optional = (settings.mask, settings.reference_mask, settings.post_mask, settings.compare_to)
+    optional = (
+        settings.mask,
+        settings.reference_mask,
+        settings.post_symmetry_mask,
+        settings.post_mask,
+        settings.compare_to,
+    )
     given = [path for path in optional if path is not None]
     return [settings.particles, *settings.reference, *stacks, *given]
 
@@ -209,21 +214,7 @@ def write_iteration_files(
     write_text(folder / "statistics.json", json.dumps(statistics, indent=2) + "\n")
     write_text(folder / "summary.txt", summary_text(inputs, state, full, statistics))
     write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics, since=since))
-    processed = _processed(inputs, state, weighted)
+    processed = process(inputs, state, weighted, is_last=bool(summary["finished"]))
     if processed is not None:
-        write_map(folder / "map_processed.mrc", processed, inputs.voxel_A)
+        write_processed(folder, inputs.voxel_A, curves, processed)
     write_map_table(folder, inputs.voxel_A, state.evaluation.resolution_A)
-
-
-def _processed(
-    inputs: Inputs, state: State, volume: Float[Tensor, "z y x"]
-) -> Float[Tensor, "z y x"] | None:
-    """Return the map after the user's mask and command; None where neither was asked for."""
-    settings = inputs.settings
-    if inputs.post_mask is None and settings.post_command is None:
-        return None
-    if inputs.post_mask is not None:
-        volume = volume * inputs.post_mask
-    if settings.post_command is not None:
-        volume = run_user_command(inputs, volume, settings.post_command, 0, state.iteration)
-    return volume

@@ -34,6 +34,7 @@ from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
 from cryorefine.refine.noise import initial_noise
+from cryorefine.refine.restoration import check_restorations
 from cryorefine.refine.start import reconstruct_start, start_from_poses
 from cryorefine.refine.user_command import COMMAND_VARIABLES
 from cryorefine.restore.command import check_command
@@ -103,13 +104,20 @@ class Opened:
         with problems.collected():
             self.group = parse_symmetry(settings.symmetry)
         with problems.collected():
+            check_restorations(settings)
+        with problems.collected():
             self._read_particles(is_continued)
         references = []
         for path in settings.reference:
             with problems.collected():
                 references.append(_read_reference(path, settings))
         masks = []
-        for path in (settings.mask, settings.reference_mask, settings.post_mask):
+        for path in (
+            settings.mask,
+            settings.reference_mask,
+            settings.post_symmetry_mask,
+            settings.post_mask,
+        ):
             with problems.collected():
                 masks.append(None if path is None else _read_mask(path, settings))
         for command in (settings.reference_command, settings.post_command):
@@ -129,7 +137,7 @@ class Opened:
                 other = self._other_voxel(volume, str(path))
                 self.table = replace(self.table, remarks=(*self.table.remarks, *other))
         self.references = tuple(references)
-        self.mask, self.reference_mask, self.post_mask = (
+        self.mask, self.reference_mask, self.post_symmetry_mask, self.post_mask = (
             None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
         )
         self.comparison = None if comparison is None else self._fitted(comparison)
@@ -425,6 +433,7 @@ def screened_inputs(
         geometry=_geometry(opened, radius_px, len(good)),
         mask=_on_device(opened, opened.mask),
         reference_mask=_on_device(opened, opened.reference_mask),
+        post_symmetry_mask=_on_device(opened, opened.post_symmetry_mask),
         post_mask=_on_device(opened, opened.post_mask),
         comparison=_on_device(opened, opened.comparison),
         device=opened.device,

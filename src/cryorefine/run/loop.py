@@ -9,7 +9,7 @@ from typing import Any
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
-from cryorefine.run.announcements import emit_iteration, warn_of_poses
+from cryorefine.run.announcements import emit_iteration, emit_restorations, warn_of_poses
 from cryorefine.run.beside import Beside
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.continuation import Changes
@@ -161,6 +161,7 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
     with interruptible(partial(_safe, output, beside)):
         summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
         warn_of_poses(events, output, inputs.settings, summary)
+        emit_restorations(events, output)
         events.emit(RunEnded(**summary))
         report.write()
         return summary

@@ -14,6 +14,7 @@ from cryorefine.settings.particle_optics import ParticleOpticsSettings
 from cryorefine.settings.particles import ParticleSettings
 from cryorefine.settings.reconstruction import ReconstructionSettings
 from cryorefine.settings.reference import ReferenceSettings
+from cryorefine.settings.restoration import RestorationSettings
 from cryorefine.settings.weights import WeightSettings
 
 __all__ = ["GROUPS", "RefineSettings", "option_name"]
@@ -25,6 +26,7 @@ GROUPS: dict[str, type[SettingsGroup]] = {
     "Values of single particles": ParticleOpticsSettings,
     "References": ReferenceSettings,
     "Reconstruction and resolution": ReconstructionSettings,
+    "Restoration": RestorationSettings,
     "Weights": WeightSettings,
     "Computing and files": ComputingSettings,
 }
@@ -51,6 +53,7 @@ class RefineSettings(
     # A model's fields begin with those of its last base: see GROUPS for the order.
     ComputingSettings,
     WeightSettings,
+    RestorationSettings,
     ReconstructionSettings,
     ReferenceSettings,
     ParticleOpticsSettings,
@@ -68,6 +71,7 @@ class RefineSettings(
             *self._alignment(),
             *self._local(),
             *self._images(),
+            *self.problems_of_restorations(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -100,10 +104,13 @@ class RefineSettings(
         masks = (self.mask, self.reference_mask, self.post_mask)
         if self.mask_voxel_angstrom is not None and masks == (None, None, None):
             yield "--mask-voxel-angstrom: there is no mask (--mask, --reference-mask, --post-mask)"
-        if self.reference_from_processed and not (self.post_mask or self.post_command):
+        processes = self.post_mask or self.post_command or self.restores_halves
+        if self.reference_from_processed and not processes:
+            yield "--reference-from-processed: half maps are not processed (the --post options)"
+        if self.reference_from_processed and self.post_difference:
             yield (
-                "--reference-from-processed: half maps are not processed (--post-mask, "
-                "--post-command)"
+                "--reference-from-processed: --post-difference mixes the half maps, and the FSC of "
+                "the next ones would be that of halves that know each other"
             )
         if self.command_shell and not (self.reference_command or self.post_command):
             yield "--command-shell: there is no command (--reference-command, --post-command)"

@@ -40,10 +40,3 @@ class ReconstructionSettings(SettingsGroup):
         None,
         description="A known map, in place, to show the FSC against; never used to refine.",
     )
-    post_mask: Path | None = Field(
-        None, description="Mask, 0 to 1, of map_processed.mrc; nothing else sees it."
-    )
-    post_command: str | None = Field(
-        None,
-        description="Command that changes map_processed.mrc in place, as --reference-command does.",
-    )

@@ -42,7 +42,7 @@ class Inputs:
         Sampling and box of all volumes.
     radius_px
         Radius of the particle in voxels.
-    mask, reference_mask, post_mask, comparison
+    mask, reference_mask, post_symmetry_mask, post_mask, comparison
         The user's masks and known map at that sampling, on the device; None where not given.
     device
         Where the passes compute.
@@ -66,6 +66,7 @@ class Inputs:
     geometry: Geometry
     mask: Float[Tensor, "z y x"] | None
     reference_mask: Float[Tensor, "z y x"] | None
+    post_symmetry_mask: Float[Tensor, "z y x"] | None
     post_mask: Float[Tensor, "z y x"] | None
     comparison: Float[Tensor, "z y x"] | None
     device: torch.device

@@ -50,6 +50,11 @@ RESULTS = (
     "summary.txt",
     "methods.txt",
     "map_processed.mrc",
+    "half1_processed.mrc",
+    "half2_processed.mrc",
+    "disagreement.mrc",
+    "fsc_processed.star",
+    "restorations.json",
     "undecided_poses.star",
     "rejected_particles.star",
 )

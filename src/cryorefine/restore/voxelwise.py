@@ -1,0 +1,40 @@
+"""Work voxel by voxel on large maps: a few planes at a time, in all threads."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.compiled import in_threads
+
+__all__ = ["voxelwise"]
+
+_SLAB_PX = 4
+"""Planes of a slab: temporaries of 1 MB each at 256 px, which a core's cache holds."""
+
+
+def voxelwise(
+    function: Callable[..., Float[Tensor, "k y x"]], *volumes: Tensor
+) -> Float[Tensor, "z y x"]:
+    """Return what a function makes of voxels, which must not look at their neighbours.
+
+    Parameters
+    ----------
+    function
+        Of as many tensors as there are volumes, of a few planes each. It must not change them.
+    """
+    first = volumes[0]
+    if first.device.type != "cpu":
+        return function(*volumes)
+    n = len(first)
+    out = torch.empty_like(first)
+
+    def work(begin: int, end: int) -> None:
+        for start in range(begin * _SLAB_PX, min(end * _SLAB_PX, n), _SLAB_PX):
+            part = slice(start, min(start + _SLAB_PX, n))
+            out[part] = function(*(volume[part] for volume in volumes))
+
+    in_threads(work, math.ceil(n / _SLAB_PX))
+    return out
