@@ -415,7 +415,7 @@ def test_volumes_of_all_iterations_and_references_as_used_are_kept_when_asked_fo
         assert len(list((tmp_path / name).glob("iteration_*/reference1.mrc"))) == expected
     # Iteration 0 has no map; of the others only tables are left.
     removed = tmp_path / "remove"
-    assert len(list(removed.glob("iteration_*/*.mrc"))) == 2 * 7
+    assert len(list(removed.glob("iteration_*/*.mrc"))) == 2 * 8
     assert len(list(removed.glob("iteration_*/particles.star"))) == 3
     assert not list(removed.glob("iteration_*/*_used.mrc"))
     kept = tmp_path / "keep"

@@ -36,6 +36,8 @@ def summary(iteration: int, *, finished: bool) -> dict:
         "n_particles": N_PARTICLES + 1,
         "n_used": N_PARTICLES,
         "n_rejected": 1,
+        "n_left_out": 3 * (iteration - 1),
+        "n_not_drawn": 0,
         "iterations": iteration,
         "converged": finished,
         "finished": finished,
@@ -72,6 +74,13 @@ def particle_blocks() -> dict[str, dict[str, np.ndarray]]:
             "cryorefineCorrelation": rng.normal(0.2, 0.02, n),
             "cryorefineSigmaRotationDeg": rng.normal(2, 0.1, n),
             "cryorefineShiftAtLimit": np.zeros(n, dtype=np.int64),
+            "cryorefineAngleDiffDeg": rng.exponential(2, n),
+            "cryorefineWeight": rng.uniform(0, 2, n),
+            "cryorefinePercentile": np.linspace(0, 1, n),
+            "cryorefineDefocusGroup": np.arange(n) // 20 + 1,
+            "rlnRandomSubset": np.arange(n) % 2 + 1,
+            "rlnDefocusU": 10_000.0 + 100 * np.arange(n),
+            "rlnDefocusV": 10_000.0 + 100 * np.arange(n),
         },
     }
 

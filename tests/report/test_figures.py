@@ -11,10 +11,11 @@ import pytest
 
 from cryorefine.io.star import write_star
 from cryorefine.report.curves import draw_final_curves
+from cryorefine.report.defocus_groups import draw_defocus_groups
 from cryorefine.report.directions import draw_directions
 from cryorefine.report.histograms import draw_shift
 from cryorefine.report.illustration import attempt
-from cryorefine.report.iterations import draw_turn
+from cryorefine.report.iterations import draw_counts, draw_turn
 from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.pictures import show_projections, show_slices
 from cryorefine.report.run_folder import RunFolder
@@ -155,3 +156,25 @@ def test_missing_column_gives_a_note(tmp_path):
 )
 def test_numbers_are_written_in_words_that_people_use(text, expected):
     assert text == expected
+
+
+def test_correlation_is_drawn_for_each_half_of_each_defocus_group_with_or_without_a_defocus(
+    tmp_path,
+):
+    run = make_run(tmp_path / "run")
+    with_defocus = draw_defocus_groups(RunFolder(run))
+    assert "mean defocus of the group (µm)" in with_defocus.svg
+    blocks = particle_blocks()
+    for label in ("rlnDefocusU", "rlnDefocusV"):
+        del blocks["particles"][label]
+    write_star(run / "particles.star", blocks)
+    without = draw_defocus_groups(RunFolder(run))
+    assert "defocus" not in without.svg.split("aria-label")[1].split(">", 1)[1]
+    for figure in (with_defocus, without):
+        assert all(f"var(--{colour}" in figure.svg for colour in ("blue", "amber"))
+
+
+def test_particles_by_iteration_draws_those_used_and_those_not(tmp_path):
+    run = RunFolder(make_run(tmp_path / "run"))
+    assert [(it.n_used, it.n_not_used) for it in run.iterations] == [(60, 1), (60, 4)]
+    assert draw_counts(run).svg

@@ -29,6 +29,11 @@ FIGURES = (
     "Correlation",
     "Accuracy of orientations",
     "Shifts",
+    "Change of orientations",
+    "Weights",
+    "Percentiles",
+    "Correlation by defocus group",
+    "Particles by iteration",
 )
 
 
@@ -115,6 +120,12 @@ def test_table_has_the_time_of_each_iteration_alone(page):
     assert page.text.count("1 min 15 s") == 2
 
 
+def test_table_and_head_count_the_particles_that_are_in_no_map(page):
+    rows = re.sub(r"\s+", " ", page.text)
+    assert all(cells in rows for cells in ("–601", "–604"))  # aligned, in the maps, left out
+    assert "1 rejected, 3 left out" in rows
+
+
 def test_settings_and_provenance_are_shown(html, page):
     assert "initial_lowpass_angstrom" in page.text
     assert "cryorefine refine 'my particles.star'" in page.text
@@ -141,7 +152,7 @@ def test_single_iteration_is_not_drawn_as_a_course(tmp_path):
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert "Corrected curve by iteration" not in page.text
     assert "Particles that jumped" not in page.text
-    assert page.tags.count("svg") == len(FIGURES) - 2 - 4
+    assert page.tags.count("svg") == len(FIGURES) - 2 - 5
 
 
 def test_damaged_and_missing_files_give_notes_and_not_exceptions(tmp_path):

@@ -10,12 +10,22 @@ from typing import Any
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
 from cryorefine.report.curves import draw_final_curves, draw_iteration_curves
+from cryorefine.report.defocus_groups import draw_defocus_groups
 from cryorefine.report.directions import draw_directions
 from cryorefine.report.header import headline, messages, run_state
-from cryorefine.report.histograms import draw_accuracy, draw_correlation, draw_score, draw_shift
+from cryorefine.report.histograms import (
+    draw_accuracy,
+    draw_angle_change,
+    draw_correlation,
+    draw_percentile,
+    draw_score,
+    draw_shift,
+    draw_weight,
+)
 from cryorefine.report.illustration import attempt
 from cryorefine.report.iterations import (
     COLUMNS,
+    draw_counts,
     draw_jumps,
     draw_resolution,
     draw_turn,
@@ -40,13 +50,18 @@ _FIGURES = {
         ("Resolution", draw_resolution),
         ("Turn of the poses", draw_turn),
         ("Particles that jumped", draw_jumps),
+        ("Particles by iteration", draw_counts),
     ),
     "particles": (
         ("Score", draw_score),
         ("Correlation", draw_correlation),
         ("Accuracy of orientations", draw_accuracy),
         ("Shifts", draw_shift),
+        ("Change of orientations", draw_angle_change),
+        ("Weights", draw_weight),
+        ("Percentiles", draw_percentile),
     ),
+    "groups": (("Correlation by defocus group", draw_defocus_groups),),
 }
 
 # These say nothing of one iteration alone.
@@ -55,6 +70,7 @@ _BY_ITERATION = {
     "Resolution",
     "Turn of the poses",
     "Particles that jumped",
+    "Particles by iteration",
 }
 
 

@@ -11,7 +11,15 @@ from cryorefine.report.run_folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_accuracy", "draw_correlation", "draw_score", "draw_shift"]
+__all__ = [
+    "draw_accuracy",
+    "draw_angle_change",
+    "draw_correlation",
+    "draw_percentile",
+    "draw_score",
+    "draw_shift",
+    "draw_weight",
+]
 
 _SIZE_IN = (2.65, 2.3)
 """Of a figure, in inches, as the page shows it."""
@@ -51,6 +59,30 @@ def draw_accuracy(run: RunFolder) -> Illustration:
         run, "Accuracy of orientations", "cryorefineSigmaRotationDeg",
         "standard deviation (°)", caption,
     )  # fmt: skip
+
+
+def draw_angle_change(run: RunFolder) -> Illustration:
+    """Draw how far poses turned since the iteration before."""
+    caption = (
+        "How far each pose turned since the iteration before, modulo symmetry; 0 where there was "
+        "none before. A run goes over to local searches when most no longer turn."
+    )
+    return _column(run, "Change of orientations", "cryorefineAngleDiffDeg", "rotation (°)", caption)
+
+
+def draw_weight(run: RunFolder) -> Illustration:
+    """Draw the distribution of the particles' weights in the reconstruction."""
+    caption = "What each particle counts in the half maps; 1 is the mean of its half."
+    return _column(run, "Weights", "cryorefineWeight", "weight", caption)
+
+
+def draw_percentile(run: RunFolder) -> Illustration:
+    """Draw the distribution of the particles' percentiles within their defocus groups."""
+    caption = (
+        "Rank of each particle's correlation among those of like defocus, best 1: even by its "
+        "making, and coarse where groups are small."
+    )
+    return _column(run, "Percentiles", "cryorefinePercentile", "percentile", caption)
 
 
 def draw_shift(run: RunFolder) -> Illustration:

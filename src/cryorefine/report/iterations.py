@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cryorefine.report.illustration import COLOURS, Illustration, Key, finish_axes, render_svg
-from cryorefine.report.number_formats import amount, angstrom, duration
+from cryorefine.report.number_formats import amount, angstrom, count, duration
 from cryorefine.report.run_folder import Iteration, RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
+__all__ = ["COLUMNS", "draw_counts", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
 
 _SIZE_IN = (3.45, 2.6)
 """Of a figure, in inches, as the page shows it."""
@@ -28,6 +28,9 @@ COLUMNS = (
     "Poses compared at",
     "Median turn",
     "Pose accuracy",
+    "Aligned",
+    "In the maps",
+    "Left out",
     "CPU time",
 )
 """Heads of the table of iterations."""
@@ -44,6 +47,9 @@ def table_rows(run: RunFolder) -> list[tuple[str, ...]]:
             "–" if it.align_resolution_A is None else angstrom(it.align_resolution_A),
             _degrees(it.median_turn_deg),
             _degrees(it.median_sigma_rotation_deg),
+            count(it.n_aligned),
+            count(it.n_used),
+            count(it.n_not_used),
             duration(it.spent_cpu_s),
         )
         for it in run.iterations
@@ -105,6 +111,23 @@ def draw_jumps(run: RunFolder) -> Illustration:
         "run goes over to local searches when it is small."
     )
     return _draw("Particles that jumped", "progress-jumps", caption, fill, run)
+
+
+def draw_counts(run: RunFolder) -> Illustration:
+    """Draw how many particles were used, and how many were not."""
+
+    def fill(axes: "Axes") -> None:
+        _plot(axes, run.iterations, "n_not_used", "amber")
+        _plot(axes, run.iterations, "n_used", "blue")
+        axes.set_ylabel("particles")
+        axes.set_ylim(bottom=0)
+
+    caption = (
+        "Particles in the half maps, and particles that are in none: rejected, left out for their "
+        "tilt or weight, or not drawn."
+    )
+    keys = (Key("in the maps", "blue"), Key("left out", "amber"))
+    return _draw("Particles by iteration", "progress-counts", caption, fill, run, keys)
 
 
 def _draw(

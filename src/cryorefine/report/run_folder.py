@@ -68,6 +68,13 @@ class Iteration:
     n_not_drawn: int | None
     spent_cpu_s: float | None
 
+    @property
+    def n_not_used(self) -> int | None:
+        """Particles that are in no half map; None where it is not known."""
+        parts = (self.n_rejected, self.n_left_out, self.n_not_drawn)
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
+
 
 class RunFolder:
     """A run folder, each file read when it is first asked for.
