@@ -18,6 +18,7 @@ _COMMANDS = {
     "resume": "Continue a run: where it stopped, or with other settings or particles.",
     "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
     "fsc": "Fourier shell correlation of two half maps.",
+    "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return importlib.import_module(f"cryorefine.cli.{cmd_name}").command
+        return importlib.import_module(f"cryorefine.cli.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

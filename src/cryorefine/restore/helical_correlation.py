@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import ndimage
 from torch import Tensor
 
@@ -64,7 +64,7 @@ class HelicalCorrelation:
         """Largest lag at which enough of the map meets its copy."""
         return float(np.flatnonzero(self.overlap >= _MIN_OVERLAP)[-1]) * self.step_A
 
-    def lags(self, rise_A: float, most: int | None = None) -> Float[np.ndarray, "l"]:
+    def lags(self, rise_A: float, most: int | None = None) -> Int[np.ndarray, "l"]:
         """Return the numbers of steps that are used at a rise: from 1, at most so many."""
         n = math.floor(self.longest_A / rise_A + 1e-9)
         return np.arange(1, (n if most is None else min(n, most)) + 1)
@@ -73,10 +73,8 @@ class HelicalCorrelation:
         """Return the share of the central part that meets its copy."""
         return np.interp(lag_A, np.arange(len(self.overlap)) * self.step_A, self.overlap)
 
-    def is_near(
-        self, angle_rad: Float[np.ndarray, "*p"], lag_A: Float[np.ndarray, "*p"], fold: int
-    ) -> np.ndarray:
-        """Tell which copies lie within the resolution of the place itself."""
+    def is_near(self, angle_rad: np.ndarray, lag_A: np.ndarray, fold: int) -> np.ndarray:
+        """Tell which copies lie within the resolution of the place itself; arrays of any shape."""
         sector = 2 * math.pi / fold
         turned = np.abs((angle_rad + sector / 2) % sector - sector / 2) * self.radius_A
         return np.hypot(turned, lag_A) < self.resolution_A

@@ -48,6 +48,9 @@ sixth of the resolution away, where a peak is still nine tenths of its height.""
 _REACH = 4.0
 """Points of the grid, of each stage, that the refinement may go: a peak is three of them wide."""
 
+_PEAK_REACH = 2
+"""Points about a peak within which no other counts: it is three wide."""
+
 _MAX_CANDIDATES = 40
 """Peaks of the landscape that are refined. The true one is among the first few where a map shows
 it at all; every other subunit, and every third, are peaks, too."""
@@ -58,7 +61,7 @@ _TRIALS, _COVERAGE = 8, 2.31
 _NULL_TRIALS, _NULL_ROWS = 8, 4
 """Landscapes of turned rows, and that one row of the grid in so many is worked out for them."""
 
-_CHANCE = 1e-3
+_CHANCE = 0.01
 """Probability that a map without a helix passes for one."""
 
 _VOXELS = 3.0
@@ -134,7 +137,7 @@ class HelicalSearch:
     landscape
         Of the first steps.
     threshold
-        Score that a map without a helix reaches in one case of a thousand, and the landscape's
+        Score that a map without a helix reaches in one case of a hundred, and the landscape's
         highest, which is above it.
     ranges
         What was searched.
@@ -223,7 +226,7 @@ def search_helix(
     in standard deviations of as many copies at wrong places; copies nearer than the resolution do
     not count. A map without a helix has high scores, too, where many are tried: how high is
     measured on landscapes of the same correlations with each of their rows (lags along z) turned by
-    a random angle, and extrapolated to one case in a thousand by Gumbel's law.
+    a random angle, and extrapolated to one case in a hundred by Gumbel's law.
 
     Uncertainties come from maps that have the helix found and the noise that was left, with random
     phases; with half maps they are at least half the difference between both.
@@ -371,7 +374,7 @@ def _scores(
 def _threshold(
     correlation: HelicalCorrelation, ranges: HelicalRanges, rng: np.random.Generator
 ) -> float:
-    """Return the highest score that a landscape without a helix has in one case of a thousand."""
+    """Return the highest score that a landscape without a helix has in one case of a hundred."""
     twists, rises = _grid(correlation, ranges)
     table = _table(correlation, ranges)
     block = math.ceil(correlation.resolution_A / correlation.step_A)
@@ -396,8 +399,11 @@ def _candidates(
 ) -> list[Candidate]:
     """Return the landscape's peaks, refined over all steps, best first, each once."""
     score = landscape.score
-    modes = ["nearest", "wrap" if ranges.is_all_round else "nearest"]
-    peaks = np.argwhere(score == ndimage.maximum_filter(score, 5, mode=modes))
+    # Columns go on round the circle where all twists are searched.
+    beside = ((0, 0), (_PEAK_REACH, _PEAK_REACH))
+    round_ = np.pad(score, beside, mode="wrap" if ranges.is_all_round else "edge")
+    highest = ndimage.maximum_filter(round_, 2 * _PEAK_REACH + 1, mode="nearest")
+    peaks = np.argwhere(score == highest[:, _PEAK_REACH:-_PEAK_REACH])
     peaks = peaks[np.argsort(-score[tuple(peaks.T)])][:_MAX_CANDIDATES]
     found: list[Candidate] = []
     for i, j in peaks:
