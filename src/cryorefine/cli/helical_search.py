@@ -1,6 +1,7 @@
 """``cryorefine helical-search``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,16 +43,7 @@ __all__ = ["command"]
     type=float,
     help="Detail to use (default: the FSC of two half maps; 6 Å of one map).",
 )
-def command(
-    map1: Path,
-    map2: Path | None,
-    output: Path,
-    twist_range_deg: tuple[float, float],
-    rise_range_angstrom: tuple[float, float],
-    fold: int,
-    radius_angstrom: float | None,
-    resolution_angstrom: float | None,
-) -> None:
+def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: Any) -> None:
     """Find twist and rise of MAP1, a filament along z, or of half maps MAP1 and MAP2.
 
     Writes landscape.png and landscape.html, helix.json, and symmetrised.mrc, the map (or the
@@ -75,11 +67,11 @@ def command(
     with ProgressDisplay() as display:
         found = searched(
             maps,
-            twist_deg=twist_range_deg,
-            rise_A=rise_range_angstrom,
+            twist_deg=ranges["twist_range_deg"],
+            rise_A=ranges["rise_range_angstrom"],
             fold=fold,
-            radius_A=radius_angstrom,
-            resolution_A=resolution_angstrom,
+            radius_A=ranges["radius_angstrom"],
+            resolution_A=ranges["resolution_angstrom"],
             listener=display,
         )
     output.mkdir(parents=True, exist_ok=True)

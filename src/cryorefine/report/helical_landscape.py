@@ -13,7 +13,7 @@ from cryorefine.storage.json_record import write_record
 __all__ = ["draw_landscape", "write_helical_report"]
 
 _SHOWN = 8
-"""Runners-up in the table and the figure: what follows are mostly every other subunit, and so on."""
+"""Runners-up in the table and the figure: what follows is mostly every n-th subunit."""
 
 _CONTRAST = 99.9
 """Percentile of the scores that is the brightest: single peaks would leave all else dark."""
