@@ -212,7 +212,8 @@ def significance(
     -------
     score, correlation
         The score is in standard deviations that as many copies at wrong places would have, of
-        whom an n-fold axis makes n times as many. The correlation is the mean over copies.
+        whom an n-fold axis makes n times as many. The correlation is the mean over copies, less
+        that of places halfway between them.
     """
     steps = correlation.lags(rise_A)
     lag_A, angle = steps * rise_A, steps * twist_rad
@@ -225,5 +226,12 @@ def significance(
         lag_A, np.arange(len(correlation.noise)) * correlation.step_A, correlation.noise
     )
     found = correlation.at(angle, lag_A, fold)
+    # What is alike all along a screw is so for any rise: places halfway between two copies count
+    # against them.
+    half = np.array([[-0.5], [0.5]])
+    between = correlation.at(
+        (angle + half * twist_rad).ravel(), (lag_A + half * rise_A).ravel(), fold
+    )
+    found = found - between.reshape(2, -1).mean(0)
     single = found * np.sqrt(fold * weight) / noise
     return float(single.sum() / np.sqrt(weight.sum())), float((weight * found).sum() / weight.sum())
