@@ -21,8 +21,9 @@ Objects
 Read and write
     read_particles, read_volume, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, project, rotations_from_euler, simulate; and the module
-    restore, with a function for each restoration of half maps
+    refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
+    rotations_from_euler, simulate; and the module restore, with a function for each
+    restoration of half maps
 Errors
     CryorefineError, and of its kind InputError (what, where and what to do about it) and
     StoppedEarly (whole iterations are safe)
@@ -41,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryorefine.api import restore
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
+    from cryorefine.api.helices import helical_search, impose_helix
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
     from cryorefine.api.refinement import reconstruct, refine
@@ -66,6 +68,8 @@ __all__ = [
     "Volume",
     "__version__",
     "fsc",
+    "helical_search",
+    "impose_helix",
     "open_run",
     "project",
     "read_particles",
@@ -92,6 +96,8 @@ _MODULES = {
     "StoppedEarly": "errors",
     "Volume": "api.volume",
     "fsc": "api.correlation",
+    "helical_search": "api.helices",
+    "impose_helix": "api.helices",
     "open_run": "api.run_folder",
     "project": "api.projection",
     "read_particles": "api.particles",

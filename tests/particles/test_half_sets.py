@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryorefine.events import EventLog
-from cryorefine.particles.half_sets import assign_halves, find_duplicates
+from cryorefine.particles.half_sets import assign_halves, filaments, find_duplicates
 from tests.builders import make_table, refused
 
 quick = settings(max_examples=80, deadline=None)
@@ -160,3 +162,45 @@ def test_an_image_given_to_both_halves_is_refused():
 def test_fewer_than_two_images_are_refused(image):
     with refused("particles.star", "two half sets"):
         halves(make_table(len(image), image=image))
+
+
+def with_tubes(table, tubes):
+    return replace(table, extra={"rlnHelicalTubeID": np.array([str(t) for t in tubes], "S8")})
+
+
+def test_segments_of_a_filament_are_never_apart():
+    # One micrograph of ten filaments, and one of two: whole micrographs would be uneven.
+    micrograph = [0] * 100 + [1] * 10
+    tubes = [*np.repeat(np.arange(1, 11), 10), *np.repeat([1, 2], 5)]
+    for seed in range(5):
+        half, warnings = halves(with_tubes(make_table(110, micrograph=micrograph), tubes), seed)
+        assert not warnings
+        assert max(sizes(half)) <= 60
+        for m, t in set(zip(micrograph, tubes, strict=True)):
+            mine = (np.array(micrograph) == m) & (np.array(tubes) == t)
+            assert len(set(half[mine].tolist())) == 1
+
+
+def test_a_tubes_number_counts_within_its_micrograph():
+    table = with_tubes(make_table(4, micrograph=[0, 0, 1, 1]), [1, 2, 1, 2])
+    assert len(set(filaments(table).tolist())) == 4
+    assert filaments(make_table(4)) is None
+    # Without names of micrographs the numbers are those of all of the file.
+    assert len(set(filaments(with_tubes(make_table(4), [1, 2, 1, 2])).tolist())) == 2
+
+
+def test_a_single_filament_cannot_make_halves():
+    table = with_tubes(make_table(6, micrograph=[0] * 6), [1] * 6)
+    with refused("all segments are of one filament", "_rlnHelicalTubeID"):
+        halves(table)
+
+
+def test_halves_of_the_file_that_divide_a_filament_are_kept_with_a_warning():
+    given = [1, 2, 1, 1, 2, 2]
+    table = with_tubes(make_table(6, micrograph=[0] * 6, half=given), [1, 1, 2, 2, 3, 3])
+    half, warnings = halves(table)
+    assert half.tolist() == given
+    assert "segments of 1 filaments stand in both half sets" in warnings[0]
+    whole, warnings = halves(with_tubes(make_table(4, half=[1, 1, 2, 2]), [1, 1, 2, 2]))
+    assert whole.tolist() == [1, 1, 2, 2]
+    assert not warnings

@@ -23,6 +23,7 @@ _COMMANDS = {
     "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
     "fsc": "Fourier shell correlation of two half maps.",
     "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
+    "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",
@@ -43,7 +44,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return importlib.import_module(f"cryorefine.cli.{cmd_name}").command
+        return importlib.import_module(f"cryorefine.cli.{cmd_name.replace('-', '_')}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

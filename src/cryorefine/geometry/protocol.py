@@ -15,13 +15,14 @@ class Symmetry(Protocol):
     An operator turns the object about the origin and then moves it, ``x → matrices[g] @ x +
     shifts_A[g]``; with each operator its inverse is one.
 
-    :class:`~cryorefine.geometry.symmetry.SymmetryGroup` has rotations only. A helix would give
-    those of its infinitely many operators whose copies lie in the box: step k turns by k times the
-    twist about z, and moves by k times the rise along z. They are no closed group; what divides the
-    sphere among operators uses ``point_group``, which for a helix would be the rotations about z
-    that move nothing, or the identity alone. Two things would have to be added for a helix: a
-    pose's shift changes with the operator by the projection of ``shifts_A``, which is not taken
-    into account where poses are compared, and sums on the Fourier grid take a point group only.
+    :class:`~cryorefine.geometry.symmetry.SymmetryGroup` has rotations only.
+    :class:`~cryorefine.geometry.helix.HelicalCopies` has those of a helix's infinitely many
+    operators whose copies lie in a box: step k turns by k times the twist about z, and moves by k
+    times the rise along z. They are no closed group; what divides the sphere among operators uses
+    ``point_group``. A pose's shift changes with the operator by the projection of ``shifts_A``,
+    which is not taken into account where poses are compared, and sums on the Fourier grid take a
+    point group only: maps of helices are symmetrised by
+    :func:`~cryorefine.restore.helical_symmetry.impose_helix`.
     """
 
     @property

@@ -6,7 +6,9 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.particles.table import ParticleTable
 
-__all__ = ["assign_halves", "deal_halves", "find_duplicates"]
+__all__ = ["assign_halves", "deal_halves", "filaments", "find_duplicates"]
+
+_TUBE = "rlnHelicalTubeID"
 
 _MAX_UNEVEN = 0.6
 """Share of the particles that one half may have: at 0.6 the smaller half's noise is a quarter
@@ -20,13 +22,30 @@ def find_duplicates(table: ParticleTable) -> np.ndarray:
     return first[inverse.reshape(-1)]
 
 
+def filaments(table: ParticleTable) -> np.ndarray | None:
+    """Return the filament of each particle as a number, or None if the file names none.
+
+    ``rlnHelicalTubeID`` numbers filaments within a micrograph.
+    """
+    tubes = table.extra.get(_TUBE)
+    if tubes is None:
+        return None
+    _, tube = np.unique(tubes, return_inverse=True)
+    key = np.stack([table.micrograph_index, tube.reshape(-1)], -1)
+    if not table.micrographs:
+        key[:, 0] = 0  # without names every particle counts as alone in its micrograph
+    return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+
+
 def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.ndarray:
     """Return the half, 1 or 2, of every particle.
 
     Halves given in the file are kept. Otherwise whole micrographs are dealt, the largest first to
     the smaller half: neighbours that overlap share noise, and duplicates lie in one micrograph.
     Without micrograph names, or where a few large micrographs would make the halves uneven,
-    single images are dealt; rows that show one image stay together.
+    whole filaments are dealt (``rlnHelicalTubeID``), or single images where the file names none;
+    rows that show one image stay together. Halves of the file that divide a filament are kept with
+    a warning.
 
     Raises
     ------
@@ -43,7 +62,9 @@ def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.nd
             "they are kept in the same half"
         )
     if (table.half_set > 0).any():
-        return _given(table, same)
+        half = _given(table, same)
+        _warn_of_divided(filaments(table), half, events)
+        return half
     if len(np.unique(same)) < 2:
         raise InputError(
             f"{len(table)} particle image cannot make two half sets",
@@ -69,20 +90,39 @@ def deal_halves(
 ) -> np.ndarray:
     """Deal particles to halves that have ``sizes`` already, by micrographs if that comes out even.
 
-    Otherwise single images are dealt, repeated ones together, and a warning begins with ``few``.
+    Otherwise whole filaments are dealt where the file names them: segments of one overlap, and are
+    never apart. Else single images are dealt, repeated ones together, and a warning begins with
+    ``few``.
+
+    Raises
+    ------
+    InputError
+        If the file names filaments, and there are too few to fill both halves.
     """
     same = find_duplicates(table)
     rng = np.random.default_rng(seed)
+    tubes = filaments(table)
     if table.micrographs:
         # Even if a repeat names another micrograph.
         half = _deal(table.micrograph_index, sizes, rng)[same]
         share = (sizes[0] + (half == 1).sum()) / (sizes.sum() + len(half))
         if 1 - _MAX_UNEVEN <= share <= _MAX_UNEVEN:
             return half
-        events.warn(
-            f"{few}: single images were dealt instead, and overlapping neighbours may raise the FSC"
+        if tubes is None:
+            events.warn(
+                f"{few}: single images were dealt instead, and overlapping neighbours may raise "
+                "the FSC"
+            )
+    if tubes is None:
+        return _deal(same, sizes, rng)
+    half = _deal(tubes, sizes, rng)[same]
+    if ((sizes + np.bincount(half, minlength=3)[1:]) == 0).any():
+        raise InputError(
+            "all segments are of one filament, and would show the same subunits in both halves",
+            where=str(table.source),
+            do=f"give segments of more filaments, or remove the column _{_TUBE}",
         )
-    return _deal(same, sizes, rng)
+    return half
 
 
 def _deal(unit: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -126,3 +166,20 @@ def _given(table: ParticleTable, same: np.ndarray) -> np.ndarray:
             do="remove the repeated rows, or the column to have halves drawn anew",
         )
     return half
+
+
+def _warn_of_divided(tubes: np.ndarray | None, half: np.ndarray, events: EventLog) -> None:
+    """Warn where segments of one filament stand in both halves."""
+    if tubes is None:
+        return
+    n = int(tubes.max()) + 1
+    divided = int(
+        ((np.bincount(tubes[half == 1], minlength=n) > 0)
+         & (np.bincount(tubes[half == 2], minlength=n) > 0)).sum()
+    )  # fmt: skip
+    if divided:
+        events.warn(
+            f"segments of {divided} filaments stand in both half sets of the file: where they "
+            "overlap, the FSC is too good. Remove the column _rlnRandomSubset to have whole "
+            "filaments dealt"
+        )

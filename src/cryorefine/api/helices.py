@@ -1,0 +1,182 @@
+"""The helix of a map: found, and imposed."""
+
+from typing import Any
+
+import torch
+
+from cryorefine.api.boundary import library_call, threads_restored
+from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
+from cryorefine.engine.threads import use_threads
+from cryorefine.errors import InputError
+from cryorefine.events import Listener, WorkAdvanced
+from cryorefine.geometry.helix import Helix
+from cryorefine.restore.filament import filament_radius_A, halves_fsc
+from cryorefine.restore.helical_search import HelicalRanges, HelicalSearch, search_helix
+from cryorefine.restore.helical_symmetry import impose_helix as impose
+
+__all__ = ["helical_search", "impose_helix", "searched"]
+
+_DETAIL_A = 6.0
+"""Resolution that a single map is taken to have at best, in Å: most maps of helices that are worth
+a search do, and coarser detail is used with it. With two half maps their FSC says."""
+
+_BEYOND_VOXELS = 2.2
+"""No detail is used below so many voxels, where interpolation and the box's corners show."""
+
+
+@library_call
+def helical_search(
+    map1: Any,
+    map2: Any = None,
+    *,
+    twist_range_deg: tuple[float, float] = (-180.0, 180.0),
+    rise_range_angstrom: tuple[float, float] = (1.0, 40.0),
+    fold: int = 1,
+    radius_angstrom: float | None = None,
+    resolution_angstrom: float | None = None,
+) -> HelicalSearch:
+    """Find twist and rise of a map of a filament whose axis is z through the origin.
+
+    Parameters
+    ----------
+    map1, map2
+        A map, or two half maps, each a Volume or a path. Halves are searched alone, too; twist and
+        rise are those of their average.
+    twist_range_deg, rise_range_angstrom
+        Lowest and highest; a positive twist is right-handed. A best value at the border of its
+        range is refused.
+    fold
+        Order of the rotation axis along z.
+    radius_angstrom
+        Of the filament in Å; None finds it.
+    resolution_angstrom
+        Detail to use; None takes that of the half maps' FSC, or 6 Å of a single map.
+
+    Returns
+    -------
+    A record: ``best.helix.twist_deg``, ``best.helix.rise_A``, ``twist_uncertainty_deg``,
+    ``rise_uncertainty_A`` (95 %), ``halves``, ``runners_up``, ``alternatives``, ``landscape``.
+
+    Raises
+    ------
+    InputError
+        If the map is no helix, a best value lies at the border of its range, or twist and rise
+        cannot be told; or if the maps differ in box or sampling.
+
+    Examples
+    --------
+    >>> import cryorefine as cr
+    >>> try:
+    ...     cr.helical_search("truth_map.mrc", resolution_angstrom=15)
+    ... except cr.InputError as error:
+    ...     print(error.what.partition(":")[0])
+    the map is no helix of these ranges
+    """
+    first = as_volume(map1, "map1")
+    maps = [first]
+    if map2 is not None:
+        second = as_volume(map2, "map2")
+        require_same_grid(second, "map2", first, "map1")
+        maps.append(second)
+    with threads_restored():
+        use_threads(None)
+        return searched(
+            maps,
+            twist_deg=twist_range_deg,
+            rise_A=rise_range_angstrom,
+            fold=fold,
+            radius_A=radius_angstrom,
+            resolution_A=resolution_angstrom,
+        )
+
+
+def searched(
+    maps: list[Volume],
+    *,
+    radius_A: float | None,
+    resolution_A: float | None,
+    listener: Listener | None = None,
+    **ranges: Any,
+) -> HelicalSearch:
+    """Search a map or two halves; what is None is measured. A listener is told how far it is."""
+    tensors, voxel_A = [as_tensor(m) for m in maps], maps[0].voxel_A
+    half_box_A = tensors[0].shape[-1] * voxel_A / 2
+    if radius_A is None:
+        radius_A = filament_radius_A(torch.stack(tensors).mean(0), voxel_A)
+    if not 2 * voxel_A < radius_A <= half_box_A:
+        raise InputError(
+            f"a filament of {radius_A:g} Å radius does not lie in a box of {2 * half_box_A:.0f} Å",
+            where="--radius-angstrom",
+            do="give a radius of more than two voxels, and up to half the box",
+        )
+    finest_A = _BEYOND_VOXELS * voxel_A
+    fsc = None
+    if len(tensors) == 2:
+        fsc, measured_A = halves_fsc(tensors[0], tensors[1], voxel_A, radius_A)
+        resolution_A = resolution_A or max(measured_A, finest_A)
+    resolution_A = resolution_A or max(_DETAIL_A, finest_A)
+    if not finest_A <= resolution_A <= half_box_A / 2:
+        raise InputError(
+            f"detail of {resolution_A:.3g} Å cannot be used of voxels of {voxel_A:.3g} Å in a box "
+            f"of {2 * half_box_A:.0f} Å",
+            where="--resolution-angstrom",
+            do=f"give {finest_A:.3g} Å to a quarter of the box",
+        )
+
+    def advanced(done: int, total: int) -> None:
+        if listener is not None:
+            listener(WorkAdvanced(stage="searching", done=done, total=total))
+
+    chosen = HelicalRanges(radius_A=radius_A, resolution_A=resolution_A, **ranges)
+    return search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
+
+
+@library_call
+def impose_helix(
+    map: Any,
+    twist_deg: float,
+    rise_angstrom: float,
+    *,
+    fold: int = 1,
+    is_dihedral: bool = False,
+    radius_angstrom: float | None = None,
+    fraction: float = 0.9,
+) -> Volume:
+    """Return the mean of a map's helical copies, within a soft cylinder.
+
+    Parameters
+    ----------
+    map
+        A Volume or a path; its axis is z through the origin.
+    twist_deg, rise_angstrom
+        Of a step; a positive twist is right-handed.
+    fold, is_dihedral
+        Order of the rotation axis along z; whether there is a two-fold axis along x.
+    radius_angstrom
+        Outside of it the result falls to zero; None: as wide as the box.
+    fraction
+        Part of the map along z that is averaged, the middle. The result fills the box.
+
+    Raises
+    ------
+    InputError
+        If the rise is not positive, or does not repeat within the map.
+
+    Examples
+    --------
+    >>> import cryorefine as cr
+    >>> cr.impose_helix("truth_map.mrc", twist_deg=30, rise_angstrom=20)
+    <Volume: 32³ voxels of 5 Å>
+    """
+    volume = as_volume(map, "map")
+    helix = Helix(twist_deg, rise_angstrom, fold, is_dihedral)
+    with threads_restored():
+        use_threads(None)
+        found = impose(
+            as_tensor(volume),
+            helix,
+            voxel_A=volume.voxel_A,
+            radius_px=None if radius_angstrom is None else radius_angstrom / volume.voxel_A,
+            fraction=fraction,
+        )
+    return Volume(found.numpy(), volume.voxel_A)

@@ -1,0 +1,102 @@
+"""``cryorefine helical-search``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cryorefine.errors import InputError
+
+__all__ = ["command"]
+
+
+@click.command("helical-search")
+@click.argument("map1", type=click.Path(path_type=Path))
+@click.argument("map2", type=click.Path(path_type=Path), required=False)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option(
+    "--twist-range-deg",
+    type=(float, float),
+    default=(-180.0, 180.0),
+    show_default=True,
+    help="Lowest and highest twist; positive is right-handed.",
+)
+@click.option(
+    "--rise-range-angstrom",
+    type=(float, float),
+    default=(1.0, 40.0),
+    show_default=True,
+    help="Lowest and highest rise.",
+)
+@click.option(
+    "--fold",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Order of the rotation axis along z (Cn).",
+)
+@click.option(
+    "--radius-angstrom", type=float, help="Radius of the filament (default: found in the map)."
+)
+@click.option(
+    "--resolution-angstrom",
+    type=float,
+    help="Detail to use (default: the FSC of two half maps; 6 Å of one map).",
+)
+def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: Any) -> None:
+    """Find twist and rise of MAP1, a filament along z, or of half maps MAP1 and MAP2.
+
+    Writes landscape.png and landscape.html, helix.json, and symmetrised.mrc, the map (or the
+    average of both) with its helix imposed. A map that is no helix, and a best value at the border
+    of its range, are refused.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError("exists and is not empty", where=str(output), do="give a new --output")
+    from cryorefine.api.helices import searched
+    from cryorefine.api.progress import ProgressDisplay
+    from cryorefine.api.volume import Volume, as_volume, require_same_grid
+    from cryorefine.engine.threads import use_threads
+    from cryorefine.report.helical_landscape import write_helical_report
+    from cryorefine.restore.helical_symmetry import impose_helix
+
+    use_threads(None)
+    maps = [as_volume(map1, str(map1))]
+    if map2 is not None:
+        maps.append(as_volume(map2, str(map2)))
+        require_same_grid(maps[1], str(map2), maps[0], str(map1))
+    with ProgressDisplay() as display:
+        found = searched(
+            maps,
+            twist_deg=ranges["twist_range_deg"],
+            rise_A=ranges["rise_range_angstrom"],
+            fold=fold,
+            radius_A=ranges["radius_angstrom"],
+            resolution_A=ranges["resolution_angstrom"],
+            listener=display,
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_helical_report(found, output)
+    import torch
+
+    average = torch.stack([torch.from_numpy(m.data) for m in maps]).mean(0)
+    helix, voxel_A = found.best.helix, maps[0].voxel_A
+    imposed = impose_helix(
+        average, helix, voxel_A=voxel_A, radius_px=found.ranges.radius_A / voxel_A
+    )
+    Volume(imposed.numpy(), voxel_A).write(output / "symmetrised.mrc")
+    hand = "right" if helix.twist_deg > 0 else "left"
+    click.echo(
+        f"twist {helix.twist_deg:9.3f} ± {found.twist_uncertainty_deg:.3f}° ({hand}-handed)\n"
+        f"rise  {helix.rise_A:9.3f} ± {found.rise_uncertainty_A:.3f} Å\n"
+        f"detail to {found.ranges.resolution_A:.2f} Å within {found.ranges.radius_A:.0f} Å"
+    )
+    for number, half in enumerate(found.halves, 1):
+        click.echo(f"half {number} {half.helix.twist_deg:9.3f}°, {half.helix.rise_A:.3f} Å")
+    for other in (*found.alternatives, *found.runners_up):
+        if other.score > found.best.score:
+            click.echo(
+                f"warning: {other.helix.twist_deg:.3f}°, {other.helix.rise_A:.3f} Å, "
+                f"C{other.helix.fold} scores higher",
+                err=True,
+            )
+    click.echo(f"landscape {output / 'landscape.html'}")
