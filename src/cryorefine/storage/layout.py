@@ -59,7 +59,8 @@ RUN_FILES = (EVENTS, "legs.json", MANIFEST, PUBLISHED, "report.html", "settings.
 _STATE = "state.npz"
 """By which a folder is known as one of a run's: users may have folders of like names."""
 ITERATION_FILES = (*RESULTS, "reference1.mrc", "reference2.mrc", "sums.npz", _STATE)
-SEGMENT_FILES = ("settings.toml", MANIFEST, _STATE)
+_VOLUMES = ("half1.mrc", "half2.mrc", "mask.mrc", "reference1.mrc", "reference2.mrc", "sums.npz")
+SEGMENT_FILES = ("settings.toml", MANIFEST, *_VOLUMES, _STATE)
 
 INPUTS = "inputs"
 """Folder within a run's for inputs that were no files; it may be there before the run."""
