@@ -219,15 +219,17 @@ def make_state(
 
     poses = evaluation = halves = mask = None
     if iteration > 0:
+        turn = draw(n, 3, 3, dtype=torch.float64)
         gap = draw(n, dtype=torch.float64)
         gap[0] = torch.inf
         poses = Poses(
-            draw(n, 3, 3, dtype=torch.float64),
+            torch.linalg.matrix_exp(turn - turn.mT),
             draw(n, 2, dtype=torch.float64),
-            ParticleScores(score=draw(n), gap=gap, at_shift_limit=(draw(n) > 0).double()),
+            ParticleScores(score=draw(n).double(), gap=gap, at_shift_limit=(draw(n) > 0).double()),
         )
-        curves = FscCurves(*(draw(9, dtype=torch.float64) for _ in range(6)), float("inf"))
-        comparison = draw(9, dtype=torch.float64) if compared else None
+        n_shells = size_px // 2 + 1
+        curves = FscCurves(*(draw(n_shells, dtype=torch.float64) for _ in range(6)), float("inf"))
+        comparison = draw(n_shells, dtype=torch.float64) if compared else None
         evaluation = Evaluation(curves, 1 / 3, float("inf"), comparison, 0.1 + 0.2, 7.3)
         halves = pair()
         mask = draw(size_px, size_px, size_px).clamp(0, 1)
@@ -259,6 +261,7 @@ def make_checkpoint(state: State, *, n_unused: int = 1, **changes: Any) -> Check
     """
     n = 5 if state.poses is None else len(state.poses.rotations)
     half = (np.arange(n) % 2 + 1).astype(np.int8)
+    n_groups = len(state.noise[0])
     values = torch.arange(n_unused + n, dtype=torch.float32)
     reasons = ("constant",) * n_unused + ("",) * n
     constants = SegmentConstants(
@@ -266,7 +269,7 @@ def make_checkpoint(state: State, *, n_unused: int = 1, **changes: Any) -> Check
         screening=Screening(ImageStatistics(values / 3, values / 7), reasons),
         radius_px=10 / 3,
         voxel_A=1.3,
-        optics=(OpticsSampling("opticsGroup1", 1.3, 16), OpticsSampling("α", 1.1, 18)),
+        optics=tuple(OpticsSampling(f"α{g}", 1.3 - g / 100, 16 + g) for g in range(n_groups)),
         registry=None,
     )
     return Checkpoint(state, replace(constants, **changes), (0.1 + 0.2, 1e9), False)

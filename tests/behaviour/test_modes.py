@@ -310,6 +310,24 @@ def test_a_stochastic_run_that_goes_on_still_marks_what_it_has_not_drawn(
     assert summary["n_without_pose"] == (assigned == 0).sum()
 
 
+def test_a_subset_is_mixed_into_the_map_of_a_global_run_and_does_not_replace_it(refined, tmp_path):
+    _, finished = refined
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = load_state(folder, 5).state
+    how = {"alignment": "stochastic", "stochastic_subset": 20, "iterations": 1}
+    resume(folder, changes=how)
+    after = load_state(folder, 6).state
+    assert after.evaluation.resolution_A < 1.05 * before.evaluation.resolution_A
+    # The subset has a tenth of the map, whatever the numbers of particles.
+    alone = resume(shutil.copytree(finished, tmp_path / "alone"),
+                   changes={**how, "stochastic_mixing": 1.0})  # fmt: skip
+    assert alone["resolution_A"] > 1.1 * before.evaluation.resolution_A
+    replaced = load_state(tmp_path / "alone", 6).state
+    for old, new, mixed in zip(before.halves, replaced.halves, after.halves, strict=True):
+        difference = ((mixed - old) * (new - old)).sum() / (new - old).square().sum()
+        assert 0.03 < float(difference) < 0.3
+
+
 def test_a_mark_of_no_pose_gives_way_to_a_pose_that_another_program_found(stochastic, tmp_path):
     lines = (stochastic / "particles.star").read_text().split("\n")
     head = [i for i, line in enumerate(lines) if line.startswith("_")]
@@ -357,3 +375,30 @@ def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_pa
     emitted = [w for w in warnings(tmp_path / "run") if "--max-shift-percent" in w]
     assert len(emitted) == 1
     assert f"{far} of 160" in emitted[0]
+
+
+def test_subsets_after_a_global_search_are_counted_as_what_they_are(noisy, tmp_path):
+    folder = tmp_path / "run"
+    run(noisy, folder, alignment="global", iterations=1, reference=(noisy / "reference.mrc",))
+    changes = {"alignment": "stochastic", "iterations": 1, "stochastic_subset": 20}
+    summary = resume(folder, changes=changes)
+    table = columns(folder)
+    in_maps = table.integers("cryorefineIsInMaps") == 1
+    assert summary["n_used"] == in_maps.sum() == 40
+    assert (summary["n_aligned"], summary["n_not_drawn"]) == (40, 120)
+    # They have the poses and weights that the search gave them.
+    assert set(table.integers("cryorefineIsAssigned")) == {1}
+    assert (table.floats("cryorefineWeight") > 0).all()
+    text = (folder / "methods.txt").read_text()
+    assert "in 1 iteration with searches of all orientations and 1 iteration of random" in text
+    assert "40 particles contributed" in text
+    assert "120 because they were not drawn" in text
+    assert "holds from iteration 2 on" in text
+    statistics = json.loads((folder / "statistics.json").read_text())
+    by_iteration = [(c["n_aligned"], c["n_reconstructed"]) for c in statistics["by_iteration"]]
+    assert [n for n, _ in by_iteration] == [160, 40]
+    assert [sum(halves) for _, halves in by_iteration] == [160, 40]
+    # A second subset is mixed into the sums of the first.
+    again = resume(folder, changes={"iterations": 1})
+    assert 40 < again["n_used"] <= 80
+    assert again["n_aligned"] == 40

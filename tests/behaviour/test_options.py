@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.events import read_events
 from cryorefine.io.mrc import read_volume, write_stack, write_volume
 from cryorefine.io.star import read_star
@@ -16,6 +17,7 @@ from cryorefine.masks.soft import sphere_mask
 from cryorefine.optics.ctf import contrast_transfer
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
+from cryorefine.refine.reference import reference_ssnr
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine
 from tests.builders import refused
@@ -245,6 +247,36 @@ def test_what_changes_the_next_reference_changes_the_poses(tiny, tmp_path, chang
     assert np.median(table.floats("cryorefineCorrelation")) > 0.2
 
 
+def test_with_a_negative_offset_poses_are_compared_beyond_the_resolution(tiny, tmp_path):
+    def second(name, **changes):
+        # By this criterion the resolution is coarser than what half maps agree to.
+        run(tiny, tmp_path / name, iterations=2, fsc_criterion=0.95, **changes)
+        state = load_state(tmp_path / name, 2).state
+        return state.history[0].resolution_A, state.history[1].align_resolution_A, state.poses
+
+    resolution_A, compared_A, plain = second("plain")
+    assert compared_A == pytest.approx(max(0.9 * resolution_A, 13.5))
+    same_A, finer_A, poses = second("negative", resolution_offset_angstrom=-6.0)
+    assert same_A == resolution_A
+    assert finer_A == pytest.approx(max(resolution_A - 6.0, 13.5))
+    assert finer_A < 0.95 * compared_A
+    assert not torch.equal(poses.scores.score, plain.scores.score)
+
+
+def test_a_reference_holds_what_halves_agree_on_up_to_a_limit_beyond_the_resolution():
+    frequency = torch.arange(17, dtype=torch.float64) / 160
+    curve = torch.linspace(1, 0.05, 17, dtype=torch.float64)
+    curves = FscCurves(frequency, *[curve] * 5, randomised_from_A=20.0)
+    plain = reference_ssnr(curves, 20.0)
+    assert bool((plain[:12] > 0).all())
+    assert not plain[12:].any()
+    further = reference_ssnr(curves, 20.0, limit_A=160 / 14)
+    assert torch.equal(further[:12], plain[:12])
+    torch.testing.assert_close(further[12:15], (curve / (1 - curve))[12:15])
+    assert not further[15:].any()
+    assert torch.equal(reference_ssnr(curves, 20.0, limit_A=40.0), plain)
+
+
 def test_a_mask_of_the_reference_is_not_that_of_the_resolution(tiny, tmp_path):
     write_volume(tmp_path / "mask.mrc", sphere_mask(32, 6.0), 5.0)
     _, plain = run(tiny, tmp_path / "plain")
@@ -400,3 +432,9 @@ def test_all_that_is_wrong_with_files_is_said_at_once(tiny, tmp_path):
         run(tiny, tmp_path / "run", particles=tmp_path / "no.star", mask=tmp_path / "mask.mrc",
             reference=(tmp_path / "no.mrc",), reference_command="no_program {volume}")  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
+    for radius in (-1.0, 0.0):
+        summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius)
+        assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need

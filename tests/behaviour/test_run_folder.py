@@ -125,7 +125,9 @@ def written(request, one_dark, tmp_path_factory) -> Written:
     summary = json.loads((folder / "summary.json").read_text())
     state = load_state(folder, summary["iterations"]).state
     block = read_star(folder / "particles.star")["particles"]
-    columns = {n: block.floats(n) for n in ("cryorefineWeight", "rlnRandomSubset")}
+    columns = {
+        n: block.floats(n) for n in ("cryorefineWeight", "cryorefineIsInMaps", "rlnRandomSubset")
+    }
     return Written(
         settings, state.history, state.start_A, summary,
         (folder / "summary.txt").read_text(), (folder / "methods.txt").read_text(), columns, folder,
@@ -151,6 +153,9 @@ def test_the_summary_counts_particles_as_the_files_have_them(written):
     halves = Counter(written.particles["rlnRandomSubset"].astype(int).tolist())
     assert written.lines["half"].split()[2::2] == [str(halves[1]), str(halves[2])]
     assert halves[1] + halves[2] == 63
+    assert (written.summary["n_used"], written.summary["n_particles"]) == (n_used, 64)
+    in_maps = written.particles["cryorefineIsInMaps"] == 1
+    assert (in_maps == (weight > 0)).all()
     left = re.findall(r"^  (\d+) have no pose", written.summary_txt, re.MULTILINE)
     assert left == ([str(63 - n_used)] if written.settings.alignment == "stochastic" else [])
 
@@ -203,7 +208,8 @@ def test_the_summary_lists_the_iterations_as_the_history_has_them(written):
 
 def test_the_methods_say_what_was_done_and_with_what(written):
     s, text = written.settings, written.methods_txt
-    assert "(64 images, 1 of them rejected)" in text
+    star = s.particles.name
+    assert f"(64 images of {star}, 1 of them set aside: 1 constant)" in text
     assert f"cryorefine {version('cryorefine')} (torch {version('torch')})" in text
     assert f"imposing {s.symmetry.upper()} symmetry." in text
     modes = Counter(record.mode for record in written.history)
@@ -226,7 +232,7 @@ def test_the_methods_say_what_was_done_and_with_what(written):
 def test_the_methods_have_the_numbers_of_the_start_and_of_the_end(written):
     s, text = written.settings, written.methods_txt
     start = {0: "", 1: "The initial map was", 2: "The initial maps were"}[len(s.reference)]
-    filtered = f"{start} low-pass filtered to {s.initial_lowpass_angstrom:g} Å."
+    filtered = f"{start} low-pass filtered to {s.initial_lowpass_angstrom:g} Å ("
     assert (filtered in text) == bool(start)
     assert text.count("low-pass filtered") == bool(start)
     if s.alignment == "local":
@@ -237,7 +243,7 @@ def test_the_methods_have_the_numbers_of_the_start_and_of_the_end(written):
     resolution_A = number(r"The resolution is ([\d.]+) Å", text)
     assert resolution_A == round(written.summary["resolution_A"], 2)
     assert number(r"half maps at ([\d.]+), within", text) == s.fsc_criterion
-    assert ("within the given mask" in text) == (s.mask is not None)
+    assert ("within the given mask (mask.mrc)" in text) == (s.mask is not None)
     assert ("a soft mask found in the map" in text) == (s.mask is None)
     n_used = int((np.nan_to_num(written.particles["cryorefineWeight"]) > 0).sum())
     assert number(r"(\d+) particles contributed", text) == n_used

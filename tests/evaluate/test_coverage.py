@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cryorefine.evaluate.coverage import coverage_efficiency, direction_histogram
 from cryorefine.geometry.rotation import matrix_from_euler, random_rotations
@@ -62,3 +64,30 @@ def test_weights_count_views():
 
 def test_no_particles_have_no_coverage():
     assert coverage_efficiency(torch.zeros(0, 3, 3).double(), parse_symmetry("c1")) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 80),
+    seed=st.integers(0, 2**31),
+    symmetry=st.sampled_from(["c1", "c2", "d3", "o"]),
+    tilt_deg=st.floats(0, 180),
+    spread_deg=st.floats(0, 90),
+    is_even=st.booleans(),
+)
+def test_no_views_cover_more_than_everything(n, seed, symmetry, tilt_deg, spread_deg, is_even):
+    generator = torch.Generator().manual_seed(seed)
+    even = random_rotations(n, generator)
+    turn = torch.rand(n, 2, generator=generator).double() * 2 * math.pi
+    tilt = torch.deg2rad(tilt_deg + spread_deg * torch.randn(n, generator=generator).double())
+    uneven = matrix_from_euler(torch.stack([turn[:, 0], tilt, turn[:, 1]], -1))
+    value = coverage_efficiency(even if is_even else uneven, parse_symmetry(symmetry))
+    assert 0 <= value <= 1 + 1e-12
+
+
+def test_a_few_views_cover_little_however_they_are_spread():
+    c1 = parse_symmetry("c1")
+    views = random_rotations(40, torch.Generator().manual_seed(0))
+    values = [coverage_efficiency(views[:n], c1) for n in (1, 3, 10, 40)]
+    assert values[0] < 0.05
+    assert values == sorted(values)

@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
+from cryorefine.refine.resolution_offset import offset_limit_A
 from cryorefine.refine.schedule import next_plan
 from cryorefine.settings import make_settings
 from cryorefine.state.plan import Geometry, shown_share
@@ -459,3 +460,20 @@ def test_every_number_of_the_policy_decides_something(name):
             if next_plan(*args, policy=policy) != next_plan(*args):
                 return
     raise AssertionError(f"no history shows what {name} decides")
+
+
+def test_a_negative_offset_compares_beyond_the_resolution_and_a_positive_one_does_not():
+    def compared_at(offset, resolution_A=12.0):
+        settings = chosen(alignment="global", resolution_offset_angstrom=offset)
+        record = make_record(1, resolution_A=resolution_A, align_resolution_A=27.0)
+        return next_plan(settings, GEOMETRY, [record]).align_resolution_A
+
+    plain = compared_at(None, 20.0)
+    assert plain == pytest.approx(18.0)
+    assert compared_at(5.0, 20.0) == compared_at(-1.0, 20.0) == plain
+    assert compared_at(-4.0, 20.0) == pytest.approx(16.0)
+    # At most twice as fine as the last comparison and as the resolution, whatever is asked for.
+    assert compared_at(-10.0, 20.0) == pytest.approx(13.5)
+    assert offset_limit_A(chosen(resolution_offset_angstrom=-10.0), 8.0, 2.5) == pytest.approx(4.0)
+    assert offset_limit_A(chosen(resolution_offset_angstrom=-2.0), 4.0, 2.5) == pytest.approx(2.5)
+    assert offset_limit_A(chosen(), 8.0, 2.5) is None

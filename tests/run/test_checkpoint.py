@@ -84,7 +84,7 @@ def test_the_poses_before_and_the_sums_of_a_stochastic_run_come_back(tmp_path):
         return FoldedSums(values, weights, 4, 1.5, 8, 4.0, 2, 0.1 * seed)
 
     before = Poses(make_state(2).poses.rotations, make_state(2).poses.shift_A)
-    state = dataclasses.replace(make_state(1), previous=before, sums=(sums(1), sums(2)))
+    state = dataclasses.replace(make_state(1, size_px=8), previous=before, sums=(sums(1), sums(2)))
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 1).state, state)
 
@@ -97,7 +97,7 @@ def test_where_a_segment_begins_comes_back_with_the_volumes_of_the_iteration_bef
     folder = save_start(tmp_path, 2, start, lambda part: (part / "x").write_text("y"))
     assert (folder / "x").read_text() == "y"
     assert not list(folder.glob("*.mrc"))
-    assert_bit_equal(load_start(tmp_path, 2), start)
+    assert_bit_equal(load_start(tmp_path, 2, 2), start)
     assert committed_iterations(tmp_path) == [2]
 
 
@@ -153,7 +153,7 @@ def test_poses_with_all_that_they_can_have_come_back_bit_by_bit(tmp_path):
         ),
     )
     state = dataclasses.replace(
-        make_state(1), poses=poses, own_share=(draw[:9], draw[:9] / 2), start_A=10 / 3
+        make_state(1), poses=poses, own_share=(draw[:9].abs(), draw[:9].abs() / 2), start_A=10 / 3
     )
     save(tmp_path, state)
     assert_bit_equal(load_state(tmp_path, 1).state, state)
@@ -362,7 +362,7 @@ def test_where_a_segment_begins_has_a_version_too(tmp_path):
     folder = save_start(tmp_path, 2, make_checkpoint(make_state(1)), lambda part: None)
     rewritten(folder / "state.npz", lambda arrays: arrays.update(version=np.array(VERSION + 1)))
     with refused(str(folder), "later version"):
-        load_start(tmp_path, 2)
+        load_start(tmp_path, 2, 1)
 
 
 def test_every_earlier_version_has_a_way_to_the_next():

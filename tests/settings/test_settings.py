@@ -89,8 +89,11 @@ def test_an_unknown_setting_is_refused_by_name():
     [
         ("iterations", 0),
         ("iterations", 2.5),
-        ("particle_radius_px", 0),
+        ("particle_radius_px", 0.5),
+        ("particle_radius_px", -1e9),
         ("initial_lowpass_angstrom", -1),
+        ("resolution_offset_angstrom", -30),
+        ("resolution_offset_angstrom", 1000),
         ("initial_lowpass_angstrom", float("nan")),
         ("reference_voxel_angstrom", 0),
         ("max_shift_percent", 51),

@@ -19,6 +19,7 @@ from cryorefine.events import (
     WarningGiven,
     WorkAdvanced,
 )
+from cryorefine.state.counts import counts_from_values
 
 __all__ = ["ProgressDisplay", "iteration_line"]
 
@@ -35,6 +36,9 @@ def iteration_line(event: IterationDone) -> str:
         parts.append(f"(unmasked {event.resolution_unmasked_A:.2f} Å)")
     if not math.isnan(event.median_turn_deg):
         parts.append(f"poses turned {event.median_turn_deg:.2f}°")
+    counts = counts_from_values(event.counts)
+    if counts is not None and counts.n_used < counts.n_in_use:
+        parts.append(f"{counts.n_used} of {counts.n_in_use} particles in the maps")
     parts.append(f"{event.cpu_s:.0f} s CPU")
     return "  ".join(parts)
 

@@ -1,6 +1,5 @@
 """What a refinement gives: maps, curves, particles and numbers, each read when it is asked for."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from cryorefine.events import WarningGiven, read_events
 from cryorefine.run.checkpoint import iteration_folder, load_measurements
 from cryorefine.settings import RefineSettings, load_settings, make_settings
 from cryorefine.state.plan import IterationRecord
+from cryorefine.storage.json_record import read_json
 
 __all__ = ["Iteration", "Refinement"]
 
@@ -44,16 +44,22 @@ class Iteration:
         """The numbers of ``summary.json``."""
         path = self._folder / "summary.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot be read ({error})", where=str(path), do="restore the file"
-            ) from None
+            raise _unreadable(path, str(error)) from None
+        if not isinstance(found, dict):
+            raise _unreadable(path, "it is no table of numbers")
+        return found
 
     @property
     def resolution_A(self) -> float | None:
         """Resolution of the map in Å; None if the half maps share no signal."""
-        return self.summary["resolution_A"]
+        value = self.summary.get("resolution_A", "")
+        is_length = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if value is not None and not is_length:
+            path = self._folder / "summary.json"
+            raise _unreadable(path, "'resolution_A' should be ångströms or null, and is not")
+        return value
 
     @cached_property
     def map(self) -> Volume:
@@ -140,7 +146,11 @@ class Refinement(Iteration):
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, oldest first."""
-        events = read_events(self._run / "events.jsonl")
+        path = self._run / "events.jsonl"
+        try:
+            events = read_events(path)
+        except OSError as error:
+            raise _unreadable(path, str(error.strerror)) from None
         return tuple(in_parameters(e.message) for e in events if isinstance(e, WarningGiven))
 
     def detached(self) -> "Refinement":
@@ -151,6 +161,10 @@ class Refinement(Iteration):
                     getattr(self, name)
         self.output = None
         return self
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"cannot be read ({reason})", where=str(path), do="restore the file")
 
 
 def _angstrom(resolution_A: float | None) -> str:

@@ -14,6 +14,7 @@ from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.folder import check_output_folder
 from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationRecord
+from cryorefine.storage.layout import check_no_devices
 from cryorefine.storage.manifest import is_being_filled
 from cryorefine.storage.publication import repair_if_free
 
@@ -72,7 +73,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether the run has come to its end."""
-        return bool(self.iterations) and bool(self.result.summary["finished"])
+        return bool(self.iterations) and bool(self.result.summary.get("finished"))
 
     @library_call
     def resume(
@@ -95,8 +96,8 @@ class Run:
         Parameters
         ----------
         keep_above_percentile
-            Use only particles whose quality is above this percentile, 0 to 100, from now on; 0
-            brings all back.
+            Leave out so many percent (0 to 100) of the particles from now on: the worst of each
+            defocus group; 0 brings all back.
         accept_changed_inputs
             Go on where files of the run have changed since it read them. Otherwise they are
             refused.
@@ -165,6 +166,7 @@ def open_run(output: str | os.PathLike[str]) -> Run:
     True
     """
     folder = Path(output)
+    check_no_devices(folder)
     has_run = committed_iterations(folder) and (folder / "settings.toml").exists()
     if not has_run or is_being_filled(folder):
         raise InputError("no run in this folder", where=str(folder), do="give the folder of a run")

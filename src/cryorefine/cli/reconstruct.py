@@ -47,6 +47,8 @@ settings_options(
     "weight_stability",
     "weight_cc",
     "min_cc_weight",
+    "file_weights",
+    "file_values",
     "post_mask",
     "post_command",
     "command_shell",

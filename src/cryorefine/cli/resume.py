@@ -36,8 +36,8 @@ __all__ = ["command"]
 @click.option(
     "--keep-above-percentile",
     type=click.FLOAT,
-    help="Use only particles whose quality is above this percentile (0 to 100) within the run from "
-    "now on; 0 brings all back.",
+    help="Leave out so many percent (0 to 100) of the particles from now on: the worst of each "
+    "defocus group; 0 brings all back.",
 )
 @click.option(
     "--settings",

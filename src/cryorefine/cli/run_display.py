@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cryorefine.api.progress import ProgressDisplay
+from cryorefine.errors import shown
 from cryorefine.report.build import write_report
 
 __all__ = ["run_and_show"]
@@ -22,7 +23,13 @@ def run_and_show(run: Callable[..., dict[str, Any]], output: Path) -> None:
         click.echo("resolution  none: the half maps share no signal")
     else:
         beside = f"; unmasked {unmasked:.2f} Å" if unmasked is not None else ""
-        click.echo(f"resolution  {resolution:.2f} Å ({summary['n_used']} particles{beside})")
+        used = f"{summary['n_used']} of {summary['n_particles']} particles"
+        click.echo(f"resolution  {resolution:.2f} Å ({used}{beside})")
+    for name, what in (("set_aside", "set aside"), ("left_out", "left out of the maps")):
+        for why, n in summary[name].items():
+            click.echo(f"particles   {n} {what}: {shown(why)}")
+    if summary["n_not_drawn"]:
+        click.echo(f"particles   {summary['n_not_drawn']} not drawn, and in no map")
     for name, what in (
         ("n_fit_nothing", "fit no pose as well as they should: cryorefineFitsNothing in the table"),
         ("n_undecided", "fit several poses alike: see undecided_poses.star"),

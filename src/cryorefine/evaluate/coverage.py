@@ -47,6 +47,8 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> f
     the noise of a reconstruction goes with one over the sampling, so that this is the fraction of
     particles that an even distribution would need for the same mean noise (the idea of the
     sampling compensation factor, Baldwin & Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160).
+    It is never above 1. Views too few to reach every direction once, however they are spread, are
+    compared with as many as would: their value goes to 0 with their number.
     """
     probes = direction_grid(math.radians(6.0))
     probes = probes[asymmetric_unit(probes, group)]  # the counts are the same elsewhere
@@ -55,7 +57,10 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> f
     counts = torch.zeros(len(probes), dtype=torch.float64, device=probes.device)
     for start in range(0, len(views), 4096):
         counts += ((probes @ views[start : start + 4096].T).abs() < 0.05).double().sum(1)
-    if float(counts.sum()) == 0:
+    mean = float(counts.mean())
+    if mean == 0:
         return 0.0
-    # Half a plane stands for what no plane at all would make infinite.
-    return float(1 / (1 / counts.clamp_min(0.5)).mean() / counts.mean())
+    # Half a plane stands for what no plane at all would make infinite; where the mean is below one
+    # plane, half the mean: more would be more than there is.
+    least = 0.5 * min(1.0, mean)
+    return float(1 / (1 / counts.clamp_min(least)).mean() / max(1.0, mean))

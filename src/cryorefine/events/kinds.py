@@ -302,7 +302,7 @@ class IterationDone(Event):
     ----------
     iteration, mode, resolution_A, align_resolution_A, reconstruct_resolution_A, median_turn_deg,
     jumped_fraction, median_sigma_rotation_deg, share, missed_fraction, unsearched_fraction,
-    undecided_fraction, jumped_at_least, mean_fsc
+    undecided_fraction, jumped_at_least, mean_fsc, subset, counts
         As in :class:`~cryorefine.state.plan.IterationRecord`.
     resolution_unmasked_A
         From the unmasked FSC; None if the half maps share nothing.
@@ -326,6 +326,8 @@ class IterationDone(Event):
     undecided_fraction: float = math.nan
     jumped_at_least: float = math.nan
     mean_fsc: float = math.nan
+    subset: int | None = None
+    counts: dict[str, Any] | None = None
     resolution_unmasked_A: float | None = math.nan
     cpu_s: float = math.nan
     wall_s: float = math.nan
@@ -348,8 +350,10 @@ class RunEnded(Event):
     ----------
     resolution_A, resolution_unmasked_A, resolution_worst_A
         From the corrected and the unmasked FSC, and in the worst direction.
-    n_particles, n_used, n_rejected, n_half1, n_half2
-        Particles in the file, in use, set aside for their images, and in each half set.
+    n_particles, n_used, n_rejected, n_half1, n_half2, n_used_half1, n_used_half2
+        Particles in the file, in the half maps, set aside; in each half set, and in each half map.
+    n_aligned, n_not_drawn, n_left_out, set_aside, left_out
+        Of the last iteration, as in :class:`~cryorefine.state.counts.ParticleCounts`.
     n_without_pose, n_pose_of_file, n_at_tilt_limit, n_outside_tilts, n_fit_nothing, n_undecided
         Particles without a pose, with that of the file, with one at or outside the tilt limits;
         those that fit nothing, and those that fit several poses alike.
@@ -375,6 +379,13 @@ class RunEnded(Event):
     n_rejected: int
     n_half1: int
     n_half2: int
+    n_used_half1: int
+    n_used_half2: int
+    n_aligned: int
+    n_not_drawn: int
+    n_left_out: int
+    set_aside: dict[str, int]
+    left_out: dict[str, int]
     n_without_pose: int
     n_pose_of_file: int
     n_at_tilt_limit: int

@@ -61,11 +61,14 @@ class Assignment:
     missed_fraction
         Of the particles that were searched, how many, at least, kept a pose which the search alone
         would have missed; NaN where none was searched that had one.
+    n_aligned
+        Particles that were compared with a reference, and did not just keep their pose.
     """
 
     poses: Poses
     group_scale: tuple[tuple[float, ...], tuple[float, ...]]
     missed_fraction: float
+    n_aligned: int
 
 
 def assign_poses(
@@ -246,7 +249,8 @@ def _completed(
     unsearched = torch.from_numpy(is_unsearched(poses, plan.align_resolution_A))
     fits_nothing = ((fit < WORSE_THAN_RIGHT) & ~unsearched).double()
     poses = replace(poses, scores=scores.replace(fits_nothing=fits_nothing))
-    return Assignment(poses, (group_scale[0], group_scale[1]), missed_fraction)
+    n_aligned = sum(len(block.rows) for block in blocks if block.action != "keep")
+    return Assignment(poses, (group_scale[0], group_scale[1]), missed_fraction, n_aligned)
 
 
 def _searched_A(

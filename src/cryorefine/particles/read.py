@@ -12,8 +12,15 @@ __all__ = ["read_particles"]
 _READERS: dict[str, Callable[..., ParticleTable]] = {".star": read_relion}
 
 
-def read_particles(path: Path, *, ctf: bool = True) -> ParticleTable:
+def read_particles(
+    path: Path, *, ctf: bool = True, ignored: frozenset[str] = frozenset()
+) -> ParticleTable:
     """Read a particle file by its suffix.
+
+    Parameters
+    ----------
+    ctf, ignored
+        As for :func:`~cryorefine.particles.formats.relion.read_relion`.
 
     Raises
     ------
@@ -28,4 +35,4 @@ def read_particles(path: Path, *, ctf: bool = True) -> ParticleTable:
             where=str(path),
             do=f"give one of: {', '.join('*' + s for s in sorted(_READERS))}",
         )
-    return reader(path, ctf=ctf)
+    return reader(path, ctf=ctf, ignored=ignored)

@@ -45,6 +45,8 @@ class ParticleTable:
         Columns nobody here knows, label to byte strings, carried through untouched.
     extra_optics
         The same for the optics block, one entry per optics group.
+    earlier
+        Columns of numbers that an earlier run of cryorefine wrote, by label: (n,) each.
     source
         File it was read from.
     lines
@@ -71,6 +73,7 @@ class ParticleTable:
     names: np.ndarray
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     extra_optics: dict[str, np.ndarray] = field(default_factory=dict)
+    earlier: dict[str, np.ndarray] = field(default_factory=dict)
     source: Path = Path()
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     is_unassigned: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
@@ -114,13 +117,20 @@ class ParticleTable:
             if len(self.is_unassigned)
             else self.is_unassigned,
             extra={label: column[rows] for label, column in self.extra.items()},
+            earlier={label: column[rows] for label, column in self.earlier.items()},
         )
 
     def without_labels(self) -> "ParticleTable":
         """Return the table with numbers only, for work on images: it is quickly handed over."""
         none = np.zeros(len(self), "S1")
         return replace(
-            self, names=none, micrographs=(), extra={}, extra_optics={}, lines=np.zeros(0, np.int64)
+            self,
+            names=none,
+            micrographs=(),
+            extra={},
+            extra_optics={},
+            earlier={},
+            lines=np.zeros(0, np.int64),
         )
 
     def defocus(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Defocus:

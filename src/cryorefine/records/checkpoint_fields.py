@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cryorefine.assign.particle_optics import N_VALUES
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.model.observe import ImageStatistics
@@ -20,9 +22,11 @@ from cryorefine.records.checkpoint_arrays import (
     write_arrays,
 )
 from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
+from cryorefine.records.checkpoint_values import wrong_measurements, wrong_values
 from cryorefine.records.checkpoint_versions import VERSION, migrated
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
+from cryorefine.state.counts import counts_from_values
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Evaluation, OtherPoses, Poses, State
@@ -31,6 +35,9 @@ __all__ = ["read_checkpoint", "read_measurements", "write_checkpoint", "write_vo
 
 _ARRAYS = "state.npz"
 _SUMS = "sums.npz"
+_SAME_VOXEL = 1e-5
+"""Relative difference of voxel sizes that are one: headers of maps have them in single
+precision."""
 _CURVES = ("frequency_per_A", "unmasked", "masked", "randomised", "corrected", "outside")
 
 
@@ -74,21 +81,27 @@ def read_checkpoint(folder: Path, volumes: Callable[[int], Path], *, do: str) ->
     Raises
     ------
     InputError
-        If a file is damaged, or of a version that this one cannot read, or an array is not what
-        it has to be.
+        If a file is damaged, or of a version that this one cannot read, or an array or a value in
+        it is not what it has to be.
     """
     arrays = _opened(folder, do)
     constants = _constants(arrays)
     spent_s = arrays.array("spent_s", "number", (2,)).tolist()
     state = _state(arrays, volumes, len(constants.half), do)
     is_finished = bool(arrays.array("finished", "flag"))
-    return Checkpoint(state, constants, (spent_s[0], spent_s[1]), is_finished)
+    checkpoint = Checkpoint(state, constants, (spent_s[0], spent_s[1]), is_finished)
+    for entry, expected, found in wrong_values(checkpoint):
+        raise arrays.unexpected(entry, expected, found)
+    return checkpoint
 
 
 def read_measurements(folder: Path, *, do: str) -> tuple[list[IterationRecord], Evaluation | None]:
     """Read the history in a checkpoint, and what its iteration measured; errors as above."""
     arrays = _opened(folder, do)
-    return _history(arrays), _evaluation(arrays)
+    history, evaluation = _history(arrays), _evaluation(arrays)
+    for entry, expected, found in wrong_measurements(history, evaluation):
+        raise arrays.unexpected(entry, expected, found)
+    return history, evaluation
 
 
 def _opened(folder: Path, do: str) -> CheckpointArrays:
@@ -120,7 +133,8 @@ def _constants(arrays: CheckpointArrays) -> SegmentConstants:
     reasons = arrays.array("reasons", "text", (None,))
     n = len(reasons)
     statistics = ImageStatistics(
-        arrays.tensor("mean", "real", (n,)), arrays.tensor("std", "real", (n,))
+        arrays.real("mean", (n,), dtype=torch.float32),
+        arrays.real("std", (n,), dtype=torch.float32),
     )
     return SegmentConstants(
         half=arrays.array("half", "whole", (int((reasons == "").sum()),)),
@@ -201,11 +215,11 @@ def _poses(arrays: CheckpointArrays, prefix: str, n: int) -> Poses | None:
     if not arrays.names(prefix):
         return None
     return Poses(
-        arrays.tensor(f"{prefix}rotations", "real", (n, 3, 3)),
-        arrays.tensor(f"{prefix}shift_A", "real", (n, 2)),
+        arrays.real(f"{prefix}rotations", (n, 3, 3)),
+        arrays.real(f"{prefix}shift_A", (n, 2)),
         _scores(arrays, f"{prefix}quality_", n),
-        arrays.optional_tensor(f"{prefix}covariance", "real", (n, 5, 5)),
-        arrays.optional_tensor(f"{prefix}optics", "real", (n, None)),
+        arrays.optional_real(f"{prefix}covariance", (n, 5, 5)),
+        arrays.optional_real(f"{prefix}optics", (n, N_VALUES)),
         _others(arrays, f"{prefix}others_"),
     )
 
@@ -214,9 +228,7 @@ def _scores(arrays: CheckpointArrays, prefix: str, n: int) -> ParticleScores:
     names, known = arrays.names(prefix), dataclasses.fields(ParticleScores)
     for name in set(names) - {entry.name for entry in known}:
         raise arrays.unexpected(f"{prefix}{name}", "a score that is known", "none")
-    return ParticleScores(
-        **{name: arrays.tensor(f"{prefix}{name}", "real", (n,)) for name in names}
-    )
+    return ParticleScores(**{name: arrays.real(f"{prefix}{name}", (n,)) for name in names})
 
 
 def _others(arrays: CheckpointArrays, prefix: str) -> OtherPoses | None:
@@ -225,9 +237,9 @@ def _others(arrays: CheckpointArrays, prefix: str) -> OtherPoses | None:
     row = arrays.tensor(f"{prefix}row", "whole", (None,))
     return OtherPoses(
         row,
-        arrays.tensor(f"{prefix}rotations", "real", (len(row), 3, 3)),
-        arrays.tensor(f"{prefix}shift_A", "real", (len(row), 2)),
-        arrays.tensor(f"{prefix}probability", "real", (len(row),)),
+        arrays.real(f"{prefix}rotations", (len(row), 3, 3)),
+        arrays.real(f"{prefix}shift_A", (len(row), 2)),
+        arrays.real(f"{prefix}probability", (len(row),)),
     )
 
 
@@ -261,13 +273,14 @@ def _state(arrays: CheckpointArrays, volumes: Callable[[int], Path], n_used: int
     scale = arrays.array("group_scale", "number", (2, n_groups)).tolist()
     halves = mask = None
     with damage_named(folder, do):
-        references = _pair(folder, "reference")
+        references = _pair(folder, "reference", arrays)
         if evaluation is not None:
-            halves, mask = _pair(folder, "half"), read_volume(folder / "mask.mrc").data
+            halves = _pair(folder, "half", arrays)
+            mask = _volume(folder / "mask.mrc", arrays)
 
     def noise(half: int) -> tuple[torch.Tensor, ...]:
         names = (f"noise_{half}_{g}" for g in range(n_groups))
-        return tuple(arrays.tensor(name, "real", (None,)) for name in names)
+        return tuple(arrays.real(name, (None,)) for name in names)
 
     return State(
         iteration=iteration,
@@ -287,15 +300,27 @@ def _state(arrays: CheckpointArrays, volumes: Callable[[int], Path], n_used: int
     )
 
 
-def _pair(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return read_volume(folder / f"{name}1.mrc").data, read_volume(folder / f"{name}2.mrc").data
+def _pair(folder: Path, name: str, arrays: CheckpointArrays) -> tuple[torch.Tensor, torch.Tensor]:
+    return _volume(folder / f"{name}1.mrc", arrays), _volume(folder / f"{name}2.mrc", arrays)
+
+
+def _volume(path: Path, arrays: CheckpointArrays) -> torch.Tensor:
+    """Read a volume of the checkpoint, which all have one sampling."""
+    volume = read_volume(path)
+    voxel_A = float(arrays.array("voxel_A", "number"))
+    if not math.isclose(volume.voxel_A, voxel_A, rel_tol=_SAME_VOXEL):
+        raise arrays.unexpected("voxel_A", f"{volume.voxel_A:g} Å as in {path}", f"{voxel_A:g} Å")
+    return volume.data
 
 
 def _history(arrays: CheckpointArrays) -> list[IterationRecord]:
     text = str(arrays.array("history", "text"))
     try:
-        return [IterationRecord(**record) for record in json.loads(text)]
-    except (ValueError, TypeError) as error:
+        return [
+            IterationRecord(**{**record, "counts": counts_from_values(record.get("counts"))})
+            for record in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise arrays.unexpected("history", "a list of iterations", f"not ({error})") from None
 
 
@@ -324,14 +349,14 @@ def _evaluation(arrays: CheckpointArrays) -> Evaluation | None:
     randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = numbers
     n = len(arrays.array("curve_frequency_per_A", "real", (None,)))
     curves = FscCurves(
-        **{name: arrays.tensor(f"curve_{name}", "real", (n,)) for name in _CURVES},
+        **{name: arrays.real(f"curve_{name}", (n,)) for name in _CURVES},
         randomised_from_A=randomised_from_A,
     )
     return Evaluation(
         curves=curves,
         resolution_A=resolution_A,
         resolution_unmasked_A=unmasked_A,
-        comparison_fsc=arrays.optional_tensor("comparison_fsc", "real", (n,)),
+        comparison_fsc=arrays.optional_real("comparison_fsc", (n,)),
         coverage=coverage,
         resolution_worst_A=worst_A,
     )
@@ -340,8 +365,8 @@ def _evaluation(arrays: CheckpointArrays) -> Evaluation | None:
 def _own_share(arrays: CheckpointArrays) -> tuple[torch.Tensor, torch.Tensor] | None:
     if "own_share_1" not in arrays:
         return None
-    first = arrays.tensor("own_share_1", "real", (None,))
-    return first, arrays.tensor("own_share_2", "real", (None,))
+    first = arrays.real("own_share_1", (None,))
+    return first, arrays.real("own_share_2", (len(first),))
 
 
 def _sums_arrays(sums: tuple[FoldedSums, FoldedSums]) -> dict[str, np.ndarray]:
@@ -359,7 +384,7 @@ def _sums(path: Path, do: str) -> tuple[FoldedSums, FoldedSums]:
         arrays = CheckpointArrays(read_arrays(path), path, do)
 
     def of_half(half: int) -> FoldedSums:
-        weights = arrays.tensor(f"weights_{half}", "real", (None, None, None))
+        weights = arrays.real(f"weights_{half}", (None, None, None), dtype=torch.float32)
         return FoldedSums(
             values=arrays.tensor(f"values_{half}", "complex", tuple(weights.shape)),
             weights=weights,

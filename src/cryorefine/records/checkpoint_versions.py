@@ -40,7 +40,10 @@ def migrated(arrays: _Arrays, path: Path) -> _Arrays:
         If the file is no checkpoint.
     """
     arrays["iteration"]  # a file without it is no checkpoint of any version
-    version = int(arrays.get("version", 0))
+    found = arrays.get("version", np.array(0))
+    if found.shape != () or found.dtype.kind != "i":
+        raise ValueError("its version is no whole number")
+    version = int(found)
     if version > VERSION:
         raise InputError(
             f"the checkpoint has format {version}, of a later version of cryorefine; this one "

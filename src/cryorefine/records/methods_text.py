@@ -4,30 +4,21 @@ import math
 from importlib.metadata import version
 from typing import Any
 
+from cryorefine.records.settings_in_words import (
+    REFINED,
+    WEIGHTS,
+    changed_settings,
+    listed,
+    requested,
+    settings_sentences,
+)
+from cryorefine.refine.particle_weights import weighs
 from cryorefine.settings import RefineSettings
+from cryorefine.state.earlier_values import earlier_values, earlier_weights
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Inputs, State
 
 __all__ = ["methods_text", "summary_text"]
-
-_WEIGHTS = {
-    "weight_ssnr": "the signal-to-noise ratio of their images",
-    "weight_cost": "their correlation in local iterations",
-    "weight_stability": "the stability of their poses",
-    "weight_cc": "the percentile of their correlation among particles of like defocus",
-}
-_REFINED = {
-    "refine_grey": "grey scale and offset",
-    "refine_scale": "magnification",
-    "refine_magnification": "anisotropic magnification",
-    "refine_defocus": "defocus and astigmatism",
-}
-
-
-def _listed(items: list[str]) -> str:
-    if len(items) < 2:
-        return "".join(items)
-    return ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def _angstrom(value: float | None) -> str:
@@ -38,15 +29,13 @@ def _deg(value: float) -> str:
     return "" if value != value else f", poses turned {value:.2f}° (median)"
 
 
-def _requested(settings: RefineSettings, names: dict[str, str]) -> list[str]:
-    return [text for name, text in names.items() if getattr(settings, name)]
-
-
 def _line(record: IterationRecord) -> str:
     resolution = None if record.resolution_A == float("inf") else record.resolution_A
+    counts = record.counts
+    used = "" if counts is None else f", {counts.n_used} particles in the maps"
     return (
         f"  {record.iteration:3d}  {record.mode:6s}  compared to {record.align_resolution_A:6.2f} Å"
-        f"  resolution {_angstrom(resolution)}{_deg(record.median_turn_deg)}"
+        f"  resolution {_angstrom(resolution)}{_deg(record.median_turn_deg)}{used}"
     )
 
 
@@ -61,7 +50,8 @@ def summary_text(
         "",
         f"particles     {statistics['n_input']} in {settings.particles}",
         f"  rejected    {statistics['n_rejected']}"
-        + "".join(f"; {n}: {why}" for why, n in statistics["rejected_because"].items()),
+        + "".join(f"; {n}: {why}" for why, n in statistics["set_aside"].items()),
+        *(f"  left out    {n} for {why}" for why, n in statistics["left_out"].items()),
         f"  used        {statistics['n_used']} (worth {statistics['effective_particles']:.0f} of "
         "equal weight)",
     ]
@@ -70,7 +60,7 @@ def summary_text(
         ("n_pose_of_file", "were not drawn and keep the pose of the file"),
         ("n_at_tilt_limit", "have their pose on a tilt limit"),
         ("n_outside_tilts", "have a pose outside the tilt limits and are set aside"),
-        ("n_without_weight", "have a pose, but no weight in the maps"),
+        ("n_not_drawn", "were not drawn, and are in no map"),
         ("n_fit_nothing", "fit no pose as well as they should (cryorefineFitsNothing 1)"),
         ("n_undecided", "fit several poses alike, all in undecided_poses.star"),
     ):
@@ -84,19 +74,47 @@ def summary_text(
         f"resolution    {_angstrom(summary['resolution_A'])} at FSC {settings.fsc_criterion:g} "
         f"(unmasked {_angstrom(summary['resolution_unmasked_A'])})",
         *_worst_direction(summary),
-        f"weights       {_listed(_requested(settings, _WEIGHTS)) or 'all particles alike'}",
+        f"weights       {_weights(inputs)}",
     ]
-    refined = _requested(settings, _REFINED)
+    refined = requested(settings, REFINED)
     if refined:
-        lines.append(f"also refined  {_listed(refined)}")
+        lines.append(f"also refined  {listed(refined)}")
     lines += [
         f"computing     {summary['wall_s']:.0f} s, {summary['cpu_s']:.0f} s of CPU time, "
         f"{summary['peak_rss_bytes'] / 1e9:.2f} GB, on {summary['device']}",
+        "",
+        "settings that are no defaults",
+        *(f"  {text}" for text in changed_settings(settings)),
         "",
         "iterations",
         *map(_line, state.history),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _weights(inputs: Inputs) -> str:
+    """Return what particles are weighted by, for the summary."""
+    alike = "those of the particle file" if _has_file_weights(inputs) else "all particles alike"
+    return listed(requested(inputs.settings, WEIGHTS)) or alike
+
+
+def _has_file_weights(inputs: Inputs) -> bool:
+    """Tell whether half maps are made with weights of an earlier run."""
+    is_kept = inputs.settings.alignment == "none" and not weighs(inputs.settings)
+    return is_kept and earlier_weights(inputs.table) is not None
+
+
+def _of_file(inputs: Inputs) -> list[str]:
+    """Return what was used of an earlier run that the particle file comes from."""
+    found = []
+    if _has_file_weights(inputs):
+        found.append("Particles had the weights of an earlier run that are in the particle file.")
+    if earlier_values(inputs.table) is not None:
+        found.append(
+            "Grey values and magnifications of single particles began as an earlier run left them "
+            "in the particle file."
+        )
+    return found
 
 
 def _worst_direction(summary: dict[str, Any]) -> list[str]:
@@ -105,62 +123,130 @@ def _worst_direction(summary: dict[str, Any]) -> list[str]:
 
 
 def methods_text(
-    inputs: Inputs, state: State, summary: dict[str, Any], statistics: dict[str, Any]
+    inputs: Inputs,
+    state: State,
+    summary: dict[str, Any],
+    statistics: dict[str, Any],
+    *,
+    since: int = 1,
 ) -> str:
-    """Return a paragraph for a paper's methods section, with settings and versions."""
+    """Return a paragraph for a paper's methods section, with settings and versions.
+
+    Parameters
+    ----------
+    since
+        Iteration that began with the settings: those before had others.
+    """
     settings = inputs.settings
-    n_global = sum(record.mode == "global" for record in state.history)
-    n_local = sum(record.mode == "local" for record in state.history)
-    parts = []
-    if n_global:
-        kind = "of random subsets " if settings.alignment == "stochastic" else ""
-        parts.append(f"{n_global} {_times(n_global)} {kind}with searches of all orientations")
-    if n_local:
-        parts.append(f"{n_local} local {_times(n_local)}")
-    text = [
-        f"Particles ({statistics['n_input']} images, {statistics['n_rejected']} of them rejected) "
-        f"were {'refined' if parts else 'reconstructed'} with cryorefine {version('cryorefine')} "
-        f"(torch {version('torch')})",
-        f"in {_listed(parts)}" if parts else "with the poses given",
-        f"imposing {inputs.group.name.upper()} symmetry.",
+    parts = _iterations(state.history)
+    sentences = [
+        " ".join(
+            [
+                f"Particles ({_given(settings, statistics)}) were "
+                f"{'refined' if parts else 'reconstructed'} with cryorefine "
+                f"{version('cryorefine')} (torch {version('torch')})",
+                f"in {listed(parts)}" if parts else "with the poses given",
+                f"imposing {inputs.group.name.upper()} symmetry.",
+            ]
+        ),
+        *_start(settings, state),
+        _model(settings, is_refined=bool(parts)),
+        *_of_file(inputs),
+        *settings_sentences(settings),
+        *_earlier(since),
+        *_resolution(settings, summary),
+        _used(statistics),
     ]
-    sentences = [" ".join(text)]
-    if math.isfinite(state.start_A):
-        sentences.append(
-            f"The first references were the half maps of the given poses ({state.start_A:.2f} Å)."
-        )
-    elif settings.reference:
-        maps = "map was" if len(settings.reference) == 1 else "maps were"
-        sentences.append(
-            f"The initial {maps} low-pass filtered to {settings.initial_lowpass_angstrom:g} Å."
-        )
-    found = "Poses were found by maximum likelihood" if parts else "Half maps were made"
-    if settings.ctf:
-        sentences.append(
-            f"{found} with the full contrast transfer function of every particle and noise spectra "
-            f"estimated for each half set{', which was refined on its own' if parts else ''}."
-        )
-    else:
-        sentences.append(
-            f"{found} with noise spectra estimated for each half set"
-            f"{', which was refined on its own' if parts else ''}; no contrast transfer was "
-            "corrected."
-        )
-    weights = _requested(settings, _WEIGHTS)
-    if weights:
-        sentences.append(f"In reconstructions particles were weighted by {_listed(weights)}.")
-    refined = _requested(settings, _REFINED)
-    if refined:
-        sentences.append(f"For each particle {_listed(refined)} were refined.")
-    if summary["resolution_A"] is not None:
-        mask = "the given mask" if settings.mask else "a soft mask found in the map"
-        sentences.append(
-            f"The resolution is {summary['resolution_A']:.2f} Å by the Fourier shell correlation "
-            f"of the half maps at {settings.fsc_criterion:g}, within {mask} and corrected for it "
-            "by phase randomisation."
-        )
-    sentences.append(f"{statistics['n_used']} particles contributed to the final map.")
     return " ".join(sentences) + "\n"
+
+
+def _iterations(history: list[IterationRecord]) -> list[str]:
+    """Return how many iterations of which kind there were, in the order of their first ones."""
+    kinds: dict[str, int] = {}
+    for record in history:
+        if record.mode == "none":
+            continue
+        subsets = "" if record.subset is None else "of random subsets "
+        kind = f"{subsets}with searches of all orientations"
+        if record.mode == "local":
+            kind = "local"
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return [
+        f"{n} local {_times(n)}" if kind == "local" else f"{n} {_times(n)} {kind}"
+        for kind, n in kinds.items()
+    ]
+
+
+def _given(settings: RefineSettings, statistics: dict[str, Any]) -> str:
+    """Return how many images there were, of which file, and why some were set aside."""
+    because = listed([f"{n} {why}" for why, n in statistics["set_aside"].items()])
+    return (
+        f"{statistics['n_input']} images of {settings.particles.name}, "
+        f"{statistics['n_rejected']} of them set aside{': ' if because else ''}{because}"
+    )
+
+
+def _start(settings: RefineSettings, state: State) -> list[str]:
+    """Return what the first references were."""
+    if math.isfinite(state.start_A):
+        return [
+            f"The first references were the half maps of the given poses ({state.start_A:.2f} Å)."
+        ]
+    if not settings.reference:
+        return []
+    is_one = len(settings.reference) == 1
+    names = listed([path.name for path in settings.reference])
+    return [
+        f"The initial {'map was' if is_one else 'maps were'} low-pass filtered to "
+        f"{settings.initial_lowpass_angstrom:g} Å ({names})."
+    ]
+
+
+def _model(settings: RefineSettings, *, is_refined: bool) -> str:
+    """Return how poses were found, or half maps made, and with which model of the images."""
+    found = "Poses were found by maximum likelihood" if is_refined else "Half maps were made"
+    alone = ", which was refined on its own" if is_refined else ""
+    if settings.ctf:
+        return (
+            f"{found} with the full contrast transfer function of every particle and noise spectra "
+            f"estimated for each half set{alone}."
+        )
+    return (
+        f"{found} with noise spectra estimated for each half set{alone}; no contrast transfer was "
+        "corrected."
+    )
+
+
+def _earlier(since: int) -> list[str]:
+    """Return where to read of the settings before, if there were some."""
+    if since <= 1:
+        return []
+    return [
+        f"All this holds from iteration {since} on; the settings before are described by the text "
+        f"of iteration {since - 1}."
+    ]
+
+
+def _resolution(settings: RefineSettings, summary: dict[str, Any]) -> list[str]:
+    mask = "a soft mask found in the map"
+    if settings.mask is not None:
+        mask = f"the given mask ({settings.mask.name})"
+    if summary["resolution_A"] is None:
+        return [f"The half maps share no signal within {mask}."]
+    return [
+        f"The resolution is {summary['resolution_A']:.2f} Å by the Fourier shell correlation "
+        f"of the half maps at {settings.fsc_criterion:g}, within {mask} and corrected for it "
+        "by phase randomisation."
+    ]
+
+
+def _used(statistics: dict[str, Any]) -> str:
+    """Return how many particles are in the final map, and why others are not."""
+    why = [f"{n} for {why}" for why, n in statistics["left_out"].items()]
+    if statistics["n_not_drawn"]:
+        why.append(f"{statistics['n_not_drawn']} because they were not drawn")
+    said = f"{statistics['n_used']} particles contributed to the final map"
+    return f"{said}; left out were {listed(why)}." if why else f"{said}."
 
 
 def _times(n: int) -> str:

@@ -13,7 +13,7 @@ from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
-from cryorefine.state.scores import measured
+from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import Evaluation, Inputs, Poses
 
 __all__ = [
@@ -61,10 +61,15 @@ QUALITY_COLUMNS = {
     "weight_stability": "cryorefineWeightStability",
     "weight_cc": "cryorefineWeightCC",
     "weight": "cryorefineWeight",
+    "is_in_maps": "cryorefineIsInMaps",
 }
 """Columns of :class:`~cryorefine.state.scores.ParticleScores` and their STAR labels."""
 
-_WHOLE_NUMBERS = ("at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing")
+_WHOLE_NUMBERS = (
+    "at_shift_limit", "at_tilt_limit", "defocus_group", "fits_nothing", "is_in_maps",
+)  # fmt: skip
+_OF_ONE_RUN = ("cryorefinePoseIsFromFile", "cryorefineIsInMaps", "cryorefineDefocusChange")
+"""Columns that say nothing beyond the run that wrote them; the defocus itself is RELION's."""
 _AXES = ("RX", "RY", "RZ", "X", "Y")
 _NO_COMPETITOR = 1e6  # stands for an infinite gap in the file, which holds plain numbers only
 
@@ -74,7 +79,8 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
 
     ``cryorefineIsAssigned`` is 0 where the angles are no pose: neither this run has found one nor
     the input file had one. Measures are 0 for particles that an unfinished run has not come to yet,
-    and where there is nothing to measure: changes of a pose that had no other before.
+    and where there is nothing to measure: changes of a pose that had no other before. What an
+    earlier run has measured stays where this one has not.
     """
     table = inputs.table
     if poses.optics is not None:
@@ -97,21 +103,27 @@ def write_particle_table(path: Path, inputs: Inputs, poses: Poses) -> None:
     quality = {
         "cryorefinePoseIsFromFile": (~is_found & ~table.is_unassigned).astype(np.int64),
     }
-    columns = poses.scores.columns()
-    for name, label in QUALITY_COLUMNS.items():
-        if name in columns:
-            values = (
-                columns[name]
-                .nan_to_num(0.0, _NO_COMPETITOR)
-                .clamp(-_NO_COMPETITOR, _NO_COMPETITOR)
-                .numpy()
-            )
-            quality[label] = values.astype(np.int64) if name in _WHOLE_NUMBERS else values
+    quality.update(_score_columns(poses.scores, table.earlier))
     if poses.covariance is not None:
         quality.update(_covariance_columns(poses.covariance))
     if poses.optics is not None:
         quality.update(_optics_columns(poses.optics))
-    write_relion(path, table, quality=quality)
+    left = {k: v for k, v in table.earlier.items() if k not in quality and k not in _OF_ONE_RUN}
+    write_relion(path, table, quality={**quality, **left})
+
+
+def _score_columns(scores: ParticleScores, earlier: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return scores by label; where nothing was measured, those of an earlier run, or 0."""
+    columns = scores.columns()
+    found = {}
+    for name, label in QUALITY_COLUMNS.items():
+        if name not in columns:
+            continue
+        values = columns[name].clamp(-_NO_COMPETITOR, _NO_COMPETITOR).numpy()
+        known = earlier.get(label) if label not in _OF_ONE_RUN else None
+        values = np.where(np.isnan(values), 0.0 if known is None else known, values)
+        found[label] = values.astype(np.int64) if name in _WHOLE_NUMBERS else values
+    return found
 
 
 def without_pose(inputs: Inputs, poses: Poses) -> np.ndarray:
@@ -170,7 +182,9 @@ def write_undecided_table(path: Path, inputs: Inputs, poses: Poses) -> None:
 def write_rejected_table(path: Path, inputs: Inputs) -> None:
     """Write the particles whose images could not be used, with the reason."""
     reasons = np.array(inputs.rejected_reasons)
-    write_relion(path, inputs.rejected, quality={"cryorefineRejectedBecause": reasons})
+    earlier = {k: v for k, v in inputs.rejected.earlier.items() if k not in _OF_ONE_RUN}
+    quality = {**earlier, "cryorefineRejectedBecause": reasons}
+    write_relion(path, inputs.rejected, quality=quality)
 
 
 def write_fsc_table(path: Path, evaluation: Evaluation) -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
+from cryorefine.refine.counting import with_counts
+from cryorefine.refine.earlier_sums import with_earlier_sums
 from cryorefine.refine.finalise import finalise
 from cryorefine.refine.iteration import iterate
 from cryorefine.refine.subset import plain_poses, rows_in_use, select_state, with_the_others
@@ -31,10 +33,13 @@ def advance(
     if rows is None:
         made = iterate(inputs, state, plan, events, engine)
     else:
+        state = with_earlier_sums(inputs, state, plan, events, engine)
         made = iterate(inputs.select(rows), select_state(state, rows), plan, events, engine)
     is_last = is_over(made.after.history)
     after = finalise(made, events, engine) if is_last else made.after
     if rows is not None:
-        return with_the_others(after, state, rows, len(inputs.table))
-    before = None if state.poses is None else plain_poses(state.poses)
-    return replace(after, previous=before)
+        after = with_the_others(after, state, rows, len(inputs.table))
+    else:
+        before = None if state.poses is None else plain_poses(state.poses)
+        after = replace(after, previous=before)
+    return with_counts(inputs, state, after, plan, rows, made.n_aligned)

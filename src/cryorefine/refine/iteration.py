@@ -46,6 +46,8 @@ class Iteration:
         What images were compared with, by half.
     after
         The state that it ended with.
+    n_aligned
+        Particles that were compared with the references for their pose.
     """
 
     inputs: Inputs
@@ -53,6 +55,7 @@ class Iteration:
     before: State
     references: tuple[SliceGrid, SliceGrid]
     after: State
+    n_aligned: int
 
 
 def iterate(
@@ -91,7 +94,7 @@ def iterate(
         history=[*state.history, record], own_share=own_share,
         sums=None if plan.subset is None else sums,
     )  # fmt: skip
-    return Iteration(inputs, plan, state, references, after)
+    return Iteration(inputs, plan, state, references, after, found.n_aligned)
 
 
 def _record(

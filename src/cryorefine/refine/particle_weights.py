@@ -11,6 +11,7 @@ from torch import Tensor
 from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.settings import RefineSettings
+from cryorefine.state.earlier_values import earlier_weights
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import Inputs, Poses, State
@@ -23,7 +24,7 @@ from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
 from cryorefine.weigh.stability import pose_change, stability_weight
 from cryorefine.weigh.temperature import angular_temperature
 
-__all__ = ["weigh_particles"]
+__all__ = ["reconstructed_tilts_rad", "require_weights", "weigh_particles", "weighs"]
 
 _SSNR_BATCH = 64
 """Images that are read together: 4 MB at 128 px. Not measured; results do not depend on it."""
@@ -56,13 +57,12 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         earlier.angular_temperature_deg, torch.stack([angle_diff_deg, angle_diff2_deg], 1)
     )
 
-    group = torch.zeros(n, dtype=torch.int64)
     defocus_A = torch.from_numpy((inputs.table.defocus_u_A + inputs.table.defocus_v_A) / 2)
-    for half in (1, 2):
-        mine = torch.from_numpy(inputs.half == half)
-        # Percentiles of one half must not depend on the other: no group holds both.
-        group[mine] = 2 * defocus_groups(defocus_A[mine]) + half - 1
-    cost_percentile, max_cc_percentile = percentiles(cost, group), percentiles(max_cc, group)
+    half_of = torch.from_numpy(inputs.half).long()
+    group = defocus_groups(defocus_A, half_of)
+    # Percentiles of one half must not depend on the other, though ranges of defocus are shared.
+    ranked = 2 * group + half_of
+    cost_percentile, max_cc_percentile = percentiles(cost, ranked), percentiles(max_cc, ranked)
     scores = poses.scores.replace(
         cost=cost,
         max_cc=max_cc,
@@ -71,7 +71,7 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
         angle_diff2_deg=angle_diff2_deg,
         shift_diff2_A=shift_diff2_A,
         angular_temperature_deg=temperature_deg,
-        defocus_group=(group // 2 + 1).double(),
+        defocus_group=(group + 1).double(),
         cost_percentile=cost_percentile,
         max_cc_percentile=max_cc_percentile,
         percentile=cost_percentile if is_local else max_cc_percentile,
@@ -79,11 +79,19 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
     )
     is_in_range = can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
     _check_tilts(inputs, is_in_range, "min_tilt_deg", "max_tilt_deg")
-    is_in_range &= can_be_tilted(poses.rotations, inputs.group, _reconstructed_rad(inputs.settings))
+    is_in_range &= can_be_tilted(
+        poses.rotations, inputs.group, reconstructed_tilts_rad(inputs.settings)
+    )
     _check_tilts(inputs, is_in_range, "reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
+    usable = is_in_range.double()
+    given = earlier_weights(inputs.table)
+    # Poses that are found anew are weighed anew; weights that are asked for replace the file's.
+    if given is not None and plan.mode == "none" and not weighs(inputs.settings):
+        usable = usable * given
+        require_weights(inputs, usable)
     for half in (1, 2):
         mine = torch.from_numpy(inputs.half == half)
-        found = _weights_of_half(inputs, scores.select(mine), is_in_range[mine], half)
+        found = _weights_of_half(inputs, scores.select(mine), usable[mine], half)
         zeros = torch.zeros(n, dtype=torch.float64)
         scores = scores.replace(
             **{
@@ -99,7 +107,7 @@ def _or_unknown(column: Float[Tensor, "n"] | None, n: int) -> Float[Tensor, "n"]
 
 
 def _weights_of_half(
-    inputs: Inputs, scores: ParticleScores, is_in_range: Bool[Tensor, "m"], half: int
+    inputs: Inputs, scores: ParticleScores, usable: Float[Tensor, "m"], half: int
 ) -> dict[str, Float[Tensor, "m"]]:
     """Return the partial weights of a half's m particles, and the product of those in use."""
     settings = inputs.settings
@@ -119,11 +127,32 @@ def _weights_of_half(
     }
     active = [partial[name] for name, is_requested in requested.items() if is_requested]
     try:
-        partial["weight"] = combine(is_in_range.double(), *active)
+        partial["weight"] = combine(usable, *active)
     except ValueError as error:
         do = "leave out one of the weights"
         raise InputError(str(error), where=f"half {half}", do=do) from None
     return partial
+
+
+def weighs(settings: RefineSettings) -> bool:
+    """Tell whether any weight is asked for."""
+    return (
+        settings.weight_ssnr
+        or settings.weight_cost
+        or settings.weight_stability
+        or settings.weight_cc
+    )
+
+
+def require_weights(inputs: Inputs, weights: Float[Tensor, "n"]) -> None:
+    """Refuse weights of the particle file that leave a half without particles."""
+    for half in (1, 2):
+        if not (weights[torch.from_numpy(inputs.half == half)] > 0).any():
+            raise InputError(
+                f"no particle of half {half} that may be used has a weight (cryorefineWeight)",
+                where=str(inputs.settings.particles),
+                do="say --no-file-weights to count all particles alike",
+            )
 
 
 def _change(
@@ -146,7 +175,8 @@ def _change(
     return angle_deg, shift_A
 
 
-def _reconstructed_rad(settings: RefineSettings) -> tuple[float, float]:
+def reconstructed_tilts_rad(settings: RefineSettings) -> tuple[float, float]:
+    """Return the viewing tilts that are reconstructed."""
     return (
         math.radians(settings.reconstruct_min_tilt_deg),
         math.radians(settings.reconstruct_max_tilt_deg),

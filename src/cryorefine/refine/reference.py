@@ -15,6 +15,7 @@ from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
+from cryorefine.refine.resolution_offset import offset_limit_A
 from cryorefine.restore.command import transform_volume
 from cryorefine.restore.shape import ReferenceShaping, Shape, shape_reference
 from cryorefine.state.plan import IterationPlan
@@ -80,7 +81,9 @@ def next_references(
         By half, on the CPU; and what an image's own noise in them adds to its score: None where
         ``data_per_shell`` is.
     """
-    ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
+    resolution_A, nyquist_A = evaluation.resolution_A, inputs.geometry.nyquist_A
+    limit_A = offset_limit_A(inputs.settings, resolution_A, nyquist_A)
+    ssnr = reference_ssnr(evaluation.curves, resolution_A, limit_A=limit_A)
 
     def regularised(i: int) -> tuple[Tensor, Tensor]:
         volume, kept = next_reference(
@@ -121,9 +124,10 @@ def shaped_reference(inputs: Inputs, state: State, half: int) -> Float[Tensor, "
     if mask is not None and settings.reference_shape == "found":
         shape = "none"
     lowpass_A = None
-    if settings.resolution_offset_angstrom is not None and state.evaluation is not None:
-        lowpass_A = state.evaluation.resolution_A + settings.resolution_offset_angstrom
-        lowpass_A = max(lowpass_A, inputs.geometry.nyquist_A)
+    if state.evaluation is not None:
+        lowpass_A = offset_limit_A(
+            settings, state.evaluation.resolution_A, inputs.geometry.nyquist_A
+        )
     iteration = state.iteration + 1
     shaping = ReferenceShaping(
         radius_px=inputs.radius_px,
@@ -196,14 +200,21 @@ def _sphere_fraction(inputs: Inputs) -> float:
 
 
 def reference_ssnr(
-    curves: FscCurves, resolution_A: float, *, curve: str = "corrected"
+    curves: FscCurves,
+    resolution_A: float,
+    *,
+    curve: str = "corrected",
+    limit_A: float | None = None,
 ) -> Float[Tensor, "s"]:
     """Return the signal-to-noise ratio of one half map per shell, ``FSC / (1 - FSC)``.
 
     Zero from three shells beyond the resolution on: there the curve is noise about zero, and its
-    accidental peaks would let noise into the reference.
+    accidental peaks would let noise into the reference. ``limit_A`` is how far a user wants it to
+    hold something all the same.
     """
     value = getattr(curves, curve).clamp(0, 0.999)
     end = 1 / resolution_A + _SHELLS_BEYOND * float(curves.frequency_per_A[1])
+    if limit_A is not None:
+        end = max(end, 1 / limit_A)
     value = torch.where(curves.frequency_per_A <= end, value, torch.zeros_like(value))
     return value / (1 - value)

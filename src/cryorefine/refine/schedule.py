@@ -3,6 +3,7 @@
 import math
 
 from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
+from cryorefine.refine.resolution_offset import offset_limit_A
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord, Mode
 
@@ -26,7 +27,8 @@ def next_plan(
     numbers; those named here are its defaults.
 
     Resolution: the next alignment looks a tenth beyond the last resolution, and at most twice as
-    fine as the last alignment; or what the user's list says. Mode: automatic runs search globally
+    fine as the last alignment; or what the user's list says; with a negative offset it looks as far
+    as references reach. Mode: automatic runs search globally
     until fewer than 1 % of the particles are seen to jump, and nearly all are decided or the last
     iteration gained next to nothing; or three in a row have gained nothing and moved most particles
     by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the
@@ -90,7 +92,10 @@ def _align_resolution(
         align = policy.beyond_resolution * start_A
     else:
         finest = policy.fastest_gain * last.align_resolution_A
-        align = max(finest, policy.beyond_resolution * last.resolution_A)
+        wanted = policy.beyond_resolution * last.resolution_A
+        limit_A = offset_limit_A(settings, last.resolution_A, geometry.nyquist_A, policy)
+        # A reference that reaches further is of use only where poses are compared that far.
+        align = max(finest, wanted if limit_A is None else min(wanted, limit_A))
     if math.isinf(align) and last is not None:
         align = last.align_resolution_A
     return min(max(align, geometry.nyquist_A), geometry.box_A / policy.coarsest_shells)

@@ -16,7 +16,9 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.reconstruct.solve import solve
 from cryorefine.refine.backprojection import reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
+from cryorefine.refine.particle_weights import require_weights
 from cryorefine.refine.reference import next_reference, reference_ssnr
+from cryorefine.state.earlier_values import earlier_weights
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["reconstruct_start", "start_from_poses"]
@@ -34,6 +36,10 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
         raise ValueError("the particle file has no poses")
     nyquist_A = inputs.geometry.nyquist_A
     seen = _known_and_seen(inputs, state.poses).double()
+    weights = earlier_weights(inputs.table)
+    if weights is not None:
+        seen = seen * weights
+        require_weights(inputs, seen)
     inserted = reconstruct_halves(
         inputs,
         state,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
+from cryorefine.errors import InputError
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.scores import ParticleScores
@@ -63,9 +64,20 @@ def mixed_sums(
     """Return ``(1 - share) old + share new``, numerators and denominators alike; new at first.
 
     Every image then counts by what it says at each frequency, which a mean of maps would not do.
+
+    Raises
+    ------
+    InputError
+        If they are on different grids.
     """
     if old is None:
         return new
+    for a, b in zip(old, new, strict=True):
+        if (a.values.shape, a.centre, a.step) != (b.values.shape, b.centre, b.step):
+            raise InputError(
+                "the sums of the iterations before are on another grid than these",
+                do="begin the run anew",
+            )
     first, second = (
         dataclasses.replace(
             b,

@@ -128,7 +128,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
 def _known(run: RunFolder, name: str, digits: int) -> str:
     """Return a number of the summary in words; empty if there is none."""
     value = run.summary.get(name)
-    return amount(value, digits) if isinstance(value, int | float) else ""
+    return "" if value is None else amount(value, digits)
 
 
 def _render(content: dict[str, Any]) -> str:

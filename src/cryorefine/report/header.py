@@ -97,17 +97,12 @@ def run_state(run: RunFolder, now: float) -> State:
 def headline(run: RunFolder) -> list[Fact]:
     """Return the numbers of the page's head, the two resolutions first."""
     s = run.summary
-    rejected = s.get("n_rejected")
     voxel_A, box_px = s.get("voxel_A"), s.get("box_px")
     size = "" if voxel_A is None or box_px is None else f"{amount(voxel_A * box_px)} Å wide"
     return [
         _resolution(run, "Resolution", "resolution_A", f"corrected FSC = {run.criterion:g}"),
         _resolution(run, "Unmasked", "resolution_unmasked_A", f"FSC = {run.criterion:g}"),
-        Fact(
-            "Particles used",
-            count(s.get("n_used")),
-            f"{'none' if rejected == 0 else count(rejected)} rejected",
-        ),
+        Fact("Particles used", count(s.get("n_used")), _others(run)),
         Fact("Symmetry", str(s.get("symmetry", "–")).upper()),
         Fact("Box", "–" if box_px is None else f"{box_px} px", size),
         Fact("Voxel", "–" if voxel_A is None else f"{voxel_A:.4g} Å"),
@@ -116,6 +111,17 @@ def headline(run: RunFolder) -> list[Fact]:
         Fact("CPU time", duration(s.get("cpu_s"))),
         Fact("Peak memory", memory(s.get("peak_rss_bytes"))),
     ]
+
+
+def _others(run: RunFolder) -> str:
+    """Return how many particles are not used, by what became of them."""
+    s = run.summary
+    rejected = s.get("n_rejected")
+    parts = [f"{'none' if rejected == 0 else count(rejected)} rejected"]
+    for name, what in (("n_left_out", "left out"), ("n_not_drawn", "not drawn")):
+        if s.get(name):
+            parts.append(f"{count(s[name])} {what}")
+    return ", ".join(parts)
 
 
 def _resolution(run: RunFolder, name: str, key: str, remark: str) -> Fact:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryorefine.report.number_formats import memory
-from cryorefine.report.run_folder import RunFolder
+from cryorefine.report.run_folder import RunFolder, is_number
 from cryorefine.settings import RefineSettings
 
 __all__ = ["InputFile", "SettingRow", "input_files", "provenance", "setting_rows"]
@@ -80,7 +80,7 @@ def input_files(run: RunFolder) -> list[InputFile]:
     return [
         InputFile(
             str(path),
-            memory(entry.get("size_bytes")),
+            memory(size) if is_number(size := entry.get("size_bytes")) else "–",
             str(entry.get("sha256", "")),
             str(entry.get("sha256_of", "")),
         )
@@ -96,4 +96,7 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(_words(v) for v in value)
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "far too large"

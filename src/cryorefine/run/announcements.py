@@ -52,7 +52,7 @@ def warn_of_poses(
     events: EventLog, output: Path, settings: RefineSettings, summary: dict[str, Any]
 ) -> None:
     """Warn of particles that a finished run found no pose of, or none within the limits."""
-    table, n = output / "particles.star", summary["n_used"]
+    table, n = output / "particles.star", summary["n_half1"] + summary["n_half2"]
     lacking, unchanged = summary["n_without_pose"], summary["n_pose_of_file"]
     if lacking or unchanged:
         what = f"{lacking} have no pose (cryorefineIsAssigned 0)" if lacking else ""

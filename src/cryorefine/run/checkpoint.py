@@ -135,7 +135,10 @@ def load_state(run: Path, iteration: int) -> Checkpoint:
     """
     folder = iteration_folder(run, iteration)
     do = "remove this iteration's folder to resume from the one before"
-    return read_checkpoint(folder, lambda _: folder, do=do)
+    checkpoint = read_checkpoint(folder, lambda _: folder, do=do)
+    if checkpoint.state.iteration != iteration:
+        raise _of_another(folder, checkpoint.state.iteration, do)
+    return checkpoint
 
 
 def load_measurements(run: Path, iteration: int) -> tuple[list[IterationRecord], Evaluation | None]:
@@ -146,11 +149,19 @@ def load_measurements(run: Path, iteration: int) -> tuple[list[IterationRecord],
     InputError
         If the folder is damaged, or of a version that this one cannot read.
     """
-    return read_measurements(iteration_folder(run, iteration), do="restore the folder")
+    folder, do = iteration_folder(run, iteration), "restore the folder"
+    history, evaluation = read_measurements(folder, do=do)
+    if len(history) != iteration:
+        raise _of_another(folder, len(history), do)
+    return history, evaluation
 
 
-def load_start(run: Path, number: int) -> Checkpoint:
-    """Read what a segment began with.
+def _of_another(folder: Path, iteration: int, do: str) -> InputError:
+    return InputError(f"holds the state of iteration {iteration}", where=str(folder), do=do)
+
+
+def load_start(run: Path, number: int, iteration: int) -> Checkpoint:
+    """Read what a segment began with, after an iteration.
 
     Raises
     ------
@@ -158,10 +169,10 @@ def load_start(run: Path, number: int) -> Checkpoint:
         If its folder, or the iteration before it, is damaged or of a version that this one cannot
         read.
     """
-    folder = segment_folder(run, number)
+    folder, do = segment_folder(run, number), "restore the folder"
     has_volumes = (folder / "reference1.mrc").exists()
-
-    def volumes(iteration: int) -> Path:
-        return folder if has_volumes else iteration_folder(run, iteration)
-
-    return read_checkpoint(folder, volumes, do="restore the folder")
+    volumes = folder if has_volumes else iteration_folder(run, iteration)
+    checkpoint = read_checkpoint(folder, lambda _: volumes, do=do)
+    if checkpoint.state.iteration != iteration:
+        raise _of_another(folder, checkpoint.state.iteration, do)
+    return checkpoint

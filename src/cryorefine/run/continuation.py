@@ -19,6 +19,7 @@ from cryorefine.events import EventLog, ParticlesMatched
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.model.observe import make_group_band
 from cryorefine.records.checkpoint_record import OpticsSampling, SegmentConstants
+from cryorefine.records.dropped_reason import dropped_reason, limit_of_reason
 from cryorefine.records.particle_registry import (
     ParticleRegistry,
     extend_halves,
@@ -42,6 +43,7 @@ from cryorefine.run.stopped_run import StoppedRun, changes_of_inputs
 from cryorefine.settings import FILE_SETTINGS, Changes, RefineSettings, merge_settings
 from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.storage.layout import RESULTS, committed_iterations, iteration_folder
+from cryorefine.weigh.worst import worst_of_groups
 
 __all__ = [
     "NextSegment",
@@ -416,16 +418,29 @@ def _dropped(
         return np.where(match >= 0, registry.dropped[match], "")
     if limit == 0:
         return np.zeros(len(match), "<U1")
-    percentile = None if poses is None else poses.scores.percentile
-    if percentile is None:
+    scores = None if poses is None else poses.scores
+    if scores is None or scores.percentile is None or scores.defocus_group is None:
         raise InputError(
             "--keep-above-percentile: the run has no percentiles of its particles yet",
             where=str(run),
             do="let it make an iteration first",
         )
-    percent = 100 * percentile.numpy()
+    # Ranks of those that left the run earlier are not among those of the others.
+    limits = np.array(
+        [limit_of_reason(r) for r in np.where(match >= 0, registry.dropped[match], "")]
+    )
+    percentile, has_left = scores.percentile, ~np.isnan(limits)
+    ranked = percentile.masked_fill(torch.from_numpy(has_left), torch.nan)
+    group = 2 * scores.defocus_group.nan_to_num(0.0).long()
+    group += torch.from_numpy(registry.half[match]).long()
+    is_worst = worst_of_groups(ranked, group, limit / 100).numpy()
+    is_worst |= has_left & ((limits <= limit) | (100 * percentile.numpy() <= limit))
     return np.array(
-        [f"percentile {p:.1f} below limit {limit:g}" if p < limit else "" for p in percent], np.str_
+        [
+            dropped_reason(p, limit) if worst else ""
+            for p, worst in zip(percentile.tolist(), is_worst, strict=True)
+        ],
+        np.str_,
     )
 
 

@@ -3,28 +3,23 @@
 import json
 import math
 import os
-import re
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.assign.align import can_be_tilted
 from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
-from cryorefine.expectation.assign_poses import DECIDED
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.records.methods_text import methods_text, summary_text
+from cryorefine.records.particle_statistics import particle_statistics, summary_counts
 from cryorefine.records.particle_tables import (
-    without_pose,
     write_fsc_table,
     write_particle_table,
     write_rejected_table,
@@ -33,8 +28,7 @@ from cryorefine.records.particle_tables import (
 from cryorefine.refine.reference import run_user_command
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
-from cryorefine.state.scores import measured
-from cryorefine.state.state import Inputs, Poses, State, unknown_poses
+from cryorefine.state.state import Inputs, State
 from cryorefine.storage.layout import (
     INPUTS,
     LOCK,
@@ -53,7 +47,6 @@ __all__ = [
     "check_inputs_stay",
     "check_output_folder",
     "input_paths",
-    "particle_statistics",
     "summarise",
     "write_iteration_files",
 ]
@@ -161,17 +154,11 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
-    counts = {**_pose_counts(inputs, state.poses), **_fit_counts(state.poses)}
     return {
         "resolution_A": _number(e.resolution_A) if e else None,
         "resolution_unmasked_A": _number(e.resolution_unmasked_A) if e else None,
         "resolution_worst_A": _number(e.resolution_worst_A) if e else None,
-        "n_particles": len(inputs.table) + len(inputs.rejected),
-        "n_used": len(inputs.table),
-        "n_rejected": len(inputs.rejected),
-        "n_half1": int((inputs.half == 1).sum()),
-        "n_half2": int((inputs.half == 2).sum()),
-        **counts,
+        **summary_counts(inputs, state),
         "iterations": state.iteration,
         "converged": finished and inputs.settings.is_data_driven
         and state.iteration < inputs.settings.max_iterations,
@@ -194,26 +181,16 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
     }  # fmt: skip
 
 
-def _pose_counts(inputs: Inputs, poses: Poses | None) -> dict[str, int]:
-    """Return of how many particles there is no pose, only the file's, one at or outside a limit."""
-    n = len(inputs.table)
-    poses = unknown_poses(n) if poses is None else poses
-    lacks, assigned = without_pose(inputs, poses), poses.is_assigned
-    at_limit = poses.scores.at_tilt_limit
-    at_limit = torch.zeros(n, dtype=torch.bool) if at_limit is None else at_limit == 1
-    outside = assigned & ~can_be_tilted(poses.rotations, inputs.group, inputs.tilt_range_rad)
-    return {
-        "n_without_pose": int(lacks.sum()),
-        "n_pose_of_file": int((~assigned.numpy() & ~lacks).sum()),
-        "n_at_tilt_limit": int((at_limit & ~outside).sum()),
-        "n_outside_tilts": int(outside.sum()),
-    }
-
-
 def write_iteration_files(
-    folder: Path, inputs: Inputs, state: State, summary: dict[str, Any]
+    folder: Path, inputs: Inputs, state: State, summary: dict[str, Any], *, since: int = 1
 ) -> None:
-    """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves."""
+    """Write what people look at: maps, tables, numbers. The checkpoint has the raw halves.
+
+    Parameters
+    ----------
+    since
+        Iteration that began with the settings of ``inputs``.
+    """
     if len(inputs.rejected):
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
@@ -230,10 +207,10 @@ def write_iteration_files(
         write_undecided_table(folder / "undecided_poses.star", inputs, state.poses)
     full = {**summary, "bfactor_A2": fit.bfactor_A2}
     write_text(folder / "summary.json", json.dumps(full, indent=2) + "\n")
-    statistics = particle_statistics(inputs, state.poses)
+    statistics = particle_statistics(inputs, state)
     write_text(folder / "statistics.json", json.dumps(statistics, indent=2) + "\n")
     write_text(folder / "summary.txt", summary_text(inputs, state, full, statistics))
-    write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics))
+    write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics, since=since))
     processed = _processed(inputs, state, weighted)
     if processed is not None:
         write_volume(folder / "map_processed.mrc", processed.cpu(), inputs.voxel_A)
@@ -251,46 +228,3 @@ def _processed(
     if settings.post_command is not None:
         volume = run_user_command(inputs, volume, settings.post_command, 0, state.iteration)
     return volume
-
-
-def particle_statistics(inputs: Inputs, poses: Poses) -> dict[str, Any]:
-    """Return how many particles came in, were used and were not, and what they are like.
-
-    ``n_used`` are those with a weight in the last reconstruction; ``n_without_pose`` those that
-    no iteration has come to yet and that the file has no pose of, ``n_pose_of_file`` those that it
-    has.
-    """
-    assigned = poses.is_assigned
-    weight = measured(poses.scores.weight).nan_to_num(0.0)
-    n_used = int((weight > 0).sum())
-    # Alike but for their number: "power 41 times the background's".
-    reasons = Counter(re.sub(r"\d+(\.\d+)?", "…", why, count=1) for why in inputs.rejected_reasons)
-    means = {
-        name: _number(float(values[assigned].nanmean()))
-        for name, values in poses.scores.columns().items()
-        if name not in ("gap", "defocus_group")
-    }
-    return {
-        "n_input": len(inputs.table) + len(inputs.rejected),
-        "n_used": n_used,
-        "n_rejected": len(inputs.rejected),
-        **_pose_counts(inputs, poses),
-        "n_without_weight": int((assigned & (weight <= 0)).sum()),
-        **_fit_counts(poses),
-        "rejected_because": dict(reasons),
-        "half_sets": [int((inputs.half == half).sum()) for half in (1, 2)],
-        "mean_effective_poses": means.get("n_effective"),
-        "effective_particles": _number(float(weight.sum() ** 2 / weight.square().sum()))
-        if n_used
-        else 0.0,
-        "means": means,
-    }
-
-
-def _fit_counts(poses: Poses | None) -> dict[str, int]:
-    """Return how many particles fit nothing, and how many fit several poses alike."""
-    if poses is None or poses.scores.fits_nothing is None:
-        return {"n_fit_nothing": 0, "n_undecided": 0}
-    fits_nothing = poses.scores.fits_nothing == 1
-    undecided = (measured(poses.scores.n_effective) >= DECIDED) & ~fits_nothing
-    return {"n_fit_nothing": int(fits_nothing.sum()), "n_undecided": int(undecided.sum())}

@@ -35,6 +35,7 @@ from cryorefine.refine.noise import initial_noise
 from cryorefine.refine.start import reconstruct_start, start_from_poses
 from cryorefine.restore.command import check_command
 from cryorefine.settings import RefineSettings
+from cryorefine.state.earlier_values import VALUE_LABELS, WEIGHT_LABEL, earlier_values
 from cryorefine.state.particle_batches import make_half_optics, particle_stack
 from cryorefine.state.plan import Geometry
 from cryorefine.state.state import Inputs, Poses, State
@@ -120,7 +121,7 @@ class Opened:
 
     def _read_particles(self, is_continued: bool) -> None:
         settings = self.settings
-        table = read_particles(settings.particles, ctf=settings.ctf)
+        table = read_particles(settings.particles, ctf=settings.ctf, ignored=_ignored(settings))
         table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
         if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
             raise InputError(
@@ -209,10 +210,12 @@ class Opened:
     def radius_px(self, start: Tensor | None, events: EventLog) -> float:
         """Return the particle's radius in voxels: the user's, or measured on the reference.
 
-        Without either it is nine tenths of half the box.
+        A user's radius that is not positive is half the box. Without either it is nine tenths of half the box.
         """
         largest = self.size_px / 2 - 1.0
         if self.settings.particle_radius_px is not None:
+            if self.settings.particle_radius_px <= 0:
+                return largest
             radius = self.settings.particle_radius_px * self.table.optics[0].pixel_A / self.voxel_A
             if radius > self.size_px / 2:
                 raise InputError(
@@ -260,6 +263,12 @@ def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> fl
     if len(inside) == 0:
         return n / 2
     return float(inside.norm(dim=1).max()) * _RADIUS_MARGIN
+
+
+def _ignored(settings: RefineSettings) -> frozenset[str]:
+    """Return which columns of an earlier run are not to be used."""
+    weights = () if settings.file_weights else (WEIGHT_LABEL,)
+    return frozenset((*weights, *(() if settings.file_values else VALUE_LABELS)))
 
 
 def _declared(group: OpticsGroup, settings: RefineSettings) -> OpticsGroup:
@@ -480,6 +489,7 @@ def first_state(
         poses = Poses(
             matrix_from_euler(torch.from_numpy(inputs.table.euler_rad)),
             torch.from_numpy(inputs.table.shift_A),
+            optics=earlier_values(inputs.table),
         )
         _warn_of_far_shifts(inputs, events)
     return State(

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryorefine.engine.device import device_name
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
+from cryorefine.records.checkpoint_fit import require_fit
 from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.announcements import emit_plans, emit_start
 from cryorefine.run.checkpoint import save_start
@@ -56,6 +57,7 @@ def same_segment(
         inputs = screened_inputs(
             opened, constants.screening, constants.half, constants.radius_px, EventLog()
         )
+        require_fit(inputs, stopped.checkpoint, where=str(output))
     events.continue_in(output / "events.jsonl")
     events.emit(RunResumed(iteration=state.iteration))
     emit_plans(events, inputs)

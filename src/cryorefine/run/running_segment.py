@@ -55,11 +55,12 @@ def constants_of(
 def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str, Any]:
     """Commit an iteration, show its results at the top of the run folder, return its summary."""
     output, inputs, clock = running.output, running.inputs, running.clock
+    since = running.segment.first_iteration
     summary = summarise(inputs, state, clock, finished=finished)
     save_state(
         output,
         Checkpoint(state, running.constants, clock.read(), finished),
-        lambda part: write_iteration_files(part, inputs, state, summary),
+        lambda part: write_iteration_files(part, inputs, state, summary, since=since),
     )
     publish(output, state.iteration, input_paths(inputs.settings, inputs.table.stacks))
     if inputs.settings.intermediate == "remove":

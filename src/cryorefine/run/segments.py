@@ -20,6 +20,7 @@ from cryorefine.refine.schedule import next_plan
 from cryorefine.run.checkpoint import segment_folder
 from cryorefine.settings import RefineSettings, load_settings
 from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord
+from cryorefine.storage.json_record import read_json
 
 __all__ = [
     "Segment",
@@ -87,7 +88,8 @@ def read_segments(run: Path) -> list[Segment]:
     """
     path = run / "legs.json"
     try:
-        segments = [Segment(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        segments = [Segment(**entry) for entry in read_json(path)]
+        _require_sound(segments)
     except FileNotFoundError:
         return [Segment(1, 1, {})]
     except (OSError, ValueError, TypeError) as error:
@@ -95,6 +97,27 @@ def read_segments(run: Path) -> list[Segment]:
             f"the list of legs cannot be read ({error})", where=str(path), do="restore the file"
         ) from None
     return segments or [Segment(1, 1, {})]
+
+
+def _require_sound(segments: list[Segment]) -> None:
+    """Refuse segments that cannot follow on each other; raises ValueError or TypeError."""
+    before = 0
+    for number, segment in enumerate(segments, 1):
+        first, counts_from = segment.first_iteration, segment.counts_from
+        if type(first) is not int or first < max(before, 1) or (number == 1 and first != 1):
+            raise ValueError(
+                f"leg {number}: first_iteration should follow on that of the one before"
+            )
+        if type(counts_from) is not int or not 1 <= counts_from <= first:
+            raise ValueError(f"leg {number}: counts_from should be 1 to first_iteration")
+        if not (isinstance(segment.settings, dict) and isinstance(segment.suspended, dict)):
+            raise TypeError(f"leg {number}: settings and suspended should be tables")
+        if segment.search not in ("nobody", "new", "all"):
+            raise ValueError(f"leg {number}: search should be nobody, new or all")
+        limit = segment.keep_above_percentile
+        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 100):
+            raise ValueError(f"leg {number}: keep_above_percentile should be 0 to 100, or null")
+        before = first
 
 
 def _write_segments(run: Path, segments: list[Segment]) -> None:
@@ -139,6 +162,7 @@ def current_settings(run: Path, segments: list[Segment]) -> dict[str, Any]:
         with suppress(FileNotFoundError):
             if path.read_bytes() == before.read_bytes():
                 source = segment_folder(run, len(segments)) / "settings.toml"
+                load_settings(source)
                 write_text(path, source.read_text(encoding="utf-8"))
     return load_settings(path)
 

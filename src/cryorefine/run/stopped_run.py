@@ -64,11 +64,18 @@ def read_stopped_run(output: Path) -> StoppedRun:
     if not done or not (output / "settings.toml").exists():
         raise _no_run(output)
     segments = read_segments(output)
+    if segments[-1].first_iteration > done[-1] + 1:
+        raise InputError(
+            f"lacks iteration {segments[-1].first_iteration - 1}, after which leg "
+            f"{len(segments)} of the run began",
+            where=str(output),
+            do="restore its folder",
+        )
     values = _located(output, current_settings(output, segments))
     suspended = _located(output, segments[-1].suspended)
     settings = make_settings(values, where=str(output))
     if len(segments) > 1 and done[-1] < segments[-1].first_iteration:
-        checkpoint = load_start(output, len(segments))
+        checkpoint = load_start(output, len(segments), segments[-1].first_iteration - 1)
     else:
         checkpoint = load_state(output, done[-1])
     clock = Clock(*checkpoint.spent_s)

@@ -31,11 +31,17 @@ def make_settings(values: dict[str, Any], *, where: str = "") -> RefineSettings:
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
                 message = "no such setting"
-            given = (
-                "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']})"
-            )
+            is_told = item["type"] not in ("missing", "value_error")
+            given = f" (given: {_shown(item['input'])})" if is_told else ""
             problems.append(f"{name} {message}{given}".strip())
         raise InputError("; ".join(problems), where=where, do="correct the options") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
+        return "far too much"
 
 
 def load_settings(path: Path) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def load_settings(path: Path) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise InputError("lists in lists, far too deep", where=str(path), do="correct it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no text, or a number of thousands of digits
         raise InputError(f"not a TOML file ({error})", where=str(path), do="correct it") from None
 
 

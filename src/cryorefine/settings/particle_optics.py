@@ -40,6 +40,11 @@ class ParticleOpticsSettings(SettingsGroup):
     max_defocus_change_angstrom: float = Field(
         1000.0, gt=0, le=1e6, description="Largest change of a particle's defocus on any axis."
     )
+    file_values: bool = Field(
+        True,
+        description="Begin with the grey scale, grey offset and magnification of every particle "
+        "that an earlier run has left in the particle file.",
+    )
 
     @property
     def refines_optics(self) -> bool:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cryorefine.settings.group import SettingsGroup
 
@@ -16,10 +16,10 @@ class ParticleSettings(SettingsGroup):
     symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
     particle_radius_px: float | None = Field(
         None,
-        ge=1,
+        ge=-65536,
         le=65536,
-        description="Radius of a sphere that holds the particle, in image pixels "
-        "(default: measured on the reference).",
+        description="Radius of a sphere that holds the particle, in image pixels; -1, or 0: half "
+        "the box (default: measured on the reference).",
     )
     ctf: bool = Field(True, description="Whether the images have contrast transfer.")
     ctf_envelope: bool = Field(
@@ -38,3 +38,12 @@ class ParticleSettings(SettingsGroup):
         gt=1,
         description="Images of more power than this many times their background's are rejected.",
     )
+
+    @field_validator("particle_radius_px")
+    @classmethod
+    def _check_radius(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < 1:
+            raise ValueError(
+                f"a radius is 1 pixel or more; -1 stands for half the box (given: {value})"
+            )
+        return value

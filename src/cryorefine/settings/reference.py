@@ -45,10 +45,11 @@ class ReferenceSettings(SettingsGroup):
     )
     resolution_offset_angstrom: float | None = Field(
         None,
-        ge=-1000,
-        le=1000,
+        ge=-10,
+        le=100,
         description="Low-pass the next references at the resolution plus this (default: no more "
-        "than the FSC damps them).",
+        "than the FSC damps them). Less than 0: they reach, and poses are compared, beyond the "
+        "resolution, at most twice as far.",
     )
     positivity: bool = Field(False, description="Set negative density of references to 0.")
     dropout: float = Field(

@@ -27,3 +27,9 @@ class WeightSettings(SettingsGroup):
     min_cc_weight: float = Field(
         0.1, ge=0, le=1, description="Weight of the lowest percentile, for --weight-cc."
     )
+    file_weights: bool = Field(
+        True,
+        description="Use the weights of an earlier run in the particle file (cryorefineWeight) "
+        "wherever its poses are reconstructed: by alignment 'none' unless a weight is asked for, "
+        "and for the start of a refinement.",
+    )

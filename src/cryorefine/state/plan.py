@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from cryorefine.state.counts import ParticleCounts
+
 __all__ = ["Geometry", "IterationPlan", "IterationRecord", "shown_share"]
 
 Mode = Literal["global", "local", "none"]
@@ -74,6 +76,10 @@ class IterationRecord:
         resolution.
     undecided_fraction
         Particles that fit, but at several poses alike.
+    subset
+        Particles of each half that were to be drawn for it; None: all, or ``share`` of them.
+    counts
+        Of its particles; None in runs of earlier versions.
     """
 
     iteration: int
@@ -90,6 +96,8 @@ class IterationRecord:
     undecided_fraction: float = 0.0
     jumped_at_least: float = math.nan
     mean_fsc: float = math.nan
+    subset: int | None = None
+    counts: ParticleCounts | None = None
 
 
 @dataclass(frozen=True)

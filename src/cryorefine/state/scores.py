@@ -63,6 +63,8 @@ class ParticleScores:
         Partial weights, 0 or more, whether they are used or not.
     weight
         Product of those in use, with mean 1 over a half's particles; NaN and 0 do not count.
+    is_in_maps
+        1 where the image is in the half maps: it has a weight, and was drawn.
     correlation_index, correlation_mask, correlation_weight, imed
         Likeness of image and model in real space, as
         :func:`~cryorefine.assign.image_scores.image_scores` defines them; measured at the end.
@@ -98,6 +100,7 @@ class ParticleScores:
     weight_cc: Float[Tensor, "n"] | None = None
     weight_ssnr: Float[Tensor, "n"] | None = None
     weight: Float[Tensor, "n"] | None = None
+    is_in_maps: Float[Tensor, "n"] | None = None
     correlation_index: Float[Tensor, "n"] | None = None
     correlation_mask: Float[Tensor, "n"] | None = None
     correlation_weight: Float[Tensor, "n"] | None = None

@@ -1,6 +1,7 @@
 """Sizes, times and hashes of files, and whether a file is still the one that they are of."""
 
 import os
+import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,10 @@ def difference(path: Path, known: dict[str, Any]) -> str:
         status = os.stat(path)
     except OSError as error:
         return f"cannot be found ({error.strerror})"
+    except ValueError as error:  # a NUL is in no file's name
+        return f"cannot be found ({error})"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no file"
     size = known.get("size_bytes")
     if status.st_size != size:
         return f"has {status.st_size} bytes instead of {size}"

@@ -21,6 +21,7 @@ __all__ = [
     "RESULTS",
     "RUN_FILES",
     "SEGMENT_FILES",
+    "check_no_devices",
     "check_no_links",
     "committed_iterations",
     "is_leftover",
@@ -68,13 +69,15 @@ INPUTS = "inputs"
 LOCK = ".cryorefine.lock"
 """Held by the process that works in the folder."""
 
-_ITERATION = re.compile(r"iteration_(\d{3,})")
-_SEGMENT = re.compile(r"leg_\d{3,}")
-_OLD_SETTINGS = re.compile(r"settings_leg\d{3,}\.toml")
+_ITERATION = re.compile(r"iteration_([0-9]{3,18})")
+_SEGMENT = re.compile(r"leg_[0-9]{3,}")
+_OLD_SETTINGS = re.compile(r"settings_leg[0-9]{3,}\.toml")
 _PART = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.part")
 """A file on its way (``io.atomic``)."""
-_PART_FOLDER = re.compile(r"\.(?:iteration|leg)_\d{3,}\.part")
+_PART_FOLDER = re.compile(r"\.(?:iteration|leg)_[0-9]{3,}\.part")
 """A folder on its way (``run.checkpoint``)."""
+_FOLDER = re.compile(r"(?:iteration|leg)_[0-9]{3,}|\.(?:iteration|leg)_[0-9]{3,}\.part")
+"""All of the above that are folders."""
 
 
 def iteration_folder(run: Path, iteration: int) -> Path:
@@ -95,7 +98,9 @@ def committed_iterations(run: Path) -> list[int]:
     if not run.is_dir():
         return []
     numbered = ((_ITERATION.fullmatch(path.name), path) for path in run.iterdir())
-    return sorted(int(match[1]) for match, path in numbered if match and is_of_a_run(path))
+    whole = [(int(match[1]), path) for match, path in numbered if match and is_of_a_run(path)]
+    # Nobody has written one with more zeros than the number needs.
+    return sorted(number for number, path in whole if iteration_folder(run, number) == path)
 
 
 def segment_folders(run: Path) -> list[Path]:
@@ -124,11 +129,15 @@ def is_leftover(name: str) -> bool:
 def check_no_links(run: Path) -> None:
     """Refuse a run folder in which a link stands for a file or folder of the run.
 
+    So does anything else that is neither: what waits for a writer, such as a pipe, would never be
+    read to its end.
+
     Raises
     ------
     InputError
         Naming the first of them.
     """
+    check_no_devices(run)
     for path in _own_entries(run):
         if path.is_symlink():
             raise InputError(
@@ -136,6 +145,27 @@ def check_no_links(run: Path) -> None:
                 where=str(path),
                 do="put the file or folder itself there",
             )
+
+
+def check_no_devices(run: Path) -> None:
+    """Refuse a run folder in which something stands for a file of the run that is none.
+
+    Links to files are accepted: this is for those who only read.
+
+    Raises
+    ------
+    InputError
+        Naming the first.
+    """
+    for path in _own_entries(run):
+        is_folder = _FOLDER.fullmatch(path.name) is not None
+        if not os.path.exists(path) or (path.is_dir() if is_folder else path.is_file()):
+            continue
+        raise InputError(
+            f"is no {'folder' if is_folder else 'file'}",
+            where=str(path),
+            do="restore it, or move it away",
+        )
 
 
 def _own_entries(run: Path) -> Iterator[Path]:

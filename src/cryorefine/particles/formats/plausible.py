@@ -17,6 +17,7 @@ __all__ = [
     "LONGEST_ZERNIKE",
     "ZERNIKE",
     "Range",
+    "check_earlier",
     "check_magnification",
     "check_ranges",
     "refuse_rows",
@@ -111,6 +112,27 @@ _TRANSFER = {
     "rlnCtfBfactor": _BFACTOR,
     "rlnCtfScalefactor": _SCALE,
 }
+_WEIGHT = Range(0.0, 1e6)
+"""About 1 among the particles of a half; one of a million is the half by itself."""
+
+_GREY_SCALE = Range(1e-3, 1e3)
+"""About 1 among the particles of a half, and refined by less than 100 %; the images are divided by
+it in effect."""
+
+_GREY_OFFSET = Range(-1e3, 1e3)
+"""Standard deviations of the background: as far as ``--max-grey-offset`` goes."""
+
+_OWN_AXIS, _OWN_SHEAR = Range(0.8, 1.25), Range(-0.2, 0.2)
+"""Twice what ``--max-magnification-change-percent`` lets a particle be magnified by."""
+
+_EARLIER = {
+    "cryorefineWeight": _WEIGHT,
+    "cryorefineGreyScale": _GREY_SCALE,
+    "cryorefineGreyOffset": _GREY_OFFSET,
+    "cryorefineMagnificationXX": _OWN_AXIS,
+    "cryorefineMagnificationYY": _OWN_AXIS,
+    "cryorefineMagnificationXY": _OWN_SHEAR,
+}
 _SHOWN_ROWS = 5  # in a message; it says how many more there are
 
 
@@ -127,15 +149,21 @@ def check_ranges(particles: StarBlock, optics: StarBlock, *, ctf: bool) -> None:
     InputError
         Naming the first row, the column, the value, the range, and all rows that are so.
     """
-    for block, ranges in (
-        (optics, _OPTICS),
-        (particles, {**_POSES, **(_TRANSFER if ctf else {})}),
-    ):
-        for label, limits in ranges.items():
-            if label in block:
-                values = block.floats(label)
-                bad = (values < limits.low) | (values > limits.high)
-                refuse_rows(block, label, bad, f"is not in the range {limits}")
+    _check_block(optics, _OPTICS)
+    _check_block(particles, {**_POSES, **(_TRANSFER if ctf else {})})
+
+
+def check_earlier(particles: StarBlock, labels: list[str]) -> None:
+    """Refuse numbers of an earlier run's columns that are computed with; errors as above."""
+    _check_block(particles, {name: r for name, r in _EARLIER.items() if name in labels})
+
+
+def _check_block(block: StarBlock, ranges: dict[str, Range]) -> None:
+    for label, limits in ranges.items():
+        if label in block:
+            values = block.floats(label)
+            bad = (values < limits.low) | (values > limits.high)
+            refuse_rows(block, label, bad, f"is not in the range {limits}")
 
 
 def refuse_rows(block: StarBlock, label: str, bad: np.ndarray, what: str) -> None:

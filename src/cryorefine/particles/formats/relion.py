@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.formats.plausible import (
     LONGEST_ZERNIKE,
     ZERNIKE,
+    check_earlier,
     check_magnification,
     check_ranges,
     require_bounded_envelope,
@@ -61,13 +63,17 @@ _KNOWN_PARTICLES = {
 }
 
 
-def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
+def read_relion(
+    path: Path, *, ctf: bool = True, ignored: frozenset[str] = frozenset()
+) -> ParticleTable:
     """Read a particle STAR file of RELION 3.1, 4 or 5.
 
     Parameters
     ----------
     ctf
         Whether the images have contrast transfer. If so, the CTF columns must be there.
+    ignored
+        Labels of cryorefine's own columns that are not read.
 
     Raises
     ------
@@ -87,6 +93,7 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
     stacks, stack_index, image_index, names = _read_images(particles)
     micrographs, micrograph_index = _read_micrographs(particles)
     has_pose, is_unassigned = _read_assigned(particles)
+    earlier = _read_earlier(particles, ignored)
 
     def numbers(label: str, default: float) -> np.ndarray:
         return particles.floats(label) if label in particles else np.full(n, default)
@@ -116,6 +123,7 @@ def read_relion(path: Path, *, ctf: bool = True) -> ParticleTable:
         extra_optics={
             k: v for k, v in optics_block.columns.items() if _is_extra(k, _KNOWN_OPTICS, True)
         },
+        earlier=earlier,
         source=path,
         lines=particles.lines[:n],
         is_unassigned=is_unassigned,
@@ -165,10 +173,23 @@ def _read_assigned(particles: StarBlock) -> tuple[bool, np.ndarray]:
     return not is_unassigned.all(), is_unassigned
 
 
+def _read_earlier(particles: StarBlock, ignored: frozenset[str]) -> dict[str, np.ndarray]:
+    """Return cryorefine's own columns of numbers; those that are computed with must be sound."""
+    labels = [c for c in particles.columns if c.startswith("cryorefine") and c != _ASSIGNED]
+    labels = [label for label in labels if label not in ignored]
+    check_earlier(particles, labels)
+    earlier = {}
+    for label in labels:
+        # One that is no number, such as a reason, is not worth refusing a file for.
+        with suppress(InputError):
+            earlier[label] = particles.floats(label).astype(np.float32)
+    return earlier
+
+
 def _is_extra(label: str, known: set[str], ctf: bool) -> bool:
     """Tell whether a column travels as it is: unknown, or CTF values we were told to ignore."""
     if label.startswith("cryorefine") or label in ("rlnOriginX", "rlnOriginY"):
-        # Quality columns of an earlier run, and shifts in pixels beside those in ångströms, would
+        # Columns of an earlier run are read apart; shifts in pixels beside those in ångströms would
         # be stale in the output.
         return False
     return label not in known or (not ctf and label in _CTF_VALUES)
