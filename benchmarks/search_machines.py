@@ -766,7 +766,7 @@ def prepare(folder: Path, resolution_A: float) -> tuple[Task, Images]:
         resolution_A=group.box_A / (max_shell + _MARGIN + 0.5),
     )  # fmt: skip
     size = RunSize(
-        size_px=n, is_symmetric=False, searches=False, n_particles=len(table), stored_bytes=0,
+        size_px=n, is_symmetric=False, searches=False, n_particles=len(table),
         threads=1,
     )  # fmt: skip
     memory = plan_memory(size, used_bytes=0, free_bytes=free_bytes())

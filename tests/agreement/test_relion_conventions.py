@@ -80,7 +80,7 @@ def volume(conventions) -> torch.Tensor:
 @pytest.fixture(scope="module", params=STACKS)
 def projections(request, conventions, volume) -> Projections:
     table = read_relion(conventions / f"{request.param}.star")
-    stack = read_stack_header(conventions / f"{request.param}.mrcs").open()
+    stack = read_stack_header(conventions / f"{request.param}.mrcs").read()
     images = torch.from_numpy(np.array(stack[table.image_index])).double()
     band = make_band(SIZE_PX, SIZE_PX)
     point = torch.nonzero(volume)

@@ -1,11 +1,15 @@
 import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cryorefine as cr
+from cryorefine.api.inputs import inputs_as_paths
 from tests.builders import refused
+from tests.crash_points import killed_at
 
 from .conftest import SETTINGS
 
@@ -140,6 +144,52 @@ def test_overwriting_leaves_only_the_inputs_of_the_new_run(small, tmp_path):
     (second,) = (output / "inputs").iterdir()
     assert first != second
     assert cr.open_run(output).settings.particles == second
+
+
+def kill_calls(output: Path, *objects: object) -> int:
+    """Kill calls that were given objects at each of their changes of files; return how many."""
+
+    def call() -> None:
+        with inputs_as_paths(output, {"particles": objects[0], "reference": objects[1:]}):
+            os.remove(output / "nothing")  # where the run would begin
+
+    with killed_at(0) as count, suppress(FileNotFoundError):
+        call()
+    for point in range(1, count.n + 1):
+        with killed_at(point), suppress(FileNotFoundError):
+            call()
+    return count.n
+
+
+def test_what_killed_calls_leave_the_next_run_removes_and_no_file_of_a_user(small, tmp_path):
+    output, mine = (
+        tmp_path / "run",
+        ("particles_mine.star", "mask_0123456789abcdef.txt", ".mine.mrc"),
+    )
+    half = cr.Volume(small.reference.data / 2, small.reference.voxel_A)
+    settings = {"symmetry": "d2", "threads": 2, "output": output}
+    assert kill_calls(output, small.particles[:50], small.reference, half) > 12
+    for name in mine:
+        (output / "inputs" / name).write_text("mine")
+    left = {path.name for path in (output / "inputs").iterdir()}
+    assert len(left) >= 3 + len(mine)
+
+    def assert_clean() -> None:
+        assert {p.name for p in (output / "inputs").iterdir()} == {given.name, *mine}
+
+    result = cr.reconstruct(small.true_particles[:60], **settings)
+    given = cr.open_run(output).settings.particles
+    assert given.is_file()
+    assert_clean()
+    for go_on in (
+        lambda: cr.open_run(output).resume(),
+        lambda: cr.reconstruct(small.true_particles[:60], overwrite=True, **settings),
+    ):
+        kill_calls(output, small.particles[:50], small.reference, half)
+        assert len(list((output / "inputs").iterdir())) > 1 + len(mine)
+        go_on()
+        assert_clean()
+    np.testing.assert_array_equal(cr.open_run(output).result.map.data, result.map.data)
 
 
 @pytest.mark.parametrize(

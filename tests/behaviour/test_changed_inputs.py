@@ -68,7 +68,7 @@ def in_text(old: str, new: str):
 
 def reverse_images(folder: Path) -> None:
     path = folder / "data" / "particles.mrcs"
-    images = np.array(read_stack_header(path).open(), dtype=np.float32)
+    images = np.array(read_stack_header(path).read(), dtype=np.float32)
     write_stack(path, torch.from_numpy(images[::-1].copy()), 7.0, half=False)
 
 

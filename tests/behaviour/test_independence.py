@@ -79,7 +79,7 @@ def with_noise_for_half_two(data: Path, half: np.ndarray, folder: Path) -> Path:
     """Write a copy of a set whose images of half 2 hold nothing; returns its folder."""
     folder.mkdir()
     images = torch.from_numpy(
-        np.array(read_stack_header(data / "particles.mrcs").open(), dtype=np.float32)
+        np.array(read_stack_header(data / "particles.mrcs").read(), dtype=np.float32)
     )
     other = torch.from_numpy(half == 2)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))

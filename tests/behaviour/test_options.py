@@ -330,10 +330,85 @@ def test_loud_images_are_rejected_with_the_reason(tiny, tmp_path):
     assert run(tiny, tmp_path / "all", max_energy=1e6, **particles)[0]["n_rejected"] == 0
 
 
-def test_references_of_all_iterations_are_kept_when_asked_for(tiny, tmp_path):
+def test_volumes_of_all_iterations_and_references_as_used_are_kept_when_asked_for(tiny, tmp_path):
+    how = {"iterations": 3, "positivity": True}
     for name, expected in (("keep", 4), ("remove", 2)):
-        run(tiny, tmp_path / name, iterations=3, intermediate=name)
+        run(tiny, tmp_path / name, intermediate=name, **how)
         assert len(list((tmp_path / name).glob("iteration_*/reference1.mrc"))) == expected
+    # Iteration 0 has no map; of the others only tables are left.
+    removed = tmp_path / "remove"
+    assert len(list(removed.glob("iteration_*/*.mrc"))) == 2 * 7
+    assert len(list(removed.glob("iteration_*/particles.star"))) == 3
+    assert not list(removed.glob("iteration_*/*_used.mrc"))
+    kept = tmp_path / "keep"
+    assert len(list(kept.glob("iteration_*/reference?_used.mrc"))) == 2 * 3
+    for n in (1, 2, 3):
+        used = maps(kept / f"iteration_{n:03d}", "reference1_used.mrc")
+        made = maps(kept / f"iteration_{n - 1:03d}", "reference1.mrc")
+        assert float(used.min()) >= 0 > float(made.min())
+        inside = used > 0.2 * used.max()
+        ratio = used[inside] / made[inside]  # on the images' scale, which the first is brought to
+        assert float(ratio.std() / ratio.mean()) < 1e-3
+    assert float(ratio.mean()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_command_has_a_folder_of_the_iteration_that_stays(tiny, tmp_path):
+    code = (
+        "import sys, pathlib; "
+        "(pathlib.Path(sys.argv[1]) / ('half' + sys.argv[2])).write_text(sys.argv[3])"
+    )
+    words = f'{sys.executable} -c "{code}" {{iterDir}} {{half}} {{iteration}}'
+    run(tiny, tmp_path / "run", reference_command=words, post_command=words, iterations=2)
+    folders = tmp_path / "run" / "commands"
+    found = {str(p.relative_to(folders)): p.read_text() for p in folders.glob("*/*")}
+    assert found == {f"iteration_00{n}/half{h}": str(n) for n in (1, 2) for h in (0, 1, 2)}
+    # It is the user's, and stays where the run is made anew.
+    refine(settings_for(tiny, alignment="global", iterations=1), tmp_path / "run", overwrite=True)
+    assert len(list(folders.glob("*/*"))) == 6
+
+
+def test_masks_without_a_voxel_size_are_taken_with_the_one_given(tiny, tmp_path):
+    write_volume(tmp_path / "mask.mrc", sphere_mask(32, 9.0), 5.0)
+    content = bytearray((tmp_path / "mask.mrc").read_bytes())
+    content[40:52] = bytes(12)  # the cell of the header
+    (tmp_path / "none.mrc").write_bytes(content)
+    how = {"mask": tmp_path / "none.mrc"}
+    with refused("no voxel size", "--mask-voxel-angstrom"):
+        run(tiny, tmp_path / "run", **how)
+    run(tiny, tmp_path / "run", mask_voxel_angstrom=5.0, **how)
+    run(tiny, tmp_path / "same", mask=tmp_path / "mask.mrc")
+    assert torch.equal(maps(tmp_path / "run", "mask.mrc"), maps(tmp_path / "same", "mask.mrc"))
+    with refused("--mask-voxel-angstrom: there is no mask"):
+        run(tiny, tmp_path / "no", mask_voxel_angstrom=5.0)
+
+
+def test_processed_halves_make_the_next_references_and_the_fsc_is_of_the_raw_ones(tiny, tmp_path):
+    write_volume(tmp_path / "mask.mrc", sphere_mask(32, 6.0, 2.0), 5.0)
+    how = {
+        "post_mask": tmp_path / "mask.mrc",
+        "post_command": command("v * (1 if '{half}' == '0' else 2)"),
+    }
+    run(tiny, tmp_path / "plain", **how)
+    run(tiny, tmp_path / "fed", reference_from_processed=True, **how)
+    plain, fed = (load_state(tmp_path / name, 1).state for name in ("plain", "fed"))
+    assert torch.equal(fed.halves[0], plain.halves[0])
+    assert torch.equal(fed.evaluation.curves.corrected, plain.evaluation.curves.corrected)
+    outside = sphere_mask(32, 9.0, 1.0) == 0
+    for mine, other, half in zip(fed.references, plain.references, fed.halves, strict=True):
+        assert float(mine[outside].norm()) < 0.1 * float(mine.norm())
+        # Twice the half map within the mask, damped by the FSC as other references are.
+        masked = 2 * half * sphere_mask(32, 6.0, 2.0)
+        alike = torch.nn.functional.cosine_similarity
+        assert float(alike(mine.flatten(), masked.flatten(), dim=0)) > 0.85
+        ratio = mine.norm() / (other * sphere_mask(32, 6.0, 2.0)).norm()
+        assert 1.7 < float(ratio) < 2.3
+    # The next iteration compares with them.
+    run(tiny, tmp_path / "two", iterations=2, **how)
+    run(tiny, tmp_path / "both", iterations=2, reference_from_processed=True, **how)
+    first, second = (load_state(tmp_path / n, 2).state.poses for n in ("two", "both"))
+    assert not torch.equal(first.scores.score, second.scores.score)
+    with refused("--reference-from-processed", "--post-mask"):
+        run(tiny, tmp_path / "none", reference_from_processed=True)
 
 
 def test_an_envelope_that_is_not_corrected_damps_the_map(tmp_path):
@@ -438,3 +513,21 @@ def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
     for radius in (-1.0, 0.0):
         summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius)
         assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need
+
+
+def test_the_schedule_of_highres_ends_with_values_of_single_particles(tiny, tmp_path):
+    how = {"alignment": "automatic", "iterations": 2}
+    _, table = run(tiny, tmp_path / "run", automatic_schedule="highres", **how)
+    state = load_state(tmp_path / "run", 2).state
+    assert [record.mode for record in state.history] == ["global", "local"]
+    assert load_state(tmp_path / "run", 1).state.poses.optics is None
+    for label in ("GreyScale", "MagnificationXX", "DefocusChange"):
+        assert np.ptp(table.floats(f"cryorefine{label}")) > 1e-4
+    # The scale is one for both axes.
+    assert np.allclose(
+        table.floats("cryorefineMagnificationXX"), table.floats("cryorefineMagnificationYY")
+    )
+    _, plain = run(tiny, tmp_path / "plain", automatic_schedule="fixed", **how)
+    assert "cryorefineGreyScale" not in plain
+    with refused("--automatic-schedule highres", "--device"):
+        run(tiny, tmp_path / "gpu", automatic_schedule="highres", device="cuda", **how)

@@ -202,7 +202,7 @@ def test_two_references_start_one_half_each(small_set, tmp_path):
 
 def test_unusable_images_are_listed_left_out_and_counted(small_set, tmp_path):
     header = read_stack_header(small_set / "particles.mrcs")
-    images = torch.from_numpy(np.array(header.open(), dtype=np.float32))
+    images = torch.from_numpy(np.array(header.read(), dtype=np.float32))
     images[30] = 3.25
     write_stack(tmp_path / "particles.mrcs", images, 3.6, half=False)
     stack = np.memmap(tmp_path / "particles.mrcs", "f4", "r+", 1024, (240, 48, 48))

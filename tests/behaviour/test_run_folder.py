@@ -69,7 +69,7 @@ def one_dark(tmp_path_factory) -> Path:
         particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.4,
     )  # fmt: skip
     stack = data / "particles.mrcs"
-    images = torch.from_numpy(np.array(read_stack_header(stack).open(), dtype=np.float32))
+    images = torch.from_numpy(np.array(read_stack_header(stack).read(), dtype=np.float32))
     images[5] = 0
     write_stack(stack, images, 5.4, half=False)
     truth = read_volume(data / "truth_map.mrc")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from cryorefine.engine.serial import SerialEngine
@@ -10,7 +11,7 @@ from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import geodesic_angle
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.refine.advance import advance
-from cryorefine.run.inputs import symmetrise_low_resolution
+from cryorefine.run.inputs import open_inputs, symmetrise_low_resolution
 from cryorefine.state.plan import IterationPlan
 from tests.run.test_checkpoint import assert_bit_equal
 
@@ -78,3 +79,18 @@ def test_maps_are_symmetrised_and_measured_alike_by_another_class():
         )
         assert torch.equal(ours, theirs)
         assert float((ours - volume).norm() / volume.norm()) > 0.3  # noise has no symmetry
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "is_told"),
+    [(s, False) for s in ("c1", "c2", "d2")] + [(s, True) for s in ("c4", "d7", "o", "i1")],
+)
+def test_a_d2_particle_is_not_taken_for_another_symmetry_without_a_warning(
+    small_set, symmetry, is_told
+):
+    told = []
+    log = EventLog(listeners=(told.append,))
+    open_inputs(settings_for(small_set, symmetry=symmetry)).start_volumes(log)
+    messages = [e.message for e in told if e.kind == "warning"]
+    assert len(messages) == is_told
+    assert all(f"does not show symmetry {symmetry}" in text for text in messages)

@@ -30,7 +30,6 @@ runs = st.fixed_dictionaries(
         "is_symmetric": st.booleans(),
         "searches": st.booleans(),
         "n_particles": st.integers(2, 10**6),
-        "stored_bytes": st.integers(0, 10**12),
         "threads": st.integers(1, 128),
         "processes": st.integers(0, 64),
         "used_bytes": st.integers(0, 10**10),
@@ -48,7 +47,6 @@ def planned(run, free):
     [
         ("size_px", 2),
         ("n_particles", 1),
-        ("stored_bytes", 1),
         ("threads", 1),
         ("processes", 1),
         ("used_bytes", 1),
@@ -67,12 +65,20 @@ def test_a_larger_run_is_never_predicted_to_need_less(run, name, more):
 @given(run=runs)
 def test_twice_the_box_needs_much_more(run):
     assume(run["size_px"] >= 128)
-    nothing = {"used_bytes": 0, "stored_bytes": 0, "processes": 0, "threads": 1}
+    nothing = {"used_bytes": 0, "processes": 0, "threads": 1}
     bare = {**run, **nothing, "n_particles": 2, "searches": False}
     large = {**bare, "size_px": 2 * bare["size_px"]}
     small_peak, large_peak = (planned(r, 10**15).peak_bytes for r in (bare, large))
     # Eight times the voxels; what is always needed, and that fewer sums of large grids are held.
     assert 4.5 < large_peak / small_peak < 9
+
+
+@given(run=runs)
+def test_one_thread_which_takes_half_after_half_needs_less_than_two(run):
+    bare = {**run, "threads": 1, "searches": False, "size_px": 192}
+    one, two = (planned({**bare, "threads": n}, 10**15) for n in (1, 2))
+    assert one.partial_sums == two.partial_sums
+    assert two.peak_bytes - one.peak_bytes > 250e6  # three half grids of 98 MB, at least
 
 
 @given(run=runs, free=st.integers(0, 10**11))

@@ -10,7 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cryorefine.io import mrc
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
+from cryorefine.io.open_files import OpenFiles
 from tests.builders import refused, write_mrc
 
 KINDS = {"i1": 0, "i2": 1, "f4": 2, "u2": 6, "f2": 12}
@@ -31,14 +33,14 @@ def test_stacks_of_all_modes_and_byte_orders_hold_their_values(tmp_path, kind, b
     assert header.n_images == 3
     assert header.size_yx_px == (size, size)
     assert header.pixel_A == pytest.approx(1.5)
-    np.testing.assert_array_equal(np.asarray(header.open(), np.float32), images.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(header.read(), np.float32), images.astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mrcfile_package_reads_the_same(tmp_path, kind):
     path = write_mrc(tmp_path / "a.mrcs", numbers((2, 5, 6), kind), byte_order=">")
     with mrcfile.open(path) as other:
-        np.testing.assert_array_equal(read_stack_header(path).open(), other.data)
+        np.testing.assert_array_equal(read_stack_header(path).read(), other.data)
 
 
 @pytest.mark.parametrize("length", [4, 1024, 1331])
@@ -46,7 +48,7 @@ def test_images_start_behind_the_extended_header(tmp_path, length):
     images = numbers((2, 4, 4))
     header = read_stack_header(write_mrc(tmp_path / "a.mrcs", images, extended=b"x" * length))
     assert header.offset_bytes == 1024 + length
-    np.testing.assert_array_equal(header.open(), images)
+    np.testing.assert_array_equal(header.read(), images)
 
 
 def test_height_and_width_are_told_apart(tmp_path):
@@ -54,11 +56,36 @@ def test_height_and_width_are_told_apart(tmp_path):
     assert header.size_yx_px == (4, 6)
 
 
-def test_images_are_mapped_and_cannot_be_changed(tmp_path):
-    images = read_stack_header(write_mrc(tmp_path / "a.mrcs", numbers((2, 4, 4)))).open()
-    assert isinstance(images, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        images[0, 0, 0] = 1
+def test_images_are_read_to_their_places_and_no_others(tmp_path):
+    images = numbers((5, 4, 4))
+    header = read_stack_header(write_mrc(tmp_path / "a.mrcs", images))
+    out = np.full((4, 4, 4), 7, np.float32)
+    header.read_images(OpenFiles(), np.array([4, 0, 4]), out, np.array([3, 0, 1]))
+    np.testing.assert_array_equal(out, [images[0], images[4], np.full((4, 4), 7), images[4]])
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [4, 190])  # more pixels than are converted at a time
+def test_chosen_images_are_those_of_the_whole_stack_in_any_precision(
+    tmp_path, monkeypatch, kind, byte_order, size
+):
+    monkeypatch.setattr(mrc, "_CONVERTED_BYTES", 3 * size * size)  # some images in several parts
+    images = numbers((7, size, size), kind)
+    header = read_stack_header(write_mrc(tmp_path / "a.mrcs", images, byte_order=byte_order))
+    indices = np.array([6, 1, 2, 3, 4, 0, 3])
+    out = np.empty((7, size, size), np.float32)
+    header.read_images(OpenFiles(), indices, out, np.arange(7))
+    np.testing.assert_array_equal(out, images[indices].astype(np.float32))
+
+
+def test_all_numbers_of_half_precision_are_those_of_single_precision(tmp_path):
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 256, 256)
+    header = read_stack_header(write_mrc(tmp_path / "a.mrcs", values))
+    out = np.empty((1, 256, 256), np.float32)
+    header.read_images(OpenFiles(), np.array([0]), out, np.array([0]))
+    np.testing.assert_array_equal(out, values.astype(np.float32))
+    assert np.signbit(out[0, 128, 0])  # minus zero
 
 
 def test_a_header_without_sampling_says_zero(tmp_path):
@@ -84,7 +111,7 @@ def test_bytes_behind_the_last_image_do_no_harm(tmp_path):
     images = numbers((2, 4, 4))
     path = write_mrc(tmp_path / "a.mrcs", images)
     path.write_bytes(path.read_bytes() + b"x" * 10)
-    np.testing.assert_array_equal(read_stack_header(path).open(), images)
+    np.testing.assert_array_equal(read_stack_header(path).read(), images)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1023])
@@ -240,7 +267,7 @@ def test_written_stacks_read_back_in_their_precision(tmp_path, half, size, n):
     assert header.n_images == n
     assert header.dtype == (np.float16 if half else np.float32)
     assert header.pixel_A == pytest.approx(1.25)
-    np.testing.assert_array_equal(header.open(), images.numpy().astype(header.dtype))
+    np.testing.assert_array_equal(header.read(), images.numpy().astype(header.dtype))
     with mrcfile.open(tmp_path / "a.mrcs") as other:
         assert (other.header.ispg, other.header.mz) == (0, 1)  # images, not a volume
 
@@ -276,8 +303,8 @@ def test_real_maps_read_as_the_mrcfile_package_reads_them(shared_data, name, vox
     assert volume.voxel_A == pytest.approx(voxel_A, rel=1e-4)
 
 
-def test_real_float16_particles_are_mapped(shared_data):
+def test_real_float16_particles_are_read(shared_data):
     header = read_stack_header(shared_data / "apoferritin_10146" / "particles.mrcs")
     assert (header.n_images, header.size_yx_px, header.dtype) == (1344, (128, 128), np.float16)
     assert header.pixel_A == pytest.approx(1.5)
-    assert np.isfinite(header.open()[-1]).all()
+    assert np.isfinite(header.read()[-1]).all()

@@ -1,3 +1,6 @@
+import errno
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryorefine.io.mrc import StackHeader
+from cryorefine.io import open_files
 from cryorefine.particles import images as images_module
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
@@ -94,12 +97,21 @@ def test_what_is_read_may_be_changed_without_changing_the_file(stacks):
     assert source.read(np.array([0]))[0, 0, 0] == values[0]
 
 
-def test_stacks_are_mapped_only_when_they_are_read_and_only_once(tmp_path, monkeypatch):
-    opened = []
-    original = StackHeader.open
-    monkeypatch.setattr(
-        StackHeader, "open", lambda self: opened.append(self.path.name) or original(self)
-    )
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Names of the files that are opened to read images, in order."""
+    names: list[str] = []
+    original = open_files.OpenFile.__init__
+
+    def noted(self, path: Path) -> None:
+        names.append(path.name)
+        original(self, path)
+
+    monkeypatch.setattr(open_files.OpenFile, "__init__", noted)
+    return names
+
+
+def test_stacks_are_opened_only_when_they_are_read_and_only_once(tmp_path, opened):
     _, source = open_images(table_of(tmp_path, write_stacks(tmp_path)))
     assert opened == []
     source.read(np.array([3]))
@@ -109,13 +121,8 @@ def test_stacks_are_mapped_only_when_they_are_read_and_only_once(tmp_path, monke
     assert sorted(opened) == ["s0.mrcs", "s1.mrcs", "s2.mrcs"]
 
 
-def test_the_stack_that_was_read_least_recently_is_let_go_first(tmp_path, monkeypatch):
-    opened = []
-    original = StackHeader.open
-    monkeypatch.setattr(
-        StackHeader, "open", lambda self: opened.append(self.path.name) or original(self)
-    )
-    monkeypatch.setattr(images_module, "_MAX_OPEN", 2)
+def test_the_stack_that_was_read_least_recently_is_let_go_first(tmp_path, monkeypatch, opened):
+    monkeypatch.setattr(open_files, "_MAX_OPEN", 2)
     _, source = open_images(table_of(tmp_path, write_stacks(tmp_path)))
     in_stack = {0: 0, 1: 3, 2: 4}
     for stack in (0, 1, 0, 2, 0, 1):
@@ -125,7 +132,7 @@ def test_the_stack_that_was_read_least_recently_is_let_go_first(tmp_path, monkey
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_more_stacks_than_may_be_open_are_read_all_the_same(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(images_module, "_MAX_OPEN", most)
+    monkeypatch.setattr(open_files, "_MAX_OPEN", most)
     _, source = open_images(table_of(tmp_path, write_stacks(tmp_path)))
     rows = np.array([0, 7, 3, 1, 4, 2])
     for _ in range(2):
@@ -229,18 +236,49 @@ def test_an_optics_group_without_particles_is_kept_and_has_a_box(tmp_path, size_
     assert [g.box_px for g in table.optics] == [8, box_px]
 
 
-def test_large_sets_give_their_mapped_pages_back_and_read_the_same(tmp_path, monkeypatch):
-    names = write_stacks(tmp_path, box_px=64)
-    table = table_of(tmp_path, names, optics_columns(rlnImageSize=64))
-    given_back = []
-    forget = images_module._forget
-    monkeypatch.setattr(images_module, "_forget", lambda m: (given_back.append(m), forget(m)))
-    _, small = open_images(table)
-    expected = small.read(np.arange(8))
-    assert small.stored_bytes == 3 * 64**2 * 4 + 1 * 64**2 * 2 + 4 * 64**2 * 2
-    assert not given_back
-    monkeypatch.setattr(images_module, "MAPPED_BYTES", small.stored_bytes // 2)
-    _, large = open_images(table)
-    for _ in range(3):
-        torch.testing.assert_close(large.read(np.arange(8)), expected, rtol=0, atol=0)
-    assert given_back
+def test_a_pickled_source_opens_the_files_anew_and_reads_the_same(stacks, opened):
+    _, source, values = stacks
+    source.read(np.arange(8))
+    opened.clear()
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(np.arange(8))[:, 0, 0].tolist() == values.tolist()
+    assert len(opened) == 3
+
+
+@pytest.mark.parametrize("box_px", [8, 96])
+def test_a_stack_that_is_cut_short_while_it_is_read_is_refused_by_its_name(tmp_path, box_px):
+    names = write_stacks(tmp_path, box_px=box_px)
+    _, source = open_images(table_of(tmp_path, names, optics_columns(rlnImageSize=box_px)))
+    source.read(np.arange(8))
+    os.truncate(tmp_path / "s2.mrcs", 1024 + 2 * box_px**2 + 5)
+    with refused("s2.mrcs: truncated", f"4 images of {box_px}×{box_px} pixels, 1 are whole"):
+        source.read(np.arange(8))
+    os.truncate(tmp_path / "s2.mrcs", 0)
+    with refused("s2.mrcs: truncated", "0 are whole"):
+        list(source.batches(np.arange(8), 3))
+
+
+def test_a_stack_that_ends_within_a_read_is_refused_and_never_half_read(stacks, monkeypatch):
+    _, source, _ = stacks
+    monkeypatch.setattr(open_files.OpenFile, "size_bytes", 1 << 40)  # as it was a moment ago
+    monkeypatch.setattr(os, "preadv", lambda *_: 0, raising=False)
+    with refused("s2.mrcs: ended too early while it was read", "resume"):
+        source.read(np.array([0]))
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_file_that_is_lost_while_it_is_read_is_refused_by_its_name(stacks, monkeypatch, number):
+    def lost(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    _, source, _ = stacks
+    monkeypatch.setattr(os, "preadv", lost, raising=False)
+    with refused(f"s2.mrcs: cannot be read any more ({os.strerror(number)})", "resume"):
+        source.read(np.array([0]))
+
+
+def test_a_file_that_vanished_before_it_was_opened_is_refused_by_its_name(tmp_path):
+    _, source = open_images(table_of(tmp_path, write_stacks(tmp_path)))
+    (tmp_path / "s1.mrcs").unlink()
+    with refused("s1.mrcs: cannot be read any more (No such file"):
+        source.read(np.array([3]))

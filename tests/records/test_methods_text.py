@@ -24,11 +24,13 @@ from tests.behaviour.conftest import begun, settings_for, simulate_set
 NEEDS: dict[str, dict[str, Any]] = {
     "command_shell": {"reference_command": "sharpen {volume}"},
     "initial_lowpass_angstrom": {"reference": (Path("start.mrc"),)},
+    "mask_voxel_angstrom": {"mask": Path("mask.mrc")},
     "max_defocus_change_angstrom": {"refine_defocus": True},
     "max_grey_offset": {"refine_grey": True},
     "max_grey_scale_change_percent": {"refine_grey": True},
     "max_magnification_change_percent": {"refine_scale": True},
     "min_cc_weight": {"weight_cc": True},
+    "reference_from_processed": {"post_command": "flip {volume}"},
     "stochastic_mixing": {"alignment": "stochastic"},
     "stochastic_subset": {"alignment": "stochastic"},
 }

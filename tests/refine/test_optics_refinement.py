@@ -9,8 +9,23 @@ def settings(**values):
     return make_settings({"particles": "p.star", "reference": ["m.mrc"], **values})
 
 
+def prior_of(values, *, is_last=False, has_defocus=True):
+    return optics_prior(values, is_last=is_last, has_defocus=has_defocus)
+
+
 def test_nothing_is_refined_unless_it_is_asked_for():
-    assert optics_prior(settings()) is None
+    assert prior_of(settings(), is_last=True) is None
+    assert prior_of(settings(automatic_schedule="fixed"), is_last=True) is None
+
+
+def test_the_schedule_of_highres_refines_scale_grey_and_defocus_in_its_last_iteration():
+    as_highres = settings(automatic_schedule="highres")
+    assert as_highres.max_iterations == 5
+    assert as_highres.largest_magnification == 1.02
+    assert prior_of(as_highres) is None
+    assert prior_of(as_highres, is_last=True).active().tolist() == [0, 1, 2, 5, 6, 7]
+    without = prior_of(as_highres, is_last=True, has_defocus=False)
+    assert without.active().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -23,11 +38,11 @@ def test_nothing_is_refined_unless_it_is_asked_for():
     ],
 )
 def test_an_option_refines_its_own_values_and_no_others(option, numbers):
-    assert optics_prior(settings(**{option: True})).active().tolist() == numbers
+    assert prior_of(settings(**{option: True})).active().tolist() == numbers
 
 
 def test_limits_in_the_users_units_are_three_standard_deviations():
-    prior = optics_prior(
+    prior = prior_of(
         settings(
             refine_grey=True, refine_defocus=True, max_grey_scale_change_percent=60,
             max_grey_offset=1.5, max_magnification_change_percent=3,

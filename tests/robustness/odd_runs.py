@@ -28,7 +28,8 @@ VALUES: tuple[Any, ...] = (
 
 TEXTS = (
     "", "[]", "{}", "null", "1", '"a"', "[null]", "[[]]", "[{}]", "[" * 100_000, '{"a":' * 5000,
-    "1" * 5000, "nan", '{"iteration": 1, "is_whole": true, "files": {"/dev/zero": {"size_bytes": 0}}}',
+    "1" * 5000, "nan",
+    '{"iteration": 1, "is_whole": true, "files": {"/dev/zero": {"size_bytes": 0}}}',
     '{"iteration": 1, "is_whole": true, "files": {"a\\u0000": {}}}', "\udcff", "a = 1", "[a]",
     "iterations = 0x" + "f" * 5000, "iterations = " + "1" * 5000, "alignment = 1979-05-27",
 )  # fmt: skip
@@ -81,11 +82,12 @@ def _changed(draw: Callable[[st.SearchStrategy[Any]], Any], found: Any) -> Any:
 
 def _places(value: Any) -> Any:
     """Yield all entries within a JSON value, with what holds them."""
+    if not isinstance(value, dict | list):
+        return
     keys = list(value) if isinstance(value, dict) else range(len(value))
     for key in keys:
         yield value, key
-        if isinstance(value[key], dict | list):
-            yield from _places(value[key])
+        yield from _places(value[key])
 
 
 def odd_arrays(
@@ -127,7 +129,7 @@ def _odd_array(
             return array
         case 5:  # backwards, and of another sign
             array = array[..., ::-1] if array.ndim else array
-            return array if array.dtype.kind in "bu" else -array
+            return array if array.dtype.kind in "bu" else np.asarray(-array)
         case 6:
             return draw(st.sampled_from(_RAW))
         case _:

@@ -1,5 +1,10 @@
 """What is well when a run begins, and is not later."""
 
+import gc
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from cryorefine.refine.finite import require_finite_halves, require_finite_poses
 from cryorefine.refine.image_statistics import screen_images
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.inputs import open_inputs, screen, screened_inputs
-from cryorefine.run.loop import refine
+from cryorefine.run.loop import refine, resume
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Poses
 from tests.behaviour.conftest import begun
@@ -57,6 +62,42 @@ def test_a_stack_that_is_cut_short_before_it_is_opened_ends_the_run_by_its_name(
     stack.write_bytes(stack.read_bytes()[:-100])
     with refused(f"{stack}: truncated"):
         opened.images.read(np.arange(3))
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_a_stack_that_is_cut_short_while_a_run_reads_it_ends_the_run_and_nothing_is_lost(
+    data, tmp_path, workers
+):
+    run, stack = tmp_path / "run", data / "stack.mrcs"
+    command = [
+        sys.executable, "-m", "cryorefine", "refine", str(data / "particles.star"),
+        "--reference", str(data / "reference.mrc"), "--output", str(run), "--threads", "1",
+        "--alignment", "global", "--iterations", "500", *workers,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (run / "iteration_002").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    whole = stack.read_bytes()
+    os.truncate(stack, PIXELS_OFFSET + 5 * 4 * BOX_PX**2)
+    error = process.communicate()[1]
+    assert process.returncode == 2, error
+    assert error.splitlines()[-1].startswith(f"cryorefine: {stack}: truncated: the header promises")
+    assert "5 are whole" in error
+    stack.write_bytes(whole)
+    done = committed_iterations(run)[-1]
+    resume(run, changes={"iterations": 1})
+    assert committed_iterations(run)[-1] == done + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc/self/fd")
+def test_a_run_that_has_ended_holds_no_stack_open(data, tmp_path):
+    refine(settings_of(data), tmp_path / "run")
+    gc.collect()
+    held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    assert str(data / "stack.mrcs") not in held
 
 
 @pytest.mark.parametrize("value", [1e30, 1e-30, 3e36])

@@ -129,7 +129,7 @@ def test_damaged_mrc_files_are_read_or_refused(folder, name):
 
         def read() -> None:
             stack = read_stack_header(path)
-            images = stack.open()
+            images = stack.read()
             np.array(images[[0, -1]], np.float32)  # where a map may end too early
             volume = read_volume(path)
             assert torch.isfinite(volume.data.square().sum())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cryorefine.errors import InputError
+from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.records.checkpoint_versions import _MIGRATIONS, VERSION
 from cryorefine.records.particle_registry import ParticleRegistry
@@ -15,10 +16,11 @@ from cryorefine.run.checkpoint import (
     load_measurements,
     load_start,
     load_state,
-    prune_references,
+    prune_iterations,
     save_start,
     save_state,
 )
+from cryorefine.state.counts import ParticleCounts
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import OtherPoses, Poses
 from tests.builders import make_checkpoint, make_state, refused
@@ -149,8 +151,11 @@ def test_poses_with_all_that_they_can_have_come_back_bit_by_bit(tmp_path):
         covariance=draw[:125].reshape(5, 5, 5),
         optics=draw[:40].reshape(5, 8),
         others=OtherPoses(
-            torch.tensor([0, 3, 3]), draw[:27].reshape(3, 3, 3), draw[:6].reshape(3, 2), draw[:3]
-        ),
+            torch.tensor([0, 3, 3]),
+            matrix_from_euler(draw[:9].reshape(3, 3)),
+            draw[:6].reshape(3, 2),
+            draw[:3],
+        ),  # fmt: skip
     )
     state = dataclasses.replace(
         make_state(1), poses=poses, own_share=(draw[:9].abs(), draw[:9].abs() / 2), start_A=10 / 3
@@ -216,17 +221,18 @@ def test_a_folder_that_does_not_exist_has_no_iterations(tmp_path):
     assert committed_iterations(tmp_path / "gone") == []
 
 
-def test_only_the_last_two_iterations_keep_their_references(tmp_path):
+def test_only_the_last_two_iterations_keep_their_volumes_but_for_inputs_of_the_run(tmp_path):
     for iteration in range(4):
         save(tmp_path, make_state(iteration, size_px=4))
-    prune_references(tmp_path, 3)
-    kept = {
-        i: (iteration_folder(tmp_path, i) / f"reference{n}.mrc").exists()
-        for i in range(4)
-        for n in (1, 2)
-    }
-    assert kept == {0: False, 1: False, 2: True, 3: True}
-    assert (iteration_folder(tmp_path, 1) / "half1.mrc").exists()
+    spared = iteration_folder(tmp_path, 1) / "mask.mrc"
+    prune_iterations(tmp_path, 3, (spared,))
+    left = [
+        sorted(path.name for path in iteration_folder(tmp_path, i).glob("*.mrc")) for i in range(4)
+    ]
+    assert left[0] == []
+    assert left[1] == ["mask.mrc"]
+    assert left[2] == left[3] != []
+    assert all((iteration_folder(tmp_path, i) / "state.npz").exists() for i in range(4))
     assert_bit_equal(load_state(tmp_path, 2).state, make_state(2, size_px=4))
 
 
@@ -367,3 +373,17 @@ def test_where_a_segment_begins_has_a_version_too(tmp_path):
 
 def test_every_earlier_version_has_a_way_to_the_next():
     assert len(_MIGRATIONS) == VERSION
+
+
+@pytest.mark.parametrize("subset", [None, 9])
+def test_what_only_some_records_have_is_read_back(tmp_path, subset):
+    counts = ParticleCounts(12, {"no pose": 2}, 1, 8, {"tilts": 3}, (2, 4))
+    state = make_state(1, size_px=4)
+    record = dataclasses.replace(state.history[-1], subset=subset, counts=counts)
+    save(tmp_path, dataclasses.replace(state, history=[record]))
+    read = load_state(tmp_path, 1).state.history[-1]
+    assert (read.subset, read.counts) == (subset, counts)
+    wrong = dataclasses.replace(record, counts=dataclasses.replace(counts, n_aligned=-1))
+    save(tmp_path, dataclasses.replace(state, history=[wrong]))
+    with refused("history", "counts of particles"):
+        load_state(tmp_path, 1)

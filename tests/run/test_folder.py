@@ -68,10 +68,10 @@ def test_a_run_that_has_only_iterations_left_counts_as_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "left", [".cryorefine.lock", ".manifest.json.abcd1234.part", "inputs", ".iteration_000.part"]
+    "left", [".cryorefine.lock", ".manifest.json.abcd1234.part", "inputs/", ".iteration_000.part/"]
 )
 def test_a_folder_of_a_process_that_was_killed_before_it_began_counts_as_empty(tmp_path, left):
-    (tmp_path / left).mkdir()
+    (tmp_path / left).mkdir() if left.endswith("/") else (tmp_path / left).touch()
     check_output_folder(tmp_path, overwrite=False)
 
 

@@ -1,4 +1,6 @@
+import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -6,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cryorefine.errors import InputError
 from cryorefine.settings import (
     RefineSettings,
     load_settings,
@@ -116,6 +119,55 @@ def test_an_unknown_setting_is_refused_by_name():
 def test_a_value_out_of_range_is_refused_by_option_with_what_was_given(name, value):
     with refused("--" + name.replace("_", "-"), f"(given: {value})"):
         make_settings({**LEAST, name: value})
+
+
+NUMBERS = sorted(
+    name
+    for name, info in RefineSettings.model_fields.items()
+    if {int, float} & {info.annotation, *get_args(info.annotation)}
+)
+
+
+def test_all_numbers_among_the_settings_are_known_to_these_tests():
+    assert {"seed", "max_energy", "target_resolution", "particle_radius_px"} <= set(NUMBERS)
+    assert len(NUMBERS) >= 27
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -1e30, "nan", "inf"])
+def test_no_number_is_infinite_none_at_all_or_absurd(name, value):
+    with refused("--" + name.replace("_", "-")):
+        make_settings({**LEAST, name: value})
+    if name == "target_resolution":
+        with refused("--target-resolution"):
+            make_settings({**LEAST, name: [15.0, float(value)]})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [1e-300, 1e-9, 1e-6])
+def test_a_number_that_cannot_be_0_cannot_be_next_to_0(name, value):
+    """It would switch off what it limits, or be meant in another unit."""
+
+    def is_accepted(given: float) -> bool:
+        try:
+            make_settings({**LEAST, name: given})
+        except InputError:
+            return False
+        return True
+
+    if not is_accepted(0.0):
+        assert not is_accepted(value)
+
+
+@given(st.sampled_from(NUMBERS), st.floats() | st.integers())
+def test_a_number_that_is_accepted_is_finite_and_in_range(name, value):
+    try:
+        settings = make_settings({**LEAST, name: value})
+    except InputError:
+        return
+    found = getattr(settings, name)
+    numbers = found if isinstance(found, tuple) else (found,)
+    assert all(math.isfinite(v) and abs(v) <= 2**62 for v in numbers)
 
 
 def test_three_maps_are_refused():

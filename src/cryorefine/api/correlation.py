@@ -13,6 +13,7 @@ from cryorefine.api.boundary import library_call
 from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
 from cryorefine.errors import InputError
 from cryorefine.evaluate import fsc as evaluated
+from cryorefine.io.output_path import check_output_file
 from cryorefine.records.particle_tables import write_curves
 from cryorefine.restore import sharpen as sharpening
 
@@ -60,8 +61,7 @@ class FscCurves(evaluated.Curves[Float[np.ndarray, "s"]]):
         InputError
             If the folder does not exist.
         """
-        if not Path(path).absolute().parent.is_dir():
-            raise InputError("no such folder", where=str(Path(path).parent), do="make it first")
+        check_output_file(Path(path), overwrite=True)
         comparison = None if self.comparison is None else torch.from_numpy(self.comparison)
         write_curves(Path(path), _as_tensors(self), self.resolution_A(), comparison=comparison)
 

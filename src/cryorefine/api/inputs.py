@@ -5,7 +5,6 @@ given again is the same file.
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -16,28 +15,25 @@ from cryorefine.api.particles import Particles
 from cryorefine.api.volume import Volume
 from cryorefine.errors import InputError
 from cryorefine.storage.layout import INPUTS
+from cryorefine.storage.removal import settings_texts
 
 __all__ = ["inputs_as_paths"]
 
 _VOLUMES = ("mask", "reference_mask", "post_mask", "compare_to")
-_OURS = re.compile(r"(particles|reference\d|mask|reference_mask|post_mask|compare_to)_[0-9a-f]{16}")
 
 
 @contextmanager
-def inputs_as_paths(
-    output: Path, values: Mapping[str, Any], *, replaces: bool = False
-) -> Iterator[dict[str, Any]]:
+def inputs_as_paths(output: Path, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Write the objects among a run's settings into its folder; yield the settings with paths.
 
     A file that no settings of the folder name at the end is removed again, and so are folders that
-    are empty then: a run that is refused leaves nothing behind.
+    are empty then: a run that is refused leaves nothing behind. What a call leaves that is killed,
+    the next run in the folder removes (``storage.removal.sweep_inputs``).
 
     Parameters
     ----------
     values
         Settings by name.
-    replaces
-        Whether files of an earlier run in the folder go, too, once no settings name them.
 
     Raises
     ------
@@ -49,7 +45,7 @@ def inputs_as_paths(
     try:
         yield {name: _as_path(output, name, value, written) for name, value in values.items()}
     finally:
-        _forget_unused(output, None if replaces else written)
+        _forget_unused(output, written)
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
@@ -87,7 +83,7 @@ def _one(output: Path, name: str, value: Any, kind: type, written: list[Path]) -
         )
     folder.mkdir(parents=True, exist_ok=True)
     suffix = ".star" if kind is Particles else ".mrc"
-    part = folder / f".{name}{suffix}"
+    part = folder / f".{name}.part{suffix}"
     if isinstance(value, Particles):
         value._write(part, absolute=True)
         digest = sha256(part.read_bytes())
@@ -104,13 +100,9 @@ def _one(output: Path, name: str, value: Any, kind: type, written: list[Path]) -
     return path
 
 
-def _forget_unused(output: Path, candidates: list[Path] | None) -> None:
-    """Remove inputs that no settings of the run name; None: all that were written here ever."""
-    if candidates is None:
-        is_link = (output / INPUTS).is_symlink()
-        found = [] if is_link else (output / INPUTS).glob("*")
-        candidates = [path for path in found if _OURS.fullmatch(path.stem)]
-    used = "".join(path.read_text(encoding="utf-8") for path in output.rglob("settings*.toml"))
-    for path in candidates:
+def _forget_unused(output: Path, written: list[Path]) -> None:
+    """Remove what was written here, unless settings of the run name it."""
+    used = settings_texts(output)
+    for path in written:
         if path.name not in used:
             path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from cryorefine.api.boundary import library_call
 from cryorefine.errors import InputError
 from cryorefine.geometry.rotation import matrix_from_euler
+from cryorefine.io.output_path import check_output_file
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.particles.formats.relion import image_names
 from cryorefine.particles.images import ImageSource, open_images
@@ -216,8 +217,7 @@ class Particles:
             If the folder does not exist, or there is no particle to write.
         """
         target = Path(path)
-        if not target.absolute().parent.is_dir():
-            raise InputError("no such folder", where=str(target.parent), do="make it first")
+        check_output_file(target, overwrite=True)
         self._write(target)
 
     def _write(self, path: Path, *, absolute: bool = False) -> None:

@@ -155,7 +155,7 @@ def _run(values: dict[str, Any], output: Path, overwrite: bool, progress: Progre
     check_output_folder(output, overwrite=overwrite)
     with (
         threads_restored(),
-        inputs_as_paths(output, values, replaces=overwrite) as given,
+        inputs_as_paths(output, values) as given,
         listening(progress) as listeners,
     ):
         loop.refine(make_settings(given), output, overwrite=overwrite, listeners=listeners)

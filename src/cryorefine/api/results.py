@@ -72,6 +72,14 @@ class Iteration:
         return read_volume(self._folder / "map_sharpened.mrc")
 
     @cached_property
+    def average_map(self) -> Volume:
+        """The plain average of the half maps, neither weighted nor sharpened.
+
+        Runs of earlier versions have no file of it.
+        """
+        return read_volume(self._folder / "map_average.mrc")
+
+    @cached_property
     def processed_map(self) -> Volume | None:
         """The map after ``post_mask`` and ``post_command``; None where neither was given."""
         path = self._folder / "map_processed.mrc"

@@ -24,6 +24,7 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.model import read_model
 from cryorefine.io.mrc import write_stack, write_volume
+from cryorefine.io.output_path import check_new_folder
 from cryorefine.model.atoms import Atoms
 from cryorefine.model.orient import orienting_rotation
 from cryorefine.model.phantom import make_phantom
@@ -171,8 +172,7 @@ def write_simulation(
     InputError
         If the model cannot be read or is larger than the box, or the folder is not empty.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError("exists and is not empty", where=str(output), do="give a new folder")
+    check_new_folder(output)
     group = parse_symmetry(options.symmetry)
     atoms, plan = _atoms(model, group, options), options.plan
     extent_A = 2 * float(np.linalg.norm(atoms.xyz_A, axis=1).max())

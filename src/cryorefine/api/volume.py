@@ -14,6 +14,7 @@ from cryorefine.api.boundary import library_call
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import read_volume as read_map
 from cryorefine.io.mrc import write_volume as write_map
+from cryorefine.io.output_path import check_output_file
 
 __all__ = ["Volume", "as_tensor", "as_volume", "read_volume", "require_same_grid"]
 
@@ -70,8 +71,7 @@ class Volume:
         InputError
             If the folder does not exist.
         """
-        if not Path(path).absolute().parent.is_dir():
-            raise InputError("no such folder", where=str(Path(path).parent), do="make it first")
+        check_output_file(Path(path), overwrite=True)
         write_map(Path(path), torch.from_numpy(self.data), self.voxel_A)
 
 

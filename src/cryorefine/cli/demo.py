@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cryorefine.errors import InputError
+from cryorefine.cli.file_path import FILE_PATH
 
 __all__ = ["command"]
 
@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.command("demo")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     default=Path("demo-run"),
     show_default=True,
     help="New folder for simulated particles and the run.",
@@ -28,8 +28,9 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
     Everything a real refinement does, on images whose true map is known: the report shows the FSC
     against it.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError("exists and is not empty", where=str(output), do="give a new --output")
+    from cryorefine.io.output_path import check_new_folder
+
+    check_new_folder(output)
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.cli.simulate import command as simulate
     from cryorefine.run.loop import refine

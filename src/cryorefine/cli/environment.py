@@ -1,8 +1,24 @@
 """What the command sets in its own process before torch is loaded; a library must not."""
 
 import os
+import resource
 
-__all__ = ["prepare_environment"]
+from cryorefine.errors import InputError
+
+__all__ = ["lack_of_memory", "prepare_environment", "require_address_space"]
+
+_LIBRARIES_BYTES = 1_600_000_000
+"""Addresses that a small run of two threads takes, libraries and compiled kernels included: 1.6 GB
+where torch is built for CPUs. Only a third of it is ever filled."""
+
+_THREAD_BYTES = 48_000_000
+"""Addresses of one more thread: 8 MB of stack, and the 32 MB that each OpenBLAS takes for it."""
+
+_FULL = (
+    "start new thread", "failed to map segment", "annot allocate memory", "not enough memory",
+    "DefaultCPUAllocator", "bad_alloc", "Resource temporarily unavailable", "_ARRAY_API",
+)  # fmt: skip
+"""What Python, the loader, torch, the C++ library and numpy say where memory ends."""
 
 
 def prepare_environment() -> None:
@@ -15,3 +31,32 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large arrays come and go with every volume: in pages of 2 MB that costs a third less CPU time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def require_address_space() -> None:
+    """Refuse to begin where a limit leaves too few addresses for the libraries.
+
+    They would end the process somewhere within, without a word or with one of their own.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    needed = _LIBRARIES_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise InputError(
+            f"the limit on a process's memory, {limit / 1e9:.1f} GB of addresses, is too small: "
+            f"the libraries alone take {needed / 1e9:.1f} GB",
+            where="ulimit -v",
+            do="raise it",
+        )
+
+
+def lack_of_memory(error: BaseException) -> bool:
+    """Tell whether an error, of whatever kind, is that of a process without memory."""
+    kinds = (ImportError, RuntimeError, OSError, SystemError)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, kinds) and any(part in str(error) for part in _FULL)
+    )

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.errors import InputError
 
 __all__ = ["command"]
 
 
 @click.command("fsc")
-@click.argument("half1", type=click.Path(path_type=Path))
-@click.argument("half2", type=click.Path(path_type=Path))
-@click.option("--mask", type=click.Path(path_type=Path), help="Soft mask, 0 to 1.")
+@click.argument("half1", type=FILE_PATH)
+@click.argument("half2", type=FILE_PATH)
+@click.option("--mask", type=FILE_PATH, help="Soft mask, 0 to 1.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     required=True,
     help="Table to write (.star).",
 )
@@ -35,10 +36,9 @@ def command(
 
     With a mask the curve is corrected for what the mask itself contributes, by randomised phases.
     """
-    if output.exists() and not overwrite:
-        raise InputError("the file exists", where=str(output), do="say --overwrite to replace it")
-    if not output.absolute().parent.is_dir():
-        raise InputError("no such folder", where=str(output.parent), do="make it first")
+    from cryorefine.io.output_path import check_output_file
+
+    check_output_file(output, overwrite=overwrite)
     from cryorefine.evaluate.fsc import half_map_fsc
     from cryorefine.io.mrc import read_volume
     from cryorefine.records.particle_tables import write_curves

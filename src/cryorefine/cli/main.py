@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 import click
 
-from cryorefine.cli.environment import prepare_environment
+from cryorefine.cli.environment import (
+    lack_of_memory,
+    prepare_environment,
+    require_address_space,
+)
 from cryorefine.cli.terminal import terminal
 from cryorefine.errors import CryorefineError, shown
 
@@ -23,6 +27,11 @@ _COMMANDS = {
     "report": "Write a run's report.html anew.",
 }
 
+_NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM
+)  # fmt: skip
+"""What a disk that is full or may not be written to answers, and a limit to the size of files."""
+
 
 class _LazyGroup(click.Group):
     """Imports a subcommand's module only when it is called: ``--help`` stays instant."""
@@ -34,6 +43,14 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         return importlib.import_module(f"cryorefine.cli.{cmd_name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if not {"-h", "--help"} & set(rest):
+            require_address_space()
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -78,8 +95,11 @@ def _run(arguments: Sequence[str] | None) -> None:
     except (click.Abort, KeyboardInterrupt) as stop:
         _complain(f"stopped by {stop or 'the user'}.")
         sys.exit(3)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+    except (MemoryError, ImportError, RuntimeError, OSError, SystemError) as error:
+        if lack_of_memory(error):
+            _complain("memory is full. Raise the limit (ulimit -v), or end other programs.")
+            sys.exit(2)
+        if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
             raise
         _complain(
             f"{error.filename or 'writing'}: {error.strerror}. Free space or choose another folder."

@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.errors import InputError
 from cryorefine.settings import GROUPS, RefineSettings
 
@@ -82,7 +83,7 @@ def _type(kind: Any) -> click.ParamType:
     if get_origin(kind) is tuple and get_args(kind)[0] is not Path:
         return click.STRING
     simple = {int: click.INT, float: click.FLOAT, str: click.STRING}
-    return simple.get(kind, click.Path(path_type=Path))
+    return simple.get(kind, FILE_PATH)
 
 
 def settings_options(*names: str) -> Callable[[click.Command], click.Command]:

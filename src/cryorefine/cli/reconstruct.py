@@ -6,16 +6,15 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import given, settings_options
 
 __all__ = ["command"]
 
 
 @click.command("reconstruct")
-@click.argument("particles", type=click.Path(path_type=Path))
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results."
-)
+@click.argument("particles", type=FILE_PATH)
+@click.option("--output", type=FILE_PATH, required=True, help="Folder for the results.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder already.")
 def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> None:
     """Reconstruct half maps from the poses in PARTICLES, without changing them.
@@ -34,11 +33,14 @@ settings_options(
     "symmetry",
     "particle_radius_px",
     "mask",
+    "mask_voxel_angstrom",
     "fsc_criterion",
+    "invert_contrast",
     "ctf",
     "ctf_envelope",
     "phase_flipped",
     "ctf_premultiplied",
+    "split",
     "max_energy",
     "fourier_padding",
     "reconstruct_min_tilt_deg",

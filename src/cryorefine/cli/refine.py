@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
 
@@ -13,14 +14,12 @@ __all__ = ["command"]
 
 
 @click.command("refine", cls=GroupedCommand)
-@click.argument("particles", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the run."
-)
+@click.argument("particles", type=FILE_PATH, required=False)
+@click.option("--output", type=FILE_PATH, required=True, help="Folder for the run.")
 @click.option(
     "--settings",
     "settings_file",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="TOML file with settings, as found in a run folder; options given here win over it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder already.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import (
     ALLOW_COMMANDS,
     GroupedCommand,
@@ -20,16 +21,16 @@ __all__ = ["command"]
 
 
 @click.command("resume", cls=GroupedCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FILE_PATH)
 @click.option(
     "--particles",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="Another particle file: particles of the run keep their half, and their pose if the file "
     "has none; new ones join.",
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="Go on in this new folder, with a copy of the run; RUN stays as it is.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in --output already.")
@@ -42,7 +43,7 @@ __all__ = ["command"]
 @click.option(
     "--settings",
     "settings_file",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="TOML file with settings; what it does not name stays as it is in the run, and options "
     "given here win over it.",
 )
@@ -78,7 +79,7 @@ def command(
     --unset takes one back that was given before. A
     run that has ended makes as many iterations again as its settings say, one that was stopped
     makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
-    voxel size, and the seed cannot change.
+    voxel size, the sign of the images' contrast, and the seed cannot change.
     """
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.run.loop import resume

@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
+
 __all__ = ["command"]
 
 
 @click.command("simulate")
 @click.argument("model", type=str)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--output", type=FILE_PATH, required=True, help="New folder.")
 @click.option("--particles", default=1000, show_default=True, help="Number of images.")
 @click.option("--box-px", default=128, show_default=True, help="Side of the images.")
 @click.option("--pixel-angstrom", default=2.0, show_default=True, help="Pixel size.")

@@ -50,8 +50,8 @@ def device_of_run(setting: str, *, refines_optics: bool, has_workers: bool = Fal
         return choose_device(setting)
     if setting not in ("auto", "cpu"):
         raise InputError(
-            "--refine-grey, --refine-scale, --refine-magnification and --refine-defocus work on "
-            "the CPU only"
+            "--refine-grey, --refine-scale, --refine-magnification, --refine-defocus and "
+            "--automatic-schedule highres work on the CPU only"
             if refines_optics
             else "--workers are processes on the CPU",
             where=f"--device {setting}",

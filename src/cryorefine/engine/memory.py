@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cryorefine.events import DeviceMemoryPlanned, EventLog, MemoryPlanned
 from cryorefine.kernels.grid import HALO, OVERSAMPLING, grid_layout
-from cryorefine.particles.images import MAPPED_BYTES
 
 __all__ = [
     "MemoryPlan",
@@ -102,8 +101,6 @@ class RunSize:
         Whether orientations are searched everywhere.
     n_particles
         In the file.
-    stored_bytes
-        Size of the image stacks: pages of them count while they are mapped.
     threads
         That work on batches at once.
     processes
@@ -115,7 +112,6 @@ class RunSize:
     is_symmetric: bool
     searches: bool
     n_particles: int
-    stored_bytes: int
     threads: int
     processes: int = 0
 
@@ -138,11 +134,13 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
     grid = grid_bytes(run.size_px, run.oversampling)
 
     def plan(partial_sums: int, both_halves: bool, batch_bytes: int) -> MemoryPlan:
-        if both_halves:
+        # One thread takes half after half, whether there is room for both or not.
+        is_at_once = both_halves and run.threads > 1
+        if is_at_once:
             solving = _GRIDS_BOTH_SYMMETRIC if run.is_symmetric else _GRIDS_BOTH
         else:
             solving = _GRIDS_SYMMETRIC if run.is_symmetric else _GRIDS
-        at_once = partial_sums * (2 if both_halves else 1)
+        at_once = partial_sums * (2 if is_at_once else 1)
         grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
         images = image_bytes(run.size_px) * min(_LARGEST_BATCH, run.n_particles // 2)
         batches = _BATCHES * min(batch_bytes, images) * run.threads
@@ -150,7 +148,7 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
         peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
-    fixed_bytes = used_bytes + min(run.stored_bytes, MAPPED_BYTES) + _ALWAYS_BYTES
+    fixed_bytes = used_bytes + _ALWAYS_BYTES
     fixed_bytes += _PARTICLE_BYTES * run.n_particles + (_SEARCH_BYTES if run.searches else 0)
     fixed_bytes += _PROCESS_BYTES * run.processes
 

@@ -51,8 +51,12 @@ class EventLog:
 
     def _record(self, event: Event) -> None:
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8", opener=_open_no_link) as file:
-                file.write(event.line() + "\n")
+            try:
+                with open(self._path, "a", encoding="utf-8", opener=_open_no_link) as file:
+                    file.write(event.line() + "\n")
+            except OSError as error:
+                error.filename = str(self._path)  # of a full disk, the system does not say it
+                raise
 
 
 class EarlyEventLog(EventLog):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
-from cryorefine.assign.particle_optics import N_VALUES
+from cryorefine.assign.particle_optics import N_VALUES, OpticsPrior
 from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
 from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Engine
@@ -88,7 +88,7 @@ def assign_poses(
         for action, chosen in _actions(inputs, state, part.rows, plan).items()
     ]
     options = _alignment_options(inputs, state, optics, plan)
-    prior = optics_prior(inputs.settings) if plan.mode == "local" else None
+    prior = _prior(inputs, plan) if plan.mode == "local" else None
     values = None if state.poses is None else state.poses.optics
     if prior is not None and values is None:
         values = torch.zeros(len(inputs.table), N_VALUES, dtype=torch.float64)
@@ -113,6 +113,14 @@ def assign_poses(
     power = found.model_power[torch.from_numpy(order)]
     missed_fraction = _missed_fraction(blocks, found)
     return _completed(inputs, state, poses, power, blocks, missed_fraction, plan)
+
+
+def _prior(inputs: Inputs, plan: IterationPlan) -> OpticsPrior | None:
+    """Return what is refined beside poses."""
+    has_defocus = any(g.has_ctf for g in inputs.optics) and not any(
+        g.correction == "premultiplied" for g in inputs.optics
+    )
+    return optics_prior(inputs.settings, is_last=plan.is_last, has_defocus=has_defocus)
 
 
 def _actions(

@@ -14,6 +14,12 @@ from cryorefine.assign.search_depth import GRID_LOSS
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog, GreyScaleFound
+from cryorefine.expectation.contrast import (
+    ContrastOdds,
+    evidence_of_sign,
+    is_inverted,
+    odds_at_known_poses,
+)
 from cryorefine.expectation.search_plan import PoseSpace, pose_space
 from cryorefine.kernels.dispatch import extract_slices
 from cryorefine.kernels.grid import SliceGrid
@@ -32,7 +38,7 @@ from cryorefine.state.particle_batches import (
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.state import Inputs, Poses, State
 
-__all__ = ["GreyScale", "common_factor", "find_grey_scales", "scale_references"]
+__all__ = ["GreyScale", "ScaledReferences", "common_factor", "find_grey_scales", "scale_references"]
 
 _SAMPLE = 64
 """Images of each half and sampling geometry that the grey scale is found with: a sum over all poses
@@ -45,6 +51,10 @@ _GRID_POSES = 1.5e5
 _AMPLITUDES = tuple(2.0 ** (k / 2) for k in range(-7, 3))
 """In units of the amplitude that fits best at each image's best pose, which noise makes too large:
 up to eleven times at a signal-to-noise ratio of 0.003."""
+
+_INVERTED_AMPLITUDES = _AMPLITUDES[::2]
+"""Amplitudes that the negative of the reference is tried with: whether it explains more, not how
+strong it is, which half of them tell in half the time."""
 
 _SPREAD_ROUNDS = 4
 """Rounds in which the spread of shifts and the amplitude are found in turn; the last ones change
@@ -63,11 +73,14 @@ class GreyScale:
         Each optics group's amplitude relative to it.
     shift_sigma_A
         Standard deviation of the shifts' components; NaN where it was not measured.
+    odds
+        Whether the images show it with this sign.
     """
 
     factor: float
     group_scale: tuple[float, ...]
     shift_sigma_A: float
+    odds: ContrastOdds
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +94,14 @@ class Amplitude:
         the number of images times the most likely amplitude, and that number.
     spread_A
         Standard deviation of the shifts' components; NaN where poses are known.
+    odds
+        What they say of its sign.
     """
 
     cross: float
     power: float
     spread_A: float
+    odds: ContrastOdds
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +134,21 @@ class MeasureAmplitude:
         batches = list(optics.batches(self.stack, block.geometry, block.rows))
         if self.poses is not None:
             sums = [_at_known_poses(grid, band, batch, self.poses) for batch in batches]
-            cross, power = (sum(values) for values in zip(*sums, strict=True))
-            return Amplitude(cross, power, math.nan)
+            cross, power = sum(part[0] for part in sums), sum(part[1] for part in sums)
+            odds = odds_at_known_poses(torch.cat([of_images for _, _, of_images in sums]), power)
+            return Amplitude(cross, power, math.nan, odds)
         x = torch.cat([batch.x * batch.white for batch in batches])
         c = torch.cat([batch.c * batch.white for batch in batches])
-        found, spread_px = _most_likely(_search(self.space, grid, band), x, c)
+        search = _search(self.space, grid, band)
+        amplitudes, evidence = _evidence(search, x, c, _AMPLITUDES)
+        found, spread_px = _most_likely(search, x, c, amplitudes, evidence)
+        _, of_negative = _evidence(search, -x, c, _INVERTED_AMPLITUDES)
+        odds = ContrastOdds.of_images(evidence_of_sign(evidence) - evidence_of_sign(of_negative))
         if math.isnan(spread_px):
             spread_px = self.space.max_shift_px(band)
         # The nearest point of the grid shows so much of the pose that lies between.
         cross = found * len(x) / (1 - GRID_LOSS / 2)
-        return Amplitude(cross, len(x), spread_px * band.group.pixel_A)
+        return Amplitude(cross, len(x), spread_px * band.group.pixel_A, odds)
 
 
 def find_grey_scales(
@@ -168,7 +189,7 @@ def _grey_scale(
 ) -> GreyScale:
     """Put what the geometries show together."""
     counts = group_counts(inputs.table, inputs.half, half)
-    none = Amplitude(0.0, 0.0, math.nan)
+    none = Amplitude(0.0, 0.0, math.nan, ContrastOdds())
     by_group = [found.get(geometry, none) for geometry in optics.geometry_of]
     cross, power = (np.array([getattr(a, k) for a in by_group]) for k in ("cross", "power"))
     # A geometry counts once, however many groups have it.
@@ -178,7 +199,8 @@ def _grey_scale(
     sigma_A = math.nan
     if seen:
         sigma_A = sum(a.power * a.spread_A for a in seen) / sum(a.power for a in seen)
-    return GreyScale(factor, group_scale, sigma_A)
+    odds = ContrastOdds.together(a.odds for a in found.values())
+    return GreyScale(factor, group_scale, sigma_A, odds)
 
 
 def _search(space: PoseSpace, grid: SliceGrid, band: GroupBand) -> CoarseSearch:
@@ -198,15 +220,29 @@ def _search(space: PoseSpace, grid: SliceGrid, band: GroupBand) -> CoarseSearch:
     )
 
 
+def _evidence(
+    search: CoarseSearch,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    relative: tuple[float, ...],
+) -> tuple[Float[Tensor, "a"], Float[Tensor, "b a"]]:
+    """Return amplitudes, in units of that at the best poses, and each image's log-evidence."""
+    start = best_amplitude(search, x, c)
+    amplitudes = torch.tensor(relative, dtype=torch.float64) * start
+    if start <= 0:
+        return amplitudes, torch.zeros(len(x), len(amplitudes), dtype=torch.float64)
+    return amplitudes, grid_posterior(search, x, c, amplitudes).log_evidence
+
+
 def _most_likely(
-    search: CoarseSearch, x: Complex[Tensor, "b p"], c: Float[Tensor, "b p"]
+    search: CoarseSearch,
+    x: Complex[Tensor, "b p"],
+    c: Float[Tensor, "b p"],
+    amplitudes: Float[Tensor, "a"],
+    of_images: Float[Tensor, "b a"],
 ) -> tuple[float, float]:
     """Return the most likely amplitude (0: none explains anything) and spread of shifts in px."""
-    start = best_amplitude(search, x, c)
-    if start <= 0:
-        return 0.0, math.nan
-    amplitudes = torch.tensor(_AMPLITUDES, dtype=torch.float64) * start
-    evidence = grid_posterior(search, x, c, amplitudes).log_evidence.sum(0)
+    evidence = of_images.sum(0)
     best = int(evidence.argmax())
     if float(evidence[best]) <= 0:
         return 0.0, math.nan
@@ -226,15 +262,34 @@ def _most_likely(
 
 def _at_known_poses(
     grid: SliceGrid, band: GroupBand, batch: Batch, poses: Poses
-) -> tuple[float, float]:
-    """Return the sums of least squares: image times model, and the model's power."""
+) -> tuple[float, float, Float[Tensor, "b"]]:
+    """Return the sums of least squares, image times model and its power, and what images add."""
     first = band.band.prefix(0)
     x, c = batch.x * batch.white, batch.c * batch.white
     rotations, shifts_px = poses_of(poses, batch.rows, band)
     centred = centre(band, x, shifts_px)[:, first:]
     model = (extract_slices(grid, rotations, band.points) * c)[:, first:]
-    cross = float((centred.conj() * model).real.double().sum())
-    return cross, float(model.abs().square().double().sum())
+    cross = (centred.conj() * model).real.double()
+    return float(cross.sum()), float(model.abs().square().double().sum()), cross.sum(1).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledReferences:
+    """References on the images' grey scale.
+
+    Attributes
+    ----------
+    state
+        With its references so.
+    grids
+        Made of them.
+    factors
+        What those of both halves were multiplied by.
+    """
+
+    state: State
+    grids: tuple[SliceGrid, SliceGrid]
+    factors: tuple[float, float]
 
 
 def scale_references(
@@ -244,22 +299,32 @@ def scale_references(
     plan: IterationPlan,
     events: EventLog,
     engine: Engine,
-) -> tuple[State, tuple[SliceGrid, SliceGrid]]:
+) -> ScaledReferences:
     """Bring references of unknown grey scale to that of the images, each half by its own."""
     found = find_grey_scales(inputs, state, grids, plan, engine)
-    factors = [half.factor for half in found]
-    events.emit(GreyScaleFound(half1=factors[0], half2=factors[1]))
-    for half, factor in enumerate(factors, 1):
-        if factor == 0:
-            events.warn(
-                f"the reference explains nothing in the images of half {half}: is their contrast "
-                "inverted (particles must be white), or the initial map the wrong one?"
-            )
+    events.emit(GreyScaleFound(half1=found[0].factor, half2=found[1].factor))
+    odds = ContrastOdds.together(half.odds for half in found)
+    if is_inverted(odds):
+        switch = "leave out" if inputs.settings.invert_contrast else "give"
+        events.warn(
+            f"the images fit the initial map better with its contrast inverted (log-likelihood "
+            f"ratio {-odds.log_ratio:.0f} of {odds.n_images} images): {switch} --invert-contrast "
+            "if it is the images whose contrast is not that of white particles, or multiply the "
+            "initial map by -1 if its particle is dark"
+        )
+    else:
+        for half, factor in enumerate([half.factor for half in found], 1):
+            if factor == 0:
+                events.warn(
+                    f"the reference explains nothing in the images of half {half}: is the initial "
+                    "map the wrong one, or its voxel size?"
+                )
+    factors = found[0].factor or 1.0, found[1].factor or 1.0
     references = tuple(
-        volume * (factor or 1.0) for volume, factor in zip(state.references, factors, strict=True)
+        volume * factor for volume, factor in zip(state.references, factors, strict=True)
     )
     first, second = (
-        dataclasses.replace(grid, values=grid.values * (factor or 1.0))
+        dataclasses.replace(grid, values=grid.values * factor)
         for grid, factor in zip(grids, factors, strict=True)
     )
     state = dataclasses.replace(
@@ -269,7 +334,7 @@ def scale_references(
         shift_sigma_A=(found[0].shift_sigma_A, found[1].shift_sigma_A),
         is_scaled=True,
     )
-    return state, (first, second)
+    return ScaledReferences(state, (first, second), factors)
 
 
 def common_factor(

@@ -19,20 +19,30 @@ from cryorefine.settings import RefineSettings
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
 
 
-def optics_prior(settings: RefineSettings) -> OpticsPrior | None:
-    """Return what is refined beside poses and within which bounds; None if nothing is."""
-    if not settings.refines_optics:
-        return None
-    return OpticsPrior(
-        grey=settings.refine_grey,
-        scale=settings.refine_scale,
+def optics_prior(
+    settings: RefineSettings, *, is_last: bool, has_defocus: bool
+) -> OpticsPrior | None:
+    """Return what a local iteration refines beside poses, within which bounds; None if nothing.
+
+    Parameters
+    ----------
+    is_last
+        Whether the run ends with it: some schedules then refine what was not asked for.
+    has_defocus
+        Whether the images show their defocus.
+    """
+    at_end = settings.refines_values_at_end and is_last
+    prior = OpticsPrior(
+        grey=settings.refine_grey or at_end,
+        scale=settings.refine_scale or at_end,
         magnification=settings.refine_magnification,
-        defocus=settings.refine_defocus,
+        defocus=settings.refine_defocus or (at_end and has_defocus),
         max_grey_scale_change=settings.max_grey_scale_change_percent / 100,
         max_grey_offset=settings.max_grey_offset,
         max_magnification_change=settings.max_magnification_change_percent / 100,
         max_defocus_change_A=settings.max_defocus_change_angstrom,
     )
+    return prior if len(prior.active()) else None
 
 
 def refine_batch(

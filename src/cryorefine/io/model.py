@@ -1,5 +1,6 @@
 """Atomic models from PDB and mmCIF files, through gemmi."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +77,11 @@ def read_model(path: Path, *, assembly: str | None = None) -> ModelFile:
             do="pip install 'cryorefine[model]'",
         ) from None
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # nor is a name that no file can have
         raise InputError("no such model", where=str(path), do="check the path, or say 'phantom'")
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"not a PDB or mmCIF file ({error})", where=str(path), do="give a .pdb or .cif file"
         ) from None

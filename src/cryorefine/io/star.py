@@ -4,10 +4,12 @@ Values stay as the bytes that the file holds until somebody asks for numbers, so
 nobody knows travel through unchanged, and an error can name file, line and column.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -32,6 +34,9 @@ row of a column takes as much memory as its longest value."""
 _LARGEST_COLUMN, _USUAL_WIDTH = 2**30, 256
 """Bytes of the largest column of values longer than usual: a million names of a kilobyte."""
 
+_HEAD_LINES = 10
+"""Lines among which a file's first block names the version that wrote it: the second or third."""
+
 _BLANK, _NOT_BLANK = re.compile(r"\s"), re.compile(r"\S")
 _END_OF_QUOTE = {quote: re.compile(quote + r"(?=\s|\Z)") for quote in "\"'"}
 
@@ -52,6 +57,11 @@ class StarBlock:
         Where it was read from.
     is_loop
         False for a block of single ``_label value`` lines.
+    label_lines
+        Line number of each label, for messages.
+    ending
+        How the file ends after the rows of its last block: "whole", or "in a row" without a line
+        break, or "after a row" where its writer would have left an empty line.
     """
 
     name: str
@@ -59,6 +69,8 @@ class StarBlock:
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     path: Path = Path()
     is_loop: bool = True
+    label_lines: dict[str, int] = field(default_factory=dict)
+    ending: Literal["whole", "in a row", "after a row"] = "whole"
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -124,6 +136,11 @@ class StarBlock:
         line = f", line {int(self.lines[entry])}" if entry < len(self.lines) else ""
         return f"{self.path}{line}, column _{label}"
 
+    def where_is(self, label: str) -> str:
+        """Return "file, line N, column label" for a message about a column."""
+        line = f", line {self.label_lines[label]}" if label in self.label_lines else ""
+        return f"{self.path}{line}, column _{label[:_SHOWN]}"
+
     def _column(self, label: str) -> np.ndarray:
         if label not in self.columns:
             raise InputError(
@@ -174,7 +191,8 @@ class _Builder:
 
     def __init__(self, name: str, path: Path):
         self.name, self.path = name, path
-        self.labels: dict[str, None] = {}  # in order, and found at once
+        self.labels: dict[str, int] = {}  # in order, and found at once; the line of each
+        self.ending: Literal["whole", "in a row", "after a row"] = "whole"
         self.is_loop = False
         self.has_rows = False
         self.rows: list[str] = []
@@ -216,7 +234,7 @@ class _Builder:
                 where=f"{self.path}, line {line}",
                 do="remove one of the two columns",
             )
-        self.labels[label] = None
+        self.labels[label] = line
 
     def add_value(self, parts: list[str], line: int) -> None:
         """Take the value that stands beside a label outside a loop."""
@@ -287,7 +305,9 @@ class _Builder:
             return StarBlock(self.name, columns, lines, self.path, is_loop=False)
         columns = {label: self._column(j, label) for j, label in enumerate(self.labels)}
         lines = np.concatenate(self.line_chunks) if self.line_chunks else np.zeros(0, np.int64)
-        return StarBlock(self.name, columns, lines, self.path)
+        return StarBlock(
+            self.name, columns, lines, self.path, label_lines=self.labels, ending=self.ending
+        )
 
     def _column(self, j: int, label: str) -> np.ndarray:
         """Put a column together, which takes as much memory a row as its longest value."""
@@ -323,7 +343,8 @@ def read_star(path: Path) -> dict[str, StarBlock]:
     path = Path(path)
     blocks: dict[str, StarBlock] = {}
     current: _Builder | None = None
-    for number, raw in enumerate(_read_text(path).split("\n"), 1):
+    lines = _read_text(path).split("\n")
+    for number, raw in enumerate(lines, 1):
         line = raw.strip()
         if not line or line[0] == "#":
             continue
@@ -348,13 +369,29 @@ def read_star(path: Path) -> dict[str, StarBlock]:
             current.add_line(line, word, number)
     if current is None:
         raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
+    if current.is_loop and current.has_rows:
+        current.ending = _ending(lines)
     blocks[current.name] = current.build()
     return blocks
+
+
+def _ending(lines: list[str]) -> Literal["whole", "in a row", "after a row"]:
+    """Tell how a file ends whose last block has rows."""
+    if lines[-1].strip():
+        return "whole" if lines[-1].lstrip()[0] == "#" else "in a row"
+    if len(lines) < 2 or not lines[-2].strip() or lines[-2].lstrip()[0] == "#":
+        return "whole"
+    # Programs that write a version leave an empty line after every loop; others may not.
+    has_version = any(line.startswith("# version") for line in lines[:_HEAD_LINES])
+    return "after a row" if has_version else "whole"
 
 
 def _read_text(path: Path) -> str:
     """Return what a file holds, whatever its bytes; refuse what is no file or empty."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            # It would be read again later, and may have no end.
+            raise InputError("is a device or a pipe", where=str(path), do="give a file")
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), do="check the path") from None

@@ -50,6 +50,11 @@ def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.nd
             where=str(table.source),
             do="give more particles",
         )
+    if not table.micrographs:
+        events.warn(
+            f"{table.source}: no column _rlnMicrographName: half sets are dealt image by image, "
+            "and neighbours that overlap in a micrograph may raise the FSC"
+        )
     few = "too few micrographs to split into even halves"
     return deal_halves(table, np.zeros(2, np.int64), seed=seed, events=events, few=few)
 

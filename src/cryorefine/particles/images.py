@@ -1,12 +1,9 @@
-"""Images of particles: checked once, then read lazily from memory-mapped stacks."""
+"""Images of particles: their stacks are checked once, and read when images are asked for."""
 
 import math
-import mmap
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,15 +13,11 @@ from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.io.mrc import StackHeader, read_stack_header
+from cryorefine.io.open_files import OpenFiles
+from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 
-__all__ = ["MAPPED_BYTES", "ImageSource", "open_images"]
-
-_MAX_OPEN = 64
-"""Stacks that are open at a time: systems allow a process 256 files or more."""
-
-MAPPED_BYTES = 256 << 20
-"""Of larger sets, mapped pages are given back whenever so much has been read."""
+__all__ = ["ImageSource", "open_images"]
 
 
 class ImageSource:
@@ -39,64 +32,45 @@ class ImageSource:
         Particles; every row's stack and index have been checked by :func:`open_images`.
     headers
         One per stack of the table.
+    inverted
+        Whether the files' contrast is inverted: images are read with the other sign.
     """
 
-    def __init__(self, table: ParticleTable, headers: Sequence[StackHeader]):
+    def __init__(
+        self, table: ParticleTable, headers: Sequence[StackHeader], *, inverted: bool = False
+    ):
+        self.is_inverted = inverted
         self._stack_index = table.stack_index
         self._image_index = table.image_index
         self.headers = tuple(headers)
-        self._is_large = self.stored_bytes > MAPPED_BYTES
-        self._open_nothing()
-
-    def _open_nothing(self) -> None:
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._read_bytes = 0
-        self._lock = Lock()
+        self._files = OpenFiles()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = dict(vars(self))
-        for name in ("_maps", "_read_bytes", "_lock"):
-            del kept[name]
-        return kept
+        return {name: value for name, value in vars(self).items() if name != "_files"}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        vars(self).update(kept)
-        self._open_nothing()
+        vars(self).update(kept, _files=OpenFiles())
 
     def read(self, rows: np.ndarray) -> Float[Tensor, "n y x"]:
-        """Return images as float32, as they are in the file. Rows must share one box size.
+        """Return images as float32, as they are in the file, or inverted. Rows must share one box.
 
         Raises
         ------
         InputError
-            If a stack is shorter by now than its header says.
+            If a stack is gone, cannot be read, or is shorter by now than its header says.
         """
         rows = np.asarray(rows)
-        first = self.headers[self._stack_index[rows[0]]]
-        out = np.empty((len(rows), *first.size_yx_px), np.float32)
+        out = np.empty(
+            (len(rows), *self.headers[self._stack_index[rows[0]]].size_yx_px), np.float32
+        )
         stacks = self._stack_index[rows]
         for stack in np.unique(stacks):
             where = np.flatnonzero(stacks == stack)
-            images = self._map(int(stack))
-            out[where] = images[self._image_index[rows[where]]]
-        self._forget_now_and_then(out.size * first.dtype.itemsize)
+            indices = self._image_index[rows[where]]
+            self.headers[stack].read_images(self._files, indices, out, where)
+        if self.is_inverted:
+            np.negative(out, out=out)
         return torch.from_numpy(out)
-
-    def _forget_now_and_then(self, read_bytes: int) -> None:
-        """Count what has been read; take pages out of this process when it is much."""
-        with self._lock:
-            self._read_bytes += read_bytes
-            if not self._is_large or self._read_bytes <= MAPPED_BYTES:
-                return
-            self._read_bytes, maps = 0, list(self._maps.values())
-        for images in maps:
-            _forget(images)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Size of the images in their files."""
-        each = [h.dtype.itemsize * h.size_yx_px[0] * h.size_yx_px[1] for h in self.headers]
-        return int(np.array(each, np.int64)[self._stack_index].sum())
 
     def batches(
         self,
@@ -156,31 +130,16 @@ class ImageSource:
                 do="restore the file, and begin or resume the run again",
             )
 
-    def _map(self, stack: int) -> np.ndarray:
-        with self._lock:
-            if stack in self._maps:
-                self._maps.move_to_end(stack)
-                return self._maps[stack]
-            while len(self._maps) >= _MAX_OPEN:
-                self._maps.popitem(last=False)
-            self.headers[stack].require_whole()
-            self._maps[stack] = self.headers[stack].open()
-            return self._maps[stack]
 
-
-def _forget(images: np.ndarray) -> None:
-    """Take a mapped file's pages out of this process: the system's cache keeps them.
-
-    They would count as the process's memory, a whole stack after one pass over it. Reading them
-    again costs half as much again as reading them where they are: not to be done often.
-    """
-    mapping = images.base
-    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
-
-
-def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
+def open_images(
+    table: ParticleTable, *, inverted: bool = False
+) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
+
+    Parameters
+    ----------
+    inverted
+        As in :class:`ImageSource`.
 
     Returns
     -------
@@ -222,7 +181,7 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
             where=str(table.stacks[table.stack_index[row]]),
             do="extract the particles in a square box",
         )
-    optics = list(table.optics)
+    optics, remarks = list(table.optics), list(table.remarks)
     for g, group in enumerate(optics):
         rows = np.flatnonzero(table.optics_index == g)
         if len(rows) == 0:
@@ -239,24 +198,37 @@ def open_images(table: ParticleTable) -> tuple[ParticleTable, ImageSource]:
                 where=f"{table.where(row)}: {table.stacks[table.stack_index[row]]}",
                 do="give images of another box or pixel size an optics group of their own",
             )
-        _check_pixel_sizes(table, headers, rows, group.name)
+        remarks += _check_pixel_sizes(table, headers, rows, group)
         optics[g] = replace(group, box_px=expected)
-    return replace(table, optics=tuple(optics)), ImageSource(table, headers)
+    checked = replace(table, optics=tuple(optics), remarks=tuple(remarks))
+    return checked, ImageSource(table, headers, inverted=inverted)
 
 
 def _check_pixel_sizes(
-    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: str
-) -> None:
-    """Refuse a group whose stacks say different pixel sizes; headers without one say nothing."""
+    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: OpticsGroup
+) -> list[str]:
+    """Refuse a group whose stacks say different pixel sizes; headers without one say nothing.
+
+    Returns
+    -------
+    What is to be said of a pixel size that is not that of the file. Headers of exactly 1 Å say
+    nothing either: it is what programs write that know none.
+    """
     stacks = np.unique(table.stack_index[rows])
     known = [(headers[s].pixel_A, int(s)) for s in stacks if headers[s].pixel_A > 0]
     if not known:
-        return
+        return []
     (low, low_stack), (high, high_stack) = min(known), max(known)
     if high > 1.01 * low:
         raise InputError(
-            f"pixel sizes differ within optics group '{group}': {low:.4g} Å in "
+            f"pixel sizes differ within optics group '{group.name}': {low:.4g} Å in "
             f"{table.stacks[low_stack]} and {high:.4g} Å in {table.stacks[high_stack]}",
             where=str(table.source),
             do="give images of another pixel size an optics group of their own",
         )
+    if low == 1.0 or (group.pixel_A <= 1.01 * high and high <= 1.01 * group.pixel_A):
+        return []
+    return [
+        f"{table.source}: images of optics group '{group.name}' have pixels of {group.pixel_A:.4g} "
+        f"Å here and of {high:.4g} Å in {table.stacks[high_stack]}: the former are used"
+    ]

@@ -51,6 +51,8 @@ class ParticleTable:
         File it was read from.
     lines
         Line of each particle in that file, for messages.
+    remarks
+        What a user should hear of the file: columns that are not what they seem, an odd end.
     """
 
     stacks: tuple[Path, ...]
@@ -77,6 +79,7 @@ class ParticleTable:
     source: Path = Path()
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     is_unassigned: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_index)

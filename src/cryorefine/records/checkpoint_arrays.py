@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
@@ -183,7 +184,14 @@ def _require_length(archive: ZipFile, entry: ZipInfo, name: str) -> None:
             version = npy.read_magic(member)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
             shape, _, dtype = read(member)
-        except (ValueError, KeyError, RecursionError, MemoryError) as error:
+        except (
+            ValueError,
+            KeyError,
+            SyntaxError,
+            TokenError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise ValueError(f"{name!r} is no array: {error}") from None
         size = entry.file_size - member.tell()
     if dtype.hasobject:

@@ -7,6 +7,7 @@ the names of their arrays in the file.
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,8 +86,13 @@ def _record(number: int, record: IterationRecord) -> Wrong:
     if mode not in ("global", "local", "none"):
         yield "history", "of modes global, local and none", f"of mode {_shown(mode)}"
         return
+    # Both are there in some records only.
+    subset, counts = values.pop("subset"), values.pop("counts")
+    if not all(_is_whole(count) and count >= 0 for count in (subset or 0, *_counted(counts))):
+        yield "history", "with counts of particles", "with others"
+        return
     for name, value in values.items():
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        is_whole = _is_whole(value)
         if not (is_whole or (isinstance(value, float) and name != "iteration")):
             yield "history", f"with a number for {name}", f"with {_shown(value)}"
             return
@@ -98,6 +104,21 @@ def _record(number: int, record: IterationRecord) -> Wrong:
     for name in (*_NOT_NEGATIVE, *_FRACTIONS):
         if values[name] < 0 or (name in _FRACTIONS and values[name] > 1):
             yield "history", f"with {name} in its range", f"with {_shown(values[name])}"
+
+
+def _counted(counts: dict[str, Any] | None) -> Iterator[Any]:
+    """Yield the numbers of a record of counts, which has some by reason or by half."""
+    for value in (counts or {}).values():
+        if isinstance(value, dict):
+            yield from value.values()
+        elif isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

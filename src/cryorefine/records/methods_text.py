@@ -12,9 +12,9 @@ from cryorefine.records.settings_in_words import (
     requested,
     settings_sentences,
 )
-from cryorefine.refine.particle_weights import weighs
+from cryorefine.refine.particle_weights import file_weights
 from cryorefine.settings import RefineSettings
-from cryorefine.state.earlier_values import earlier_values, earlier_weights
+from cryorefine.state.earlier_values import earlier_values
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Inputs, State
 
@@ -74,7 +74,7 @@ def summary_text(
         f"resolution    {_angstrom(summary['resolution_A'])} at FSC {settings.fsc_criterion:g} "
         f"(unmasked {_angstrom(summary['resolution_unmasked_A'])})",
         *_worst_direction(summary),
-        f"weights       {_weights(inputs)}",
+        f"weights       {_weights(inputs, state)}",
     ]
     refined = requested(settings, REFINED)
     if refined:
@@ -92,22 +92,17 @@ def summary_text(
     return "\n".join(lines) + "\n"
 
 
-def _weights(inputs: Inputs) -> str:
+def _weights(inputs: Inputs, state: State) -> str:
     """Return what particles are weighted by, for the summary."""
-    alike = "those of the particle file" if _has_file_weights(inputs) else "all particles alike"
+    given = file_weights(inputs, state.history)
+    alike = "all particles alike" if given is None else "those of the particle file"
     return listed(requested(inputs.settings, WEIGHTS)) or alike
 
 
-def _has_file_weights(inputs: Inputs) -> bool:
-    """Tell whether half maps are made with weights of an earlier run."""
-    is_kept = inputs.settings.alignment == "none" and not weighs(inputs.settings)
-    return is_kept and earlier_weights(inputs.table) is not None
-
-
-def _of_file(inputs: Inputs) -> list[str]:
+def _of_file(inputs: Inputs, state: State) -> list[str]:
     """Return what was used of an earlier run that the particle file comes from."""
     found = []
-    if _has_file_weights(inputs):
+    if file_weights(inputs, state.history) is not None:
         found.append("Particles had the weights of an earlier run that are in the particle file.")
     if earlier_values(inputs.table) is not None:
         found.append(
@@ -151,7 +146,7 @@ def methods_text(
         ),
         *_start(settings, state),
         _model(settings, is_refined=bool(parts)),
-        *_of_file(inputs),
+        *_of_file(inputs, state),
         *settings_sentences(settings),
         *_earlier(since),
         *_resolution(settings, summary),

@@ -78,6 +78,8 @@ def _differs(settings: RefineSettings, *names: str) -> bool:
 
 
 def _images(s: RefineSettings) -> Iterator[str]:
+    if s.invert_contrast:
+        yield "The contrast of the images was inverted as they were read."
     if s.ctf and not s.ctf_envelope:
         yield "Envelopes that the particle file declares were not corrected."
     for state, what in (
@@ -86,7 +88,14 @@ def _images(s: RefineSettings) -> Iterator[str]:
     ):
         if state is not None:
             yield f"The images were taken to be {'' if state else 'not '}{what}."
-    if s.particle_radius_px is not None:
+    if s.split == "stochastic":
+        yield (
+            "Half sets were drawn anew at every iteration: the half maps are not independent, and "
+            "the resolution is not that of a gold-standard refinement."
+        )
+    if s.particle_radius_px is not None and s.particle_radius_px <= 0:
+        yield "The radius of the particle was taken to be half the box."
+    elif s.particle_radius_px is not None:
         yield f"The radius of the particle was given as {s.particle_radius_px:g} pixels."
     if _differs(s, "max_energy"):
         yield (
@@ -96,7 +105,7 @@ def _images(s: RefineSettings) -> Iterator[str]:
 
 
 def _schedule(s: RefineSettings) -> Iterator[str]:
-    if s.automatic_schedule == "fixed":
+    if s.automatic_schedule != "data":
         yield "Global and local iterations followed a fixed schedule."
     if s.iterations is not None:
         most = "at most " if s.is_data_driven else ""
@@ -148,18 +157,22 @@ def _local(s: RefineSettings) -> Iterator[str]:
 
 def _own_values(s: RefineSettings) -> Iterator[str]:
     refined = requested(s, REFINED)
-    if not refined:
-        return
-    yield f"For each particle {listed(refined)} were refined."
+    if refined:
+        yield f"For each particle {listed(refined)} were refined."
+    at_end = s.refines_values_at_end
+    if at_end:
+        defocus = [REFINED["refine_defocus"]] if s.ctf else []
+        values = [REFINED["refine_grey"], REFINED["refine_scale"], *defocus]
+        yield f"The last iteration refined {listed(values)} of each particle."
     bounds = (
-        (s.refine_grey, "max_grey_scale_change_percent", "the grey scale by {:g} %"),
-        (s.refine_grey, "max_grey_offset", "the grey offset by {:g} standard deviations"),
+        (s.refine_grey or at_end, "max_grey_scale_change_percent", "the grey scale by {:g} %"),
+        (s.refine_grey or at_end, "max_grey_offset", "the grey offset by {:g} standard deviations"),
         (
-            s.refine_scale or s.refine_magnification,
+            s.refine_scale or s.refine_magnification or at_end,
             "max_magnification_change_percent",
             "the magnification by {:g} %",
         ),
-        (s.refine_defocus, "max_defocus_change_angstrom", "the defocus by {:g} Å"),
+        (s.refine_defocus or at_end, "max_defocus_change_angstrom", "the defocus by {:g} Å"),
     )
     changed = [
         text.format(getattr(s, name)) for is_on, name, text in bounds if is_on and _differs(s, name)
@@ -190,6 +203,11 @@ def _references(s: RefineSettings) -> Iterator[str]:
         )
     if s.reference_command is not None:
         yield f"Each reference was changed by the command '{s.reference_command}'{_shell(s)}."
+    if s.reference_from_processed:
+        yield (
+            "References were made of half maps after their post-processing; the resolution is that "
+            "of the raw half maps."
+        )
 
 
 def _shell(s: RefineSettings) -> str:
@@ -218,6 +236,8 @@ def _reconstruction(s: RefineSettings) -> Iterator[str]:
 
 
 def _processing(s: RefineSettings) -> Iterator[str]:
+    if s.mask_voxel_angstrom is not None:
+        yield f"Voxels of masks were taken to be {s.mask_voxel_angstrom:g} Å."
     if s.post_mask is not None:
         yield f"The processed map (map_processed.mrc) was masked with {s.post_mask.name}."
     if s.post_command is not None:

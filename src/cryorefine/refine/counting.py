@@ -49,7 +49,8 @@ def with_counts(
     if rows is not None:
         used = torch.zeros(n, dtype=torch.bool).index_fill(0, torch.from_numpy(rows), True)
     in_maps = used & (measured(after.poses.scores.weight) > 0)  # NaN is not
-    is_mixed = plan.subset is not None and before.sums is not None
+    keeps_old = inputs.settings.stochastic_mixing < 1 and before.sums is not None
+    is_mixed = plan.subset is not None and keeps_old
     if is_mixed and before.poses is not None:
         in_maps |= is_in_maps(before.poses)
     poses = replace(after.poses, scores=after.poses.scores.replace(is_in_maps=in_maps.double()))

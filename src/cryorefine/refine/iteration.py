@@ -20,6 +20,7 @@ from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.finite import require_finite_poses
 from cryorefine.refine.particle_weights import weigh_particles
 from cryorefine.refine.reference import (
+    PreparedReferences,
     next_references,
     prepare_references,
 )
@@ -70,13 +71,13 @@ def iterate(
     """
     references = prepare_references(inputs, state, plan)
     if not state.is_scaled:
-        state, references = scale_references(inputs, state, references, plan, events, engine)
-    found = assign_poses(inputs, state, references, plan, events, engine)
+        state, references = _scaled(inputs, state, references, plan, events, engine)
+    found = assign_poses(inputs, state, references.grids, plan, events, engine)
     require_finite_poses(inputs, found.poses)
     poses = weigh_particles(inputs, state, found.poses, plan)
     state = replace(state, group_scale=found.group_scale)
     inserted = reconstruct_halves(
-        inputs, state, poses, ResidualModel(references, plan.align_resolution_A),
+        inputs, state, poses, ResidualModel(references.grids, plan.align_resolution_A),
         resolution_A=plan.reconstruct_resolution_A, events=events, engine=engine,
     )  # fmt: skip
     sums, data_per_shell = inserted.sums, inserted.data_per_shell
@@ -86,15 +87,30 @@ def iterate(
     halves = solve_halves(inputs, sums)
     limit_A = plan.reconstruct_resolution_A
     mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
-    following, own_share = next_references(inputs, poses, halves, sums, evaluation, data_per_shell)
+    following, own_share = next_references(
+        inputs, poses, halves, sums, evaluation, data_per_shell, plan.iteration
+    )
     record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
     after = replace(
         state, iteration=plan.iteration, poses=poses, references=following, noise=inserted.noise,
         halves=(halves[0].cpu(), halves[1].cpu()), mask=mask.cpu(), evaluation=evaluation,
         history=[*state.history, record], own_share=own_share,
-        sums=None if plan.subset is None else sums,
+        sums=None if plan.subset is None else sums, used_references=references.volumes,
     )  # fmt: skip
-    return Iteration(inputs, plan, state, references, after, found.n_aligned)
+    return Iteration(inputs, plan, state, references.grids, after, found.n_aligned)
+
+
+def _scaled(
+    inputs: Inputs,
+    state: State,
+    references: PreparedReferences,
+    plan: IterationPlan,
+    events: EventLog,
+    engine: Engine,
+) -> tuple[State, PreparedReferences]:
+    """Return a state and what images are compared with on the images' grey scale."""
+    scaled = scale_references(inputs, state, references.grids, plan, events, engine)
+    return scaled.state, references.scaled(scaled.grids, scaled.factors)
 
 
 def _record(

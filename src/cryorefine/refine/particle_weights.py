@@ -12,7 +12,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import InputError
 from cryorefine.settings import RefineSettings
 from cryorefine.state.earlier_values import earlier_weights
-from cryorefine.state.plan import IterationPlan
+from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.scores import ParticleScores, measured
 from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.weigh.combine import combine
@@ -24,7 +24,7 @@ from cryorefine.weigh.ssnr import image_ssnr, ssnr_weight
 from cryorefine.weigh.stability import pose_change, stability_weight
 from cryorefine.weigh.temperature import angular_temperature
 
-__all__ = ["reconstructed_tilts_rad", "require_weights", "weigh_particles", "weighs"]
+__all__ = ["file_weights", "reconstructed_tilts_rad", "require_weights", "weigh_particles"]
 
 _SSNR_BATCH = 64
 """Images that are read together: 4 MB at 128 px. Not measured; results do not depend on it."""
@@ -84,9 +84,8 @@ def weigh_particles(inputs: Inputs, state: State, poses: Poses, plan: IterationP
     )
     _check_tilts(inputs, is_in_range, "reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
     usable = is_in_range.double()
-    given = earlier_weights(inputs.table)
-    # Poses that are found anew are weighed anew; weights that are asked for replace the file's.
-    if given is not None and plan.mode == "none" and not weighs(inputs.settings):
+    given = file_weights(inputs, state.history)
+    if given is not None:
         usable = usable * given
         require_weights(inputs, usable)
     for half in (1, 2):
@@ -134,14 +133,18 @@ def _weights_of_half(
     return partial
 
 
-def weighs(settings: RefineSettings) -> bool:
-    """Tell whether any weight is asked for."""
-    return (
-        settings.weight_ssnr
-        or settings.weight_cost
-        or settings.weight_stability
-        or settings.weight_cc
-    )
+def file_weights(inputs: Inputs, history: list[IterationRecord]) -> Float[Tensor, "n"] | None:
+    """Return the particle file's weights if a reconstruction is to use them, else None.
+
+    Poses that this run has found are weighed anew, and weights that are asked for replace those of
+    the file.
+    """
+    s = inputs.settings
+    weighs = s.weight_ssnr or s.weight_cost or s.weight_stability or s.weight_cc
+    has_moved = any(record.mode != "none" for record in history)
+    if s.alignment != "none" or weighs or has_moved:
+        return None
+    return earlier_weights(inputs.table)
 
 
 def require_weights(inputs: Inputs, weights: Float[Tensor, "n"]) -> None:

@@ -1,7 +1,6 @@
 """What particles are compared with: half maps regularised by their FSC, shaped as asked for."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,19 +14,20 @@ from cryorefine.reconstruct.solve import FoldedSums, solve
 from cryorefine.reconstruct.solvent import quieten_solvent
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
+from cryorefine.refine.processed_halves import processed_halves, regularised_by_fsc
 from cryorefine.refine.resolution_offset import offset_limit_A
-from cryorefine.restore.command import transform_volume
+from cryorefine.refine.user_command import run_user_command
 from cryorefine.restore.shape import ReferenceShaping, Shape, shape_reference
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.state import Evaluation, Inputs, Poses, State
 
 __all__ = [
+    "PreparedReferences",
     "next_reference",
     "next_references",
     "prepare_references",
     "reference_grid",
     "reference_ssnr",
-    "run_user_command",
     "shaped_reference",
 ]
 
@@ -39,21 +39,48 @@ _SHELLS_BEYOND = 3
 about zero, and its positive part would let noise in. Not measured."""
 
 
-def prepare_references(
-    inputs: Inputs, state: State, plan: IterationPlan
-) -> tuple[SliceGrid, SliceGrid]:
-    """Return what both halves' images are compared with, ready for slices to be read."""
+@dataclass(frozen=True, eq=False)
+class PreparedReferences:
+    """What both halves' images are compared with.
 
-    def prepared(half: int) -> SliceGrid:
-        return reference_grid(
-            inputs, shaped_reference(inputs, state, half), plan.align_resolution_A
-        )
+    Attributes
+    ----------
+    grids
+        Ready for slices to be read.
+    volumes
+        The shaped maps that they were made of, on the CPU; None where they are not to be kept.
+    """
+
+    grids: tuple[SliceGrid, SliceGrid]
+    volumes: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None
+
+    def scaled(
+        self, grids: tuple[SliceGrid, SliceGrid], factors: tuple[float, float]
+    ) -> "PreparedReferences":
+        """Return the same with grids that were multiplied by these factors."""
+        if self.volumes is None:
+            return replace(self, grids=grids)
+        first, second = self.volumes
+        return PreparedReferences(grids, (first * factors[0], second * factors[1]))
+
+
+def prepare_references(inputs: Inputs, state: State, plan: IterationPlan) -> PreparedReferences:
+    """Return what both halves' images are compared with, ready for slices to be read."""
+    is_kept = inputs.settings.intermediate == "keep"
+
+    def prepared(half: int) -> tuple[SliceGrid, Tensor | None]:
+        volume = shaped_reference(inputs, state, half)
+        grid = reference_grid(inputs, volume, plan.align_resolution_A)
+        return grid, volume.cpu() if is_kept else None
 
     # A user's command may not expect to run twice at a time.
     at_once = inputs.working_memory.both_halves and inputs.settings.reference_command is None
     first, second = side_by_side(prepared, (1, 2), at_once=at_once)
     release_memory()
-    return first, second
+    volumes = None
+    if first[1] is not None and second[1] is not None:
+        volumes = first[1], second[1]
+    return PreparedReferences((first[0], second[0]), volumes)
 
 
 def next_references(
@@ -63,17 +90,20 @@ def next_references(
     sums: tuple[FoldedSums, FoldedSums],
     evaluation: Evaluation,
     data_per_shell: tuple[Float[Tensor, "t"], Float[Tensor, "t"]] | None,
+    iteration: int,
 ) -> tuple[
     tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
     tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None,
 ]:
-    """Regularise half maps by their FSC.
+    """Regularise half maps by their FSC; processed ones, where the user wants that.
 
     Parameters
     ----------
     data_per_shell
         Of the halves, as :func:`~cryorefine.refine.backprojection.reconstruct_halves` returns it;
         None where the sums are of other images too: mixtures of subsets.
+    iteration
+        The one that ends, which a command is told.
 
     Returns
     -------
@@ -85,10 +115,16 @@ def next_references(
     limit_A = offset_limit_A(inputs.settings, resolution_A, nyquist_A)
     ssnr = reference_ssnr(evaluation.curves, resolution_A, limit_A=limit_A)
 
+    processed = None
+    if inputs.settings.reference_from_processed:
+        processed = processed_halves(inputs, halves, iteration)
+
     def regularised(i: int) -> tuple[Tensor, Tensor]:
-        volume, kept = next_reference(
-            inputs, halves[i], solve(sums[i], ssnr=ssnr), ssnr, evaluation
-        )
+        if processed is None:
+            damped = solve(sums[i], ssnr=ssnr)
+        else:
+            damped = regularised_by_fsc(processed[i], ssnr)
+        volume, kept = next_reference(inputs, halves[i], damped, ssnr, evaluation)
         return volume.cpu(), kept
 
     first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
@@ -146,28 +182,6 @@ def shaped_reference(inputs: Inputs, state: State, half: int) -> Float[Tensor, "
     if settings.reference_command is not None:
         volume = run_user_command(inputs, volume, settings.reference_command, half, iteration)
     return volume
-
-
-def run_user_command(
-    inputs: Inputs, volume: Float[Tensor, "z y x"], template: str, half: int, iteration: int
-) -> Float[Tensor, "z y x"]:
-    """Return what a user's command makes of a map.
-
-    Raises
-    ------
-    InputError
-        If it fails, with what it said.
-    """
-    # Of a name that nobody else can have taken.
-    with TemporaryDirectory(prefix="cryorefine-") as folder:
-        return transform_volume(
-            volume.to(torch.float32),
-            voxel_A=inputs.voxel_A,
-            template=template,
-            shell=inputs.settings.command_shell,
-            folder=Path(folder) / "map",
-            variables={"half": half, "iteration": iteration},
-        )
 
 
 def next_reference(

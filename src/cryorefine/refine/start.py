@@ -11,6 +11,7 @@ from cryorefine.assign.align import can_be_tilted
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.errors import InputError
+from cryorefine.evaluate.contrast import is_dark
 from cryorefine.events import EventLog, StartResolutionMeasured
 from cryorefine.fourier.filter import low_pass
 from cryorefine.reconstruct.solve import solve
@@ -51,6 +52,12 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
     )
     both, halves = inputs.working_memory.both_halves, solve_halves(inputs, inserted.sums)
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
+    if all(is_dark(half, voxel_A=inputs.voxel_A) for half in halves):
+        switch = "leave out" if settings.invert_contrast else "give"
+        events.warn(
+            f"{settings.particles}: with the given poses the particle is dark, and masks are made "
+            f"for white ones: {switch} --invert-contrast"
+        )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = tuple(
         side_by_side(lambda total: solve(total, ssnr=ssnr), inserted.sums, at_once=both)

@@ -26,7 +26,7 @@ from cryorefine.report.origin import input_files, provenance, setting_rows
 from cryorefine.report.pictures import show_projections, show_slices
 from cryorefine.report.run_folder import RunFolder
 
-__all__ = ["write_report"]
+__all__ = ["render_report", "write_report"]
 
 _FIGURES = {
     "map": (("Central slices", show_slices), ("Projections", show_projections)),
@@ -57,6 +57,19 @@ _BY_ITERATION = {
 }
 
 
+def render_report(run: Path) -> str:
+    """Return the page of a run folder.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or it holds no run.
+    """
+    if not any(os.path.exists(run / name) for name in ("events.jsonl", "settings.toml")):
+        raise InputError("holds no run", where=str(run), do="give the folder of a refinement")
+    return _render(_content(RunFolder(run)))
+
+
 def write_report(run: str | os.PathLike[str]) -> None:
     """Write ``report.html`` of a run folder from what the folder holds.
 
@@ -80,9 +93,7 @@ def write_report(run: str | os.PathLike[str]) -> None:
         If the page cannot be written, which must not end a run.
     """
     run = Path(run)
-    if not (run / "events.jsonl").exists() and not (run / "settings.toml").exists():
-        raise InputError("holds no run", where=str(run), do="give the folder of a refinement")
-    page = _render(_content(RunFolder(run)))
+    page = render_report(run)
     try:
         write_text(run / "report.html", page)
     except OSError as error:

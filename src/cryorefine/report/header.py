@@ -66,7 +66,7 @@ def run_state(run: RunFolder, now: float) -> State:
         if run.summary.get("converged"):
             return State("finished", f"Finished: converged after {times}.")
         settings = run.settings
-        is_fixed = settings.get("automatic_schedule") == "fixed"
+        is_fixed = settings.get("automatic_schedule") in ("fixed", "highres")
         if settings.get("alignment") == "automatic" and not is_fixed:
             return State(
                 "finished",

@@ -61,7 +61,7 @@ def show_projections(run: RunFolder) -> Illustration:
 
 
 def _open(run: RunFolder) -> tuple[np.ndarray, tuple[int, int, int], int, float]:
-    """Map the density into memory and find the cube around the particle.
+    """Read the density and find the cube around the particle.
 
     Returns
     -------
@@ -69,12 +69,12 @@ def _open(run: RunFolder) -> tuple[np.ndarray, tuple[int, int, int], int, float]
         Axes (z, y, x); the cube's first voxel along each axis and its side in voxels.
     """
     header = read_stack_header(run.path / "map.mrc")
-    density = header.open()
+    density = header.read()
     if len(set(density.shape)) != 1:
         raise InputError("the map is not cubic", where=str(header.path))
     voxel_A = header.pixel_A or float(run.summary.get("voxel_A", 1.0))
     try:
-        mask = read_stack_header(run.path / "mask.mrc").open()
+        mask = read_stack_header(run.path / "mask.mrc").read()
     except InputError:
         return density, (0, 0, 0), len(density), voxel_A
     if mask.shape != density.shape:
@@ -87,7 +87,7 @@ def _particle_cube(mask: np.ndarray) -> tuple[tuple[int, int, int], int]:
     """Return corner and side of the cube that holds the mask and a margin, within the box."""
     n = len(mask)
     extents = [(n, -1)] * 3
-    for z in range(n):  # plane by plane: the file may be larger than memory should hold twice
+    for z in range(n):  # plane by plane: memory should not hold the mask twice
         inside = mask[z] > 0.05
         if inside.any():
             rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))

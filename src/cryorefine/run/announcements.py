@@ -31,6 +31,12 @@ def emit_start(events: EventLog, inputs: Inputs) -> None:
             device=device_name(inputs.device),
         )
     )
+    if inputs.settings.split == "stochastic":
+        events.warn(
+            "--split stochastic: half sets are drawn anew at every iteration, so that each half "
+            "map's poses were found with images of the other: the FSC shows too good a "
+            "resolution, and no overfitting"
+        )
     emit_plans(events, inputs)
 
 

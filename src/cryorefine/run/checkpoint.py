@@ -5,7 +5,7 @@ any moment leaves only whole iterations behind.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.state import Evaluation
 from cryorefine.storage.layout import (
+    INTERMEDIATE,
     ITERATION_FILES,
     SEGMENT_FILES,
     committed_iterations,
@@ -36,7 +37,7 @@ __all__ = [
     "load_measurements",
     "load_start",
     "load_state",
-    "prune_references",
+    "prune_iterations",
     "save_start",
     "save_state",
     "segment_folder",
@@ -117,12 +118,21 @@ def _committed(part: Path, final: Path) -> Path:
     return final
 
 
-def prune_references(run: Path, iteration: int) -> None:
-    """Remove references and sums of iterations before the last two: only resuming needs them."""
+def prune_iterations(run: Path, iteration: int, kept: Collection[Path] = ()) -> None:
+    """Remove maps, references and sums of iterations before the last two, but not tables.
+
+    Parameters
+    ----------
+    kept
+        Files that are inputs of the run: they stay.
+    """
+    spared = {path.resolve() for path in kept}
     for old in committed_iterations(run):
         if old < iteration - 1:
-            for name in ("reference1.mrc", "reference2.mrc", "sums.npz"):
-                (iteration_folder(run, old) / name).unlink(missing_ok=True)
+            for name in INTERMEDIATE:
+                path = iteration_folder(run, old) / name
+                if path.resolve() not in spared:
+                    path.unlink(missing_ok=True)
 
 
 def load_state(run: Path, iteration: int) -> Checkpoint:

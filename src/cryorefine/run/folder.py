@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.io.mrc import write_volume
+from cryorefine.io.output_path import is_there
+from cryorefine.records.map_files import write_map, write_map_table
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics, summary_counts
 from cryorefine.records.particle_tables import (
@@ -25,7 +25,8 @@ from cryorefine.records.particle_tables import (
     write_rejected_table,
     write_undecided_table,
 )
-from cryorefine.refine.reference import run_user_command
+from cryorefine.refine.user_command import run_user_command
+from cryorefine.refine.split import inputs_of_iteration
 from cryorefine.restore.sharpen import guinier_bfactor, sharpen, weight_map
 from cryorefine.settings import RefineSettings
 from cryorefine.state.state import Inputs, State
@@ -81,15 +82,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
         If the folder holds a run and ``overwrite`` is not set, or holds anything else, or is a
         file, or cannot be written to.
     """
-    if not folder.exists():
-        nearest = next(p for p in folder.absolute().parents if p.exists())
-    else:
-        nearest = folder
-    if not nearest.is_dir():
-        raise InputError("is a file", where=str(nearest), do="give a folder with --output")
-    if not os.access(nearest, os.W_OK):
-        raise InputError("may not be written to", where=str(nearest), do="choose another folder")
-    if nearest != folder:
+    if not is_there(folder):
         return
     check_no_links(folder)
     names = [path.name for path in folder.iterdir()]
@@ -151,6 +144,7 @@ def _number(value: float) -> float | None:
 
 def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> dict[str, Any]:
     """Return the numbers of ``summary.json``; values that do not exist are null."""
+    inputs = inputs_of_iteration(inputs, state.iteration)
     wall_s, cpu_s = clock.read()
     e = state.evaluation
     last = state.history[-1] if state.history else None
@@ -191,16 +185,20 @@ def write_iteration_files(
     since
         Iteration that began with the settings of ``inputs``.
     """
+    inputs = inputs_of_iteration(inputs, state.iteration)
     if len(inputs.rejected):
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
+    for half, volume in enumerate(state.used_references or (), 1):
+        write_volume(folder / f"reference{half}_used.mrc", volume, inputs.voxel_A)
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)
-    write_volume(folder / "map.mrc", weighted.cpu(), inputs.voxel_A)
+    write_map(folder / "map.mrc", weighted, inputs.voxel_A)
+    write_map(folder / "map_average.mrc", average, inputs.voxel_A)
     sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
-    write_volume(folder / "map_sharpened.mrc", sharpened.cpu(), inputs.voxel_A)
+    write_map(folder / "map_sharpened.mrc", sharpened, inputs.voxel_A)
     write_fsc_table(folder / "fsc.star", state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
     if state.poses.others is not None:
@@ -213,7 +211,8 @@ def write_iteration_files(
     write_text(folder / "methods.txt", methods_text(inputs, state, full, statistics, since=since))
     processed = _processed(inputs, state, weighted)
     if processed is not None:
-        write_volume(folder / "map_processed.mrc", processed.cpu(), inputs.voxel_A)
+        write_map(folder / "map_processed.mrc", processed, inputs.voxel_A)
+    write_map_table(folder, inputs.voxel_A, state.evaluation.resolution_A)
 
 
 def _processed(

@@ -15,6 +15,8 @@ from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
 from cryorefine.errors import InputError, Problems
+from cryorefine.evaluate.contrast import is_dark
+from cryorefine.evaluate.symmetry_agreement import symmetry_agreement
 from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
@@ -33,6 +35,7 @@ from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
 from cryorefine.refine.noise import initial_noise
 from cryorefine.refine.start import reconstruct_start, start_from_poses
+from cryorefine.refine.user_command import COMMAND_VARIABLES
 from cryorefine.restore.command import check_command
 from cryorefine.settings import RefineSettings
 from cryorefine.state.earlier_values import VALUE_LABELS, WEIGHT_LABEL, earlier_values
@@ -41,7 +44,6 @@ from cryorefine.state.plan import Geometry
 from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = [
-    "COMMAND_VARIABLES",
     "NO_POSE",
     "Opened",
     "first_state",
@@ -51,9 +53,6 @@ __all__ = [
     "starting_state",
     "without_unassigned",
 ]
-
-COMMAND_VARIABLES = ("volume", "sampling", "dim", "half", "iteration")
-"""What the commands of a user may name; the post-processed map has half 0."""
 
 NO_POSE = "no pose, find one with --alignment global"
 """Why a particle takes no part where given poses are kept."""
@@ -65,12 +64,21 @@ _MOST_BOXES = 8
 """Side of the maps in sides of the largest images: more is needed only where optics groups have
 pixels eight times as large as others, of which one is a mistake."""
 
-_MIN_SYMMETRIC = 0.8
-"""Correlation of a reference with its symmetrised copy below which a warning is given: maps about
-other axes have far less. Not measured."""
+_MIN_SYMMETRIC = 0.55
+"""Correlation of a reference with a symmetric copy, radial means left out, below which a warning is
+given. Of phantoms of C1, C4, D2, D7, O and I at 30 Å, three of each, right groups have 0.6 or more
+with noise of a third of the map's contrast; D2 as C4, D7, O or I has less than 0.1, and C4 as D2
+less than 0.4. C1 as C2 has 0.4 to 0.6, and D7 as C2 0.6 to 0.7: such maps are nearly symmetric."""
 
 _FAR_DEFOCUS_A = 1e5
 """Defocus from which a warning is given: single particles are imaged within 5 µm."""
+
+_NEAR_FOCUS_A = 100.0
+"""Mean defocus below which a warning is given: images so near focus show nothing of a particle.
+Values of fewer units are in nanometres or micrometres, negative ones of the other sign."""
+
+_SAME_SIZE = 0.01
+"""By what a voxel may differ from a pixel and be meant for the same: sizes are rounded."""
 
 _MASKED = 1e-3
 """Least value of a mask's densest voxel: a mask of less would leave nothing of a map."""
@@ -103,7 +111,7 @@ class Opened:
         masks = []
         for path in (settings.mask, settings.reference_mask, settings.post_mask):
             with problems.collected():
-                masks.append(None if path is None else _read_mask(path))
+                masks.append(None if path is None else _read_mask(path, settings))
         for command in (settings.reference_command, settings.post_command):
             with problems.collected():
                 if command is not None:
@@ -113,6 +121,13 @@ class Opened:
             if settings.compare_to is not None:
                 comparison = read_volume(settings.compare_to)
         problems.raise_all()
+        for path, volume in (
+            (settings.mask, masks[0]), (settings.reference_mask, masks[1]),
+            (settings.post_mask, masks[2]), (settings.compare_to, comparison),
+        ):  # fmt: skip
+            if volume is not None:
+                other = self._other_voxel(volume, str(path))
+                self.table = replace(self.table, remarks=(*self.table.remarks, *other))
         self.references = tuple(references)
         self.mask, self.reference_mask, self.post_mask = (
             None if mask is None else self._fitted(mask).clamp(0, 1) for mask in masks
@@ -129,7 +144,7 @@ class Opened:
                 where=str(settings.particles),
                 do="leave out --refine-defocus, or extract the particles without that correction",
             )
-        self.table, self.images = open_images(table)
+        self.table, self.images = open_images(table, inverted=settings.invert_contrast)
         if not table.has_pose and not is_continued:
             self._require_no_poses()
         self.voxel_A, self.size_px = _volume_sampling(self.table)
@@ -140,6 +155,13 @@ class Opened:
                 f"would need maps of {self.size_px} voxels a side",
                 where=f"{settings.particles}, column _rlnImagePixelSize",
                 do="correct the pixel sizes, or refine the optics groups apart from each other",
+            )
+        lowpass_A, extent_A = settings.initial_lowpass_angstrom, self.size_px * self.voxel_A
+        if lowpass_A > extent_A and "initial_lowpass_angstrom" in settings.model_fields_set:
+            raise InputError(
+                f"{lowpass_A:g} Å is coarser than the box of {extent_A:.4g} Å, and leaves nothing",
+                where="--initial-lowpass-angstrom",
+                do="give a finer one",
             )
         if self.size_px < _SMALLEST_BOX_PX:
             raise InputError(
@@ -157,7 +179,8 @@ class Opened:
         }.get(settings.alignment, "" if settings.reference else "there is no initial map")
         if needs:
             raise InputError(
-                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)",
+                f"{needs}, and the file has no angles (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)"
+                + "".join(f"; {remark}" for remark in self.table.remarks if "_rlnAngle" in remark),
                 where=str(settings.particles),
                 do="give particles with poses, or an initial map with --reference and global "
                 "alignment",
@@ -175,10 +198,31 @@ class Opened:
         """Return both halves' first references: rescaled, low-passed alike, symmetrised."""
         out = []
         for path, volume in zip(self.settings.reference, self.references, strict=True):
+            if self.settings.reference_voxel_angstrom is None:
+                for remark in self._other_voxel(volume, str(path)):
+                    events.warn(f"{remark}, or --reference-voxel-angstrom given")
             fitted = self._fitted(volume)
+            if is_dark(fitted, voxel_A=self.voxel_A):
+                events.warn(
+                    f"{path}: the particle is dark, and masks are made for white ones: multiply "
+                    "the map by -1 (and give --invert-contrast if particles are black in the "
+                    "images, too)"
+                )
             symmetric = self._symmetrised(self._smooth(fitted), str(path), events)
             out.append(self._smooth(symmetric))  # splines leave a trace beyond the band
         return (out[0], out[-1])
+
+    def _other_voxel(self, volume: Volume, name: str) -> list[str]:
+        """Return what is to be said of a map in the images' box with other voxels than pixels."""
+        boxes = {(g.box_px, g.pixel_A) for g in self.table.optics}
+        near = [abs(volume.voxel_A / pixel_A - 1) < _SAME_SIZE for _, pixel_A in boxes]
+        if volume.data.shape[0] in {box_px for box_px, _ in boxes} and not any(near):
+            return [
+                f"{name}: its box is that of the images, and its voxels of {volume.voxel_A:.4g} Å "
+                f"are not their pixels ({self.voxel_A:.4g} Å): it is rescaled, unless its header "
+                "is corrected"
+            ]
+        return []
 
     def _smooth(self, volume: Tensor) -> Tensor:
         return low_pass(
@@ -188,29 +232,28 @@ class Opened:
         )
 
     def _symmetrised(self, volume: Tensor, name: str, events: EventLog) -> Tensor:
-        symmetric = symmetrise_low_resolution(
-            volume,
-            self.group,
-            voxel_A=self.voxel_A,
-            resolution_A=self.settings.initial_lowpass_angstrom,
-        )
-        centred, symmetric_centred = volume - volume.mean(), symmetric - symmetric.mean()
-        agreement = float(
-            (centred * symmetric_centred).sum()
-            / (centred.norm() * symmetric_centred.norm()).clamp_min(1e-30)
-        )
-        if agreement < _MIN_SYMMETRIC:
+        if self.group.order == 1:
+            return volume
+        resolution_A = self.settings.initial_lowpass_angstrom
+        coarse = _coarse(volume, voxel_A=self.voxel_A, resolution_A=resolution_A)
+        found = symmetry_agreement(coarse.data, self.group)
+        if found.correlation < _MIN_SYMMETRIC:
+            axis = ", ".join(f"{x:.2f}" for x in found.axis)
             events.warn(
-                f"{name} does not show symmetry {self.group.name} about the conventional axes "
-                f"(correlation with its symmetrised copy {agreement:.2f}): check the symmetry and "
-                "the map's orientation"
+                f"{name} does not show symmetry {self.group.name} about the conventional axes: "
+                f"turned by {found.angle_deg:.0f}° about ({axis}) it agrees with itself to "
+                f"{found.correlation:.2f}, its radial mean left out (1 where the symmetry is "
+                "right): check the symmetry and the map's orientation"
             )
-        return symmetric
+        return symmetrise_low_resolution(
+            volume, self.group, voxel_A=self.voxel_A, resolution_A=resolution_A
+        )
 
     def radius_px(self, start: Tensor | None, events: EventLog) -> float:
         """Return the particle's radius in voxels: the user's, or measured on the reference.
 
-        A user's radius that is not positive is half the box. Without either it is nine tenths of half the box.
+        A user's radius that is not positive is half the box. Without either it is nine tenths of
+        half the box.
         """
         largest = self.size_px / 2 - 1.0
         if self.settings.particle_radius_px is not None:
@@ -237,15 +280,23 @@ class Opened:
 def symmetrise_low_resolution(
     volume: Tensor, group: Symmetry, *, voxel_A: float, resolution_A: float
 ) -> Tensor:
-    """Symmetrise a low-passed map on a grid no finer than it needs: five points a period."""
-    n = volume.shape[-1]
+    """Symmetrise a low-passed map on a grid no finer than it needs."""
     if group.order == 1:
         return volume
+    coarse = _coarse(volume, voxel_A=voxel_A, resolution_A=resolution_A)
+    symmetric = symmetrise_volume(coarse.data, group, voxel_A=coarse.voxel_A)
+    return resample_volume(
+        symmetric, voxel_A=coarse.voxel_A, new_voxel_A=voxel_A, new_size_px=volume.shape[-1]
+    )
+
+
+def _coarse(volume: Tensor, *, voxel_A: float, resolution_A: float) -> Volume:
+    """Return a low-passed map with five points a period."""
+    n = volume.shape[-1]
     size = min(n, max(24, 2 * math.ceil(n * voxel_A / (resolution_A / 5) / 2)))
     coarse_A = n * voxel_A / size
     small = resample_volume(volume, voxel_A=voxel_A, new_voxel_A=coarse_A, new_size_px=size)
-    symmetric = symmetrise_volume(small, group, voxel_A=coarse_A)
-    return resample_volume(symmetric, voxel_A=coarse_A, new_voxel_A=voxel_A, new_size_px=n)
+    return Volume(small, coarse_A)
 
 
 def measure_radius(volume: Tensor, *, voxel_A: float, resolution_A: float) -> float:
@@ -305,8 +356,10 @@ def _read_reference(path: Path, settings: RefineSettings) -> Volume:
     return volume
 
 
-def _read_mask(path: Path) -> Volume:
-    volume = read_volume(path)
+def _read_mask(path: Path, settings: RefineSettings) -> Volume:
+    volume = read_volume(
+        path, voxel_A=settings.mask_voxel_angstrom, voxel_option="--mask-voxel-angstrom"
+    )
     low, high = float(volume.data.min()), float(volume.data.max())
     if low < -0.01 or high > 1.01:
         raise InputError(
@@ -360,7 +413,7 @@ def screened_inputs(
     return Inputs(
         settings=settings,
         table=good,
-        images=ImageSource(good, opened.images.headers),
+        images=ImageSource(good, opened.images.headers, inverted=settings.invert_contrast),
         rejected=table.select(rejected),
         rejected_reasons=tuple(screening.reasons[r] for r in rejected),
         statistics=select_statistics(screening.statistics, kept),
@@ -388,6 +441,10 @@ def _warn_of_odd_transfer(table: ParticleTable, events: EventLog) -> None:
     for odd, what in (
         (table.ctf_scale == 0, "a CTF scale factor of 0, and add nothing to the map"),
         (table.ctf_scale < 0, "a negative CTF scale factor, and add their contrast inverted"),
+        (
+            mean_A < _NEAR_FOCUS_A,
+            f"a defocus below {_NEAR_FOCUS_A:g} Å (it is read in Å, positive for underfocus)",
+        ),
         (np.abs(mean_A) > _FAR_DEFOCUS_A, f"a defocus beyond {_FAR_DEFOCUS_A / 1e4:g} µm"),
     ):
         if odd.any():
@@ -442,7 +499,6 @@ def _run_size(opened: Opened) -> RunSize:
         is_symmetric=opened.group.order > 1,
         searches=_searches(settings),
         n_particles=len(opened.table),
-        stored_bytes=opened.images.stored_bytes,
         threads=threads_of(settings.threads),
         processes=settings.workers or 0,
     )
@@ -542,7 +598,9 @@ def without_unassigned(opened: Opened, screening: Screening) -> Screening:
 
 
 def screen(opened: Opened, radius_px: float, events: EventLog, engine: Engine) -> Screening:
-    """Look at every image once."""
+    """Say what is to be said of the particle file, and look at every image once."""
+    for remark in opened.table.remarks:
+        events.warn(remark)
     radius_A = radius_px * opened.voxel_A
     radii = np.array([radius_A / g.pixel_A for g in opened.table.optics])
     return screen_images(

@@ -15,7 +15,9 @@ _GPU_IS_FULL = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "CUFFT_ALLO
 _MACHINE_IS_FULL = ("DefaultCPUAllocator", "not enough memory", "bad_alloc", "allocate memory")
 """What libraries say whose errors are no MemoryError: torch, its libraries, the C++ library."""
 
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+_DISK_TROUBLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE
+)  # fmt: skip
 
 
 @contextmanager

@@ -58,9 +58,10 @@ def same_segment(
             opened, constants.screening, constants.half, constants.radius_px, EventLog()
         )
         require_fit(inputs, stopped.checkpoint, where=str(output))
-    events.continue_in(output / "events.jsonl")
-    events.emit(RunResumed(iteration=state.iteration))
-    emit_plans(events, inputs)
+    with interruptible(f"the run is as it was; go on with 'cryorefine resume {output}'"):
+        events.continue_in(output / "events.jsonl")
+        events.emit(RunResumed(iteration=state.iteration))
+        emit_plans(events, inputs)
     with engine_of(settings, opened.device) as engine:
         yield RunningSegment(
             output, segment, inputs, state, constants, stopped.clock, events, engine
@@ -103,9 +104,10 @@ def next_segment(
             is_new = begun.state.references is not stopped.checkpoint.state.references
             save_start(output, number, start, fill, has_volumes=is_new)
             switch_segment(output, [*stopped.segments, begun.segment])
-        events.continue_in(output / "events.jsonl")
-        events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))
-        emit_start(events, begun.inputs)
+        with interruptible(f"the segment has begun; go on with 'cryorefine resume {output}'"):
+            events.continue_in(output / "events.jsonl")
+            events.emit(SegmentBegun(number=number, **dataclasses.asdict(begun.segment)))
+            emit_start(events, begun.inputs)
         yield RunningSegment(
             output,
             begun.segment,

@@ -31,6 +31,7 @@ from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import State
 from cryorefine.storage.lock import locked
+from cryorefine.storage.removal import sweep_inputs
 
 __all__ = ["refine", "resume"]
 
@@ -116,7 +117,8 @@ def _resumed(
     """Go on in a folder that is held; ``begun`` is called when nothing is refused any more."""
     stopped = read_stopped_run(output)
     requested = requested.against(stopped.values_before)
-    renewed = put_right(stopped)
+    with interruptible(f"go on with 'cryorefine resume {output}'"):
+        renewed = put_right(stopped)
     has_changed = requested.accepts_changed_inputs and changes_of_inputs(stopped)
     begin = next_segment if requested.is_any or has_changed else same_segment
     with begin(stopped, requested, listeners) as running:
@@ -131,7 +133,9 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
 
     Where there is a thread to spare, an iteration is committed and reported beside the next.
     """
-    output, inputs, events, state = running.output, running.inputs, running.events, running.state
+    output, events, state = running.output, running.events, running.state
+    inputs = dataclasses.replace(running.inputs, run_folder=output)
+    running = dataclasses.replace(running, inputs=inputs)
     report, start_A = TimedReport(output, reporter), state.start_A
     has_room = running.engine.n_workers > 1 and inputs.working_memory.both_halves
     beside = Beside[dict[str, Any]](at_once=has_room)
@@ -151,6 +155,7 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
             report.write_if_cheap()
         return summary
 
+    sweep_inputs(output)
     plan = following(state.history)
     while plan is not None:
         try:
@@ -167,11 +172,12 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                 events.emit(RunStopped(message=str(stop)))
                 report.write()
             raise
-    summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
-    warn_of_poses(events, output, inputs.settings, summary)
-    events.emit(RunEnded(**summary))
-    report.write()
-    return summary
+    with interruptible(partial(_safe, output, beside)):
+        summary = beside.wait() or summarise(inputs, state, running.clock, finished=True)
+        warn_of_poses(events, output, inputs.settings, summary)
+        events.emit(RunEnded(**summary))
+        report.write()
+        return summary
 
 
 def _safe(output: Path, beside: Beside[Any]) -> str:

@@ -9,7 +9,7 @@ from cryorefine.events import EventLog
 from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
-from cryorefine.run.checkpoint import prune_references, save_state
+from cryorefine.run.checkpoint import prune_iterations, save_state
 from cryorefine.run.folder import Clock, input_paths, summarise, write_iteration_files
 from cryorefine.run.segments import Segment
 from cryorefine.state.state import Inputs, State
@@ -62,7 +62,8 @@ def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str
         Checkpoint(state, running.constants, clock.read(), finished),
         lambda part: write_iteration_files(part, inputs, state, summary, since=since),
     )
-    publish(output, state.iteration, input_paths(inputs.settings, inputs.table.stacks))
+    paths = input_paths(inputs.settings, inputs.table.stacks)
+    publish(output, state.iteration, paths)
     if inputs.settings.intermediate == "remove":
-        prune_references(output, state.iteration)
+        prune_iterations(output, state.iteration, paths)
     return summary

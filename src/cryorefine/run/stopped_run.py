@@ -1,5 +1,6 @@
 """A run as its folder holds it: what was last committed, and with which settings."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from cryorefine.errors import InputError
 from cryorefine.records.checkpoint_record import Checkpoint
-from cryorefine.run.checkpoint import load_start, load_state, prune_references
+from cryorefine.run.checkpoint import load_start, load_state, prune_iterations
 from cryorefine.run.folder import Clock, input_paths
 from cryorefine.run.segments import Segment, current_settings, read_segments
 from cryorefine.settings import FILE_SETTINGS, RefineSettings, make_settings
@@ -104,7 +105,7 @@ def check_is_run(output: Path) -> None:
     InputError
         If it is none.
     """
-    if not (committed_iterations(output) or (output / MANIFEST).exists()):
+    if not (committed_iterations(output) or os.path.exists(output / MANIFEST)):
         raise _no_run(output)
 
 
@@ -132,7 +133,7 @@ def put_right(stopped: StoppedRun) -> str:
     done = committed_iterations(run)[-1]
     wrong = repair(run, input_paths(settings, ()))
     if settings.intermediate == "remove":
-        prune_references(run, done)
+        prune_iterations(run, done, input_paths(settings, ()))
     if not (wrong and has_record):
         return ""
     return (

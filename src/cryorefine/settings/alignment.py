@@ -19,11 +19,12 @@ class AlignmentSettings(SettingsGroup):
         "searches for a random subset at each iteration and mixes its map into the one before; "
         "none keeps the poses of the file.",
     )
-    automatic_schedule: Literal["data", "fixed"] = Field(
+    automatic_schedule: Literal["data", "fixed", "highres"] = Field(
         "data",
         description="Schedule of automatic alignment. data: the FSC and the changes of poses tell "
         "when it becomes local and when it ends; fixed: 3 global and 2 local iterations, or of "
-        "--iterations the last two fifths local.",
+        "--iterations the last two fifths local; highres: the same, and the last one refines grey "
+        "values, scale and defocus of every particle (on the CPU).",
     )
     iterations: int | None = Field(
         None,
@@ -40,7 +41,7 @@ class AlignmentSettings(SettingsGroup):
     )
     stochastic_mixing: float = Field(
         0.1,
-        gt=0,
+        ge=1e-4,
         le=1,
         description="Share of the new subset in the sums of a stochastic reconstruction.",
     )
@@ -54,7 +55,7 @@ class AlignmentSettings(SettingsGroup):
         " iterations 1.25 times (default: a tenth beyond the last resolution).",
     )
     max_shift_percent: float = Field(
-        10.0, gt=0, le=50, description="Largest shift, in percent of the box."
+        10.0, ge=0.01, le=50, description="Largest shift, in percent of the box."
     )
     min_tilt_deg: float = Field(
         0.0,

@@ -14,7 +14,12 @@ from cryorefine.settings.files import make_settings
 
 __all__ = ["FIXED", "Changes", "merge_settings"]
 
-FIXED = frozenset({"reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "seed"})
+FIXED = frozenset(
+    {
+        "reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "invert_contrast",
+        "seed",
+    }
+)  # fmt: skip
 """Settings that the state of a run depends on: they cannot change in it."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from cryorefine.io.output_path import why_no_name
 from cryorefine.settings.alignment import AlignmentSettings
 from cryorefine.settings.computing import ComputingSettings
 from cryorefine.settings.group import SettingsGroup
@@ -39,9 +40,14 @@ _UNUSED_WITHOUT_ALIGNMENT = (
     "positivity",
     "dropout",
     "reference_command",
+    "reference_from_processed",
     "target_resolution",
     "multiresolution",
 )
+
+
+_NARROWEST_BAND_DEG = 0.1
+"""Between the tilt limits: no pose is known as exactly, and what is narrower holds no particle."""
 
 
 class RefineSettings(
@@ -73,8 +79,9 @@ class RefineSettings(
     def _names(self) -> Iterator[str]:
         for name, value in self:
             for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str | Path) and "\0" in str(text):
-                    yield f"{option_name(name)}: a NUL is in no file's name and in no command"
+                reason = why_no_name(str(text)) if isinstance(text, str | Path) else ""
+                if reason:
+                    yield f"{option_name(name)}: {reason}"
 
     def _ranges(self) -> Iterator[str]:
         for low, high in (
@@ -86,8 +93,21 @@ class RefineSettings(
                     f"{option_name(low)} {getattr(self, low):g} is not below {option_name(high)} "
                     f"({getattr(self, high):g})"
                 )
+            elif getattr(self, high) - getattr(self, low) < _NARROWEST_BAND_DEG:
+                yield (
+                    f"{option_name(low)} and {option_name(high)} are less than "
+                    f"{_NARROWEST_BAND_DEG:g}° apart"
+                )
         if any(not 0.1 <= value <= 10_000 for value in self.target_resolution):
             yield "--target-resolution: resolutions are positive numbers of Å, 0.1 to 10,000"
+        masks = (self.mask, self.reference_mask, self.post_mask)
+        if self.mask_voxel_angstrom is not None and masks == (None, None, None):
+            yield "--mask-voxel-angstrom: there is no mask (--mask, --reference-mask, --post-mask)"
+        if self.reference_from_processed and not (self.post_mask or self.post_command):
+            yield (
+                "--reference-from-processed: half maps are not processed (--post-mask, "
+                "--post-command)"
+            )
         if self.command_shell and not (self.reference_command or self.post_command):
             yield "--command-shell: there is no command (--reference-command, --post-command)"
 
@@ -96,7 +116,7 @@ class RefineSettings(
             yield "--iterations: alignment 'none' has exactly one iteration"
         if self.alignment == "none" and self.reference:
             yield "--reference: alignment 'none' uses no initial map"
-        if self.automatic_schedule == "fixed" and self.alignment != "automatic":
+        if self.automatic_schedule != "data" and self.alignment != "automatic":
             yield f"--automatic-schedule: alignment '{self.alignment}' does not follow it"
         if self.target_resolution and not self.multiresolution:
             yield "--target-resolution: without multiresolution all detail is compared at once"
@@ -131,6 +151,23 @@ class RefineSettings(
             yield "--refine-defocus: images multiplied by their CTF hold no other defocus"
         if not self.ctf and (self.phase_flipped or self.ctf_premultiplied):
             yield "--phase-flipped, --ctf-premultiplied: the images have no contrast transfer"
+
+    @property
+    def refines_values_at_end(self) -> bool:
+        """Whether the last iteration refines what single particles have, whatever was asked for."""
+        return self.automatic_schedule == "highres"
+
+    @property
+    def refines_optics(self) -> bool:
+        """Whether single particles have values of their own beside the pose."""
+        return super().refines_optics or self.refines_values_at_end
+
+    @property
+    def largest_magnification(self) -> float:
+        """Factor by which a particle's frequencies may lie beyond those of its image."""
+        if self.refines_values_at_end:
+            return 1.0 + self.max_magnification_change_percent / 100
+        return super().largest_magnification
 
     @property
     def starts_from_poses(self) -> bool:

@@ -28,5 +28,6 @@ class ComputingSettings(SettingsGroup):
     )
     intermediate: Literal["keep", "remove"] = Field(
         "remove",
-        description="Whether references, and sums of stochastic runs, of all iterations are kept.",
+        description="Whether maps, references, also as images were compared with them, and sums of "
+        "stochastic runs of all iterations are kept, or those of the last two only.",
     )

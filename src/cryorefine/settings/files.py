@@ -14,6 +14,10 @@ from cryorefine.settings.combined import GROUPS, RefineSettings, option_name
 __all__ = ["load_settings", "make_settings", "save_settings"]
 
 
+_LARGEST = 1_000_000
+"""Bytes of a settings file: a hundred times what all settings with their descriptions have."""
+
+
 def make_settings(values: dict[str, Any], *, where: str = "") -> RefineSettings:
     """Return validated settings.
 
@@ -54,7 +58,10 @@ def load_settings(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:  # a device may have no end
+            raise ValueError(f"more than {_LARGEST / 1e6:g} MB")
+        return tomllib.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise InputError("no such settings file", where=str(path), do="check the path") from None
     except OSError as error:

@@ -14,11 +14,11 @@ class ParticleOpticsSettings(SettingsGroup):
         False, description="Refine grey scale and offset of every particle (local iterations)."
     )
     max_grey_scale_change_percent: float = Field(
-        50.0, gt=0, lt=100, description="Largest change of a particle's grey scale."
+        50.0, ge=0.01, lt=100, description="Largest change of a particle's grey scale."
     )
     max_grey_offset: float = Field(
         3.0,
-        gt=0,
+        ge=1e-3,
         le=1000,
         description="Largest grey offset of a particle, in standard deviations of its background.",
     )
@@ -31,14 +31,14 @@ class ParticleOpticsSettings(SettingsGroup):
         "directions (local iterations).",
     )
     max_magnification_change_percent: float = Field(
-        2.0, gt=0, le=10, description="Largest change of a particle's magnification on any axis."
+        2.0, ge=1e-3, le=10, description="Largest change of a particle's magnification on any axis."
     )
     refine_defocus: bool = Field(
         False,
         description="Refine defocus and astigmatism of every particle (local iterations).",
     )
     max_defocus_change_angstrom: float = Field(
-        1000.0, gt=0, le=1e6, description="Largest change of a particle's defocus on any axis."
+        1000.0, ge=0.1, le=1e6, description="Largest change of a particle's defocus on any axis."
     )
     file_values: bool = Field(
         True,

@@ -1,6 +1,7 @@
 """Settings of the particles, and of how their images were made."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -21,6 +22,11 @@ class ParticleSettings(SettingsGroup):
         description="Radius of a sphere that holds the particle, in image pixels; -1, or 0: half "
         "the box (default: measured on the reference).",
     )
+    invert_contrast: bool = Field(
+        False,
+        description="Particles are black in the images: invert them as they are read. Particles "
+        "must be white, as in the initial map.",
+    )
     ctf: bool = Field(True, description="Whether the images have contrast transfer.")
     ctf_envelope: bool = Field(
         True, description="Correct for the envelopes (B-factors) that the particle file declares."
@@ -33,9 +39,16 @@ class ParticleSettings(SettingsGroup):
         description="Images have been multiplied by their CTF (default: as the particle file "
         "says).",
     )
+    split: Literal["fixed", "stochastic"] = Field(
+        "fixed",
+        description="Half sets. fixed: drawn once, or as the particle file has them; stochastic: "
+        "drawn anew at every iteration, whatever the file has. Half maps are then not independent, "
+        "and their FSC is too good.",
+    )
     max_energy: float = Field(
         30.0,
         gt=1,
+        le=1e9,
         description="Images of more power than this many times their background's are rejected.",
     )
 

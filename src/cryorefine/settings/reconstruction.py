@@ -34,7 +34,7 @@ class ReconstructionSettings(SettingsGroup):
         "reconstructed.",
     )
     fsc_criterion: float = Field(
-        0.143, gt=0, lt=1, description="Value of the FSC that defines the resolution."
+        0.143, ge=1e-3, lt=1, description="Value of the FSC that defines the resolution."
     )
     compare_to: Path | None = Field(
         None,

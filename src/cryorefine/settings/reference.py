@@ -37,6 +37,12 @@ class ReferenceSettings(SettingsGroup):
     reference_mask: Path | None = Field(
         None, description="Soft mask, 0 to 1, for the references only, instead of --mask."
     )
+    mask_voxel_angstrom: float | None = Field(
+        None,
+        ge=0.01,
+        le=1000,
+        description="Voxel size of all masks, if their headers have none or a wrong one.",
+    )
     reference_shape: Literal["found", "sphere", "cylinder", "none"] = Field(
         "found",
         description="What confines references where no mask is given. found: a sphere of the "
@@ -61,7 +67,12 @@ class ReferenceSettings(SettingsGroup):
     reference_command: str | None = Field(
         None,
         description="Command that changes each next reference in place; {volume}, {sampling}, "
-        "{dim}, {half} and {iteration} are replaced.",
+        "{dim}, {half}, {iteration} and {iterDir} are replaced.",
+    )
+    reference_from_processed: bool = Field(
+        False,
+        description="Make the next references of half maps that have gone through --post-mask and "
+        "--post-command; the FSC is that of the raw half maps all the same.",
     )
     command_shell: bool = Field(
         False, description="Run the commands by a shell; otherwise words are only split."

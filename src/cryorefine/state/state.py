@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Inputs:
         Where the passes compute.
     memory, device_memory
         What the run may use of the machine's memory, and of the device's own if it has some.
+    run_folder
+        The run's; None where there is none. Commands of the user may have files there.
     """
 
     settings: RefineSettings
@@ -68,6 +71,7 @@ class Inputs:
     device: torch.device
     memory: MemoryPlan
     device_memory: MemoryPlan | None
+    run_folder: Path | None = None
 
     @property
     def working_memory(self) -> MemoryPlan:
@@ -97,7 +101,7 @@ class Inputs:
         return replace(
             self,
             table=table,
-            images=ImageSource(table, self.images.headers),
+            images=ImageSource(table, self.images.headers, inverted=self.images.is_inverted),
             statistics=select_statistics(self.statistics, rows),
             half=self.half[rows],
         )
@@ -318,6 +322,9 @@ class State:
     start_A
         Resolution of the half maps of the poses that a local run was given; NaN where it began
         otherwise.
+    used_references
+        What the iteration's images were compared with: shaped as asked for. Written where
+        intermediate files are kept, and else, or in a state that was read, None.
     """
 
     iteration: int
@@ -335,6 +342,7 @@ class State:
     shift_sigma_A: tuple[float, float] = (math.nan, math.nan)
     own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None = None
     start_A: float = math.nan
+    used_references: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None = None
 
     def average(self) -> Float[Tensor, "z y x"]:
         """Return the mean of the raw half maps."""

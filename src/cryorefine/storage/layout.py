@@ -14,6 +14,7 @@ from cryorefine.errors import InputError
 __all__ = [
     "EVENTS",
     "INPUTS",
+    "INTERMEDIATE",
     "ITERATION_FILES",
     "LOCK",
     "MANIFEST",
@@ -25,6 +26,8 @@ __all__ = [
     "check_no_links",
     "committed_iterations",
     "is_leftover",
+    "is_object",
+    "is_object_leftover",
     "is_of_a_run",
     "is_run_file",
     "iteration_folder",
@@ -35,6 +38,8 @@ __all__ = [
 RESULTS = (
     "map.mrc",
     "map_sharpened.mrc",
+    "map_average.mrc",
+    "map.star",
     "half1.mrc",
     "half2.mrc",
     "mask.mrc",
@@ -59,12 +64,28 @@ RUN_FILES = (EVENTS, "legs.json", MANIFEST, PUBLISHED, "report.html", "settings.
 
 _STATE = "state.npz"
 """By which a folder is known as one of a run's: users may have folders of like names."""
-ITERATION_FILES = (*RESULTS, "reference1.mrc", "reference2.mrc", "sums.npz", _STATE)
+INTERMEDIATE = (
+    *(name for name in RESULTS if name.endswith(".mrc")),
+    *("reference1.mrc", "reference2.mrc", "sums.npz"),
+)
+"""What of an iteration before the last two can be done without: only resuming needs it, and people
+who look at how maps came about."""
+_USED_REFERENCES = ("reference1_used.mrc", "reference2_used.mrc")
+"""As images were compared with them; only where intermediate files are kept."""
+ITERATION_FILES = (*dict.fromkeys((*RESULTS, *INTERMEDIATE)), *_USED_REFERENCES, _STATE)
 _VOLUMES = ("half1.mrc", "half2.mrc", "mask.mrc", "reference1.mrc", "reference2.mrc", "sums.npz")
 SEGMENT_FILES = ("settings.toml", MANIFEST, *_VOLUMES, _STATE)
 
 INPUTS = "inputs"
 """Folder within a run's for inputs that were no files; it may be there before the run."""
+
+_OBJECT = re.compile(
+    r"(?:particles|reference\d|mask|reference_mask|post_mask|compare_to)_[0-9a-f]{16}\.(?:star|mrc)"
+)
+_OBJECT_PART = re.compile(
+    r"\.\w+\.part\.(?:star|mrc)|\.\.\w+\.part\.(?:star|mrc)\.[a-z0-9_]{8}\.part"
+)
+"""An object on its way, and that file on its own way."""
 
 LOCK = ".cryorefine.lock"
 """Held by the process that works in the folder."""
@@ -95,7 +116,7 @@ def committed_iterations(run: Path) -> list[int]:
 
     A folder of such a name that holds no state is not one of them.
     """
-    if not run.is_dir():
+    if not os.path.isdir(run):  # a name that is none is no folder
         return []
     numbered = ((_ITERATION.fullmatch(path.name), path) for path in run.iterdir())
     whole = [(int(match[1]), path) for match, path in numbered if match and is_of_a_run(path)]
@@ -124,6 +145,16 @@ def is_leftover(name: str) -> bool:
         return True
     match = _PART.fullmatch(name)
     return match is not None and (match[1] in ITERATION_FILES or is_run_file(match[1]))
+
+
+def is_object(name: str) -> bool:
+    """Tell whether a name in the folder for inputs is that of an object written there."""
+    return _OBJECT.fullmatch(name) is not None
+
+
+def is_object_leftover(name: str) -> bool:
+    """Tell whether a name in the folder for inputs is of an object that is half written."""
+    return _OBJECT_PART.fullmatch(name) is not None
 
 
 def check_no_links(run: Path) -> None:
@@ -170,7 +201,7 @@ def check_no_devices(run: Path) -> None:
 
 def _own_entries(run: Path) -> Iterator[Path]:
     """Yield all files and folders of a run folder that have names of this program's."""
-    if not run.is_dir():
+    if not os.path.isdir(run):  # a name that is none is no folder
         return
     for path in sorted(run.iterdir()):
         name = path.name

@@ -7,22 +7,25 @@ from pathlib import Path
 
 from cryorefine.io.atomic import sync_directory
 from cryorefine.storage.layout import (
+    INPUTS,
     ITERATION_FILES,
     MANIFEST,
     SEGMENT_FILES,
     committed_iterations,
     is_leftover,
+    is_object,
+    is_object_leftover,
     is_run_file,
     iteration_folder,
     segment_folders,
 )
 
-__all__ = ["clear_run", "paths_of_run", "remove_folder", "sweep"]
+__all__ = ["clear_run", "paths_of_run", "remove_folder", "settings_texts", "sweep", "sweep_inputs"]
 
 
 def paths_of_run(run: Path) -> list[Path]:
     """Return the files and folders that :func:`clear_run` removes."""
-    if not run.is_dir():
+    if not os.path.isdir(run):
         return []
     found = _top_files(run)
     for folder, names in _folders(run):
@@ -71,6 +74,29 @@ def sweep(run: Path) -> None:
             remove_folder(path, (*SEGMENT_FILES, *ITERATION_FILES))
         else:
             _remove(path)
+
+
+def sweep_inputs(run: Path) -> None:
+    """Remove objects from the folder for inputs that no settings of the run name, or half written.
+
+    Calls that were killed have left them, or runs that were overwritten. Only for the one that
+    holds the folder's lock, when its own settings are written. What cannot be removed does no harm.
+    """
+    folder = run / INPUTS
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(OSError):
+        used = settings_texts(run)
+        for path in folder.iterdir():
+            if is_object_leftover(path.name) or (is_object(path.name) and path.name not in used):
+                _remove(path)
+        folder.rmdir()  # unless something is left in it
+
+
+def settings_texts(run: Path) -> str:
+    """Return all that the settings of a run's segments say."""
+    files = [*run.glob("settings*.toml"), *run.glob("*/settings.toml")]
+    return "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in files if p.is_file())
 
 
 def _top_files(run: Path) -> list[Path]:

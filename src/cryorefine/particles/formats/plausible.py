@@ -84,6 +84,21 @@ ZERNIKE = Range(-1e6, 1e6)
 LONGEST_ZERNIKE = 121
 """Coefficients up to the 20th order, of which programs fit 3 to 8."""
 
+_CHROMATIC = Range(0.0, 100.0, "mm")
+"""Lenses have 1 to 5 mm."""
+
+_ENERGY_SPREAD = Range(0.0, 1000.0, "eV")
+"""Guns have 0.3 to 2 eV; some files give what a filter lets through, a hundred times that."""
+
+_LENS_STABILITY = Range(0.0, 1000.0, "ppm")
+"""Supplies have 0.1 to 2 ppm."""
+
+_CONE = Range(0.0, 100.0, "mrad")
+"""Illumination is parallel to 0.1 mrad; as for the beam's tilt."""
+
+_DISPLACEMENT = Range(0.0, 1e4, "Å")
+"""1 µm: the whole specimen."""
+
 _MAX_GAIN = 1e9
 """By what a negative B-factor may raise amplitudes at the image's Nyquist frequency: squares of
 more, times an image's coefficients, do not fit into single precision."""
@@ -91,6 +106,13 @@ more, times an image's coefficients, do not fit into single precision."""
 _STRETCH = 2.0
 """By what a magnification matrix may lengthen or shorten: it would be the wrong pixel size."""
 
+_ENVELOPE = {
+    "rlnChromaticAberration": _CHROMATIC,
+    "rlnEnergyLoss": _ENERGY_SPREAD,
+    "rlnLensStability": _LENS_STABILITY,
+    "rlnConvergenceCone": _CONE,
+    **dict.fromkeys(("rlnLongitudinalDisplacement", "rlnTransversalDisplacement"), _DISPLACEMENT),
+}
 _OPTICS = {
     "rlnVoltage": _VOLTAGE,
     "rlnSphericalAberration": _CS,
@@ -99,6 +121,7 @@ _OPTICS = {
     "rlnImageSize": _BOX,
     "rlnBeamTiltX": _TILT,
     "rlnBeamTiltY": _TILT,
+    **_ENVELOPE,
     **dict.fromkeys(("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"), _MATRIX),
 }
 _POSES = {
@@ -111,6 +134,7 @@ _TRANSFER = {
     **dict.fromkeys(("rlnPhaseShift", "rlnCtfPhaseShift"), _PHASE),
     "rlnCtfBfactor": _BFACTOR,
     "rlnCtfScalefactor": _SCALE,
+    **_ENVELOPE,
 }
 _WEIGHT = Range(0.0, 1e6)
 """About 1 among the particles of a half; one of a million is the half by itself."""

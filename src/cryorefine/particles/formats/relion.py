@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from cryorefine.errors import InputError
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.optics.group import OpticsGroup
+from cryorefine.particles.formats.envelope import read_envelope
 from cryorefine.particles.formats.plausible import (
     LONGEST_ZERNIKE,
     ZERNIKE,
@@ -21,6 +23,7 @@ from cryorefine.particles.formats.plausible import (
     check_ranges,
     require_bounded_envelope,
 )
+from cryorefine.particles.formats.remarks import hint, remarks_on
 from cryorefine.particles.table import ParticleTable
 from cryorefine.units import DEG
 
@@ -127,6 +130,7 @@ def read_relion(
         source=path,
         lines=particles.lines[:n],
         is_unassigned=is_unassigned,
+        remarks=remarks_on(particles, optics_block, _KNOWN_PARTICLES, _KNOWN_OPTICS),
     )
 
 
@@ -144,7 +148,9 @@ def _read_blocks(path: Path) -> tuple[StarBlock, StarBlock]:
         raise InputError("data_particles has no rows", where=str(path), do="select some particles")
     if "rlnImageName" not in particles:
         raise InputError(
-            "column _rlnImageName is missing", where=str(path), do="extract the particles first"
+            f"column _rlnImageName is missing{hint(particles, ['rlnImageName'])}",
+            where=str(path),
+            do="extract the particles first",
         )
     return particles, blocks["optics"]
 
@@ -155,7 +161,8 @@ def _require_ctf(particles: StarBlock, optics: StarBlock) -> None:
     missing += [f"_{c}" for c in _MICROSCOPE if c not in optics]
     if missing:
         raise InputError(
-            f"CTF columns are missing: {', '.join(missing)}",
+            f"CTF columns are missing: {', '.join(missing)}"
+            f"{hint(particles, _CTF)}{hint(optics, _MICROSCOPE)}",
             where=str(particles.path),
             do="estimate the CTF, or say --no-ctf if the images have none",
         )
@@ -232,6 +239,7 @@ def _read_optics(
         raise InputError(
             "only 2D images can be refined", where=str(block.path), do="give single-particle images"
         )
+    of_particle = _group_of_particles(particles, numbers)
     groups = []
     for row, number in enumerate(numbers):
         if (numbers[:row] == number).any():
@@ -240,8 +248,12 @@ def _read_optics(
                 where=block.where(row, "rlnOpticsGroup"),
                 do="keep one row; images of another pixel size or box need a group of their own",
             )
-        groups.append(_read_group(block, row, int(number), ctf))
-    return tuple(groups), _group_of_particles(particles, numbers)
+        group = _read_group(block, row, int(number), ctf)
+        if ctf:
+            members = np.flatnonzero(of_particle == row)
+            group = replace(group, envelope=read_envelope(block, row, particles, members))
+        groups.append(group)
+    return tuple(groups), of_particle
 
 
 def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGroup:
@@ -254,7 +266,7 @@ def _read_group(block: StarBlock, row: int, number: int, ctf: bool) -> OpticsGro
     box_px = int(block.integers("rlnImageSize")[row]) if "rlnImageSize" in block else 0
     if pixel_A <= 0:
         raise InputError(
-            "no positive pixel size",
+            f"no positive pixel size{hint(block, ['rlnImagePixelSize'])}",
             where=f"{block.path}, optics group {number}, column _rlnImagePixelSize",
             do="add the column with the pixel size of the images in ångströms",
         )

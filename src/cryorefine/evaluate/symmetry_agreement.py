@@ -1,0 +1,91 @@
+"""How well a map agrees with the copies that a symmetry makes of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+
+from cryorefine.geometry.protocol import Symmetry
+from cryorefine.geometry.rotation import rotvec_from_matrix
+
+__all__ = ["SymmetryAgreement", "symmetry_agreement", "without_radial_mean"]
+
+_FEATURELESS = 0.05
+"""Share of a map's contrast that must depend on the direction for it to show or lack a symmetry.
+Phantoms low-passed to 30 Å have 0.3 to 0.6 of it; a sphere has rounding. Not measured further."""
+
+
+@dataclass(frozen=True)
+class SymmetryAgreement:
+    """The copy that agrees least with a map.
+
+    Attributes
+    ----------
+    correlation
+        With that copy, of what is left of the map without its radial mean; 1 for a map without
+        features, and for no symmetry.
+    axis, angle_deg
+        Of the rotation that makes the copy.
+    """
+
+    correlation: float
+    axis: tuple[float, float, float]
+    angle_deg: float
+
+
+def symmetry_agreement(volume: Float[Tensor, "z y x"], group: Symmetry) -> SymmetryAgreement:
+    """Compare a map on the CPU with all its symmetric copies.
+
+    The radial mean is the same in all copies whatever the symmetry, and most of the contrast at
+    low resolution: with it a D2 particle at 30 Å correlates to 0.95 with its C4 copy, without it to
+    less than 0.1. Copies are made by cubic splines, for maps without detail near their sampling.
+    Operators that move the object along an axis are left out.
+
+    Returns
+    -------
+    Of all copies the one that agrees least.
+    """
+    features = without_radial_mean(volume)
+    worst = SymmetryAgreement(1.0, (0.0, 0.0, 1.0), 0.0)
+    norm = float(features.norm())
+    if norm < _FEATURELESS * float((volume - volume.mean()).norm()) or norm == 0:
+        return worst
+    coefficients = ndimage.spline_filter(features.numpy(), order=3)
+    origin = np.full(3, volume.shape[-1] // 2, dtype=np.float64)
+    for matrix in group.point_group:
+        turned = matrix.numpy()[::-1, ::-1]  # array axes are z, y, x
+        offset: Any = origin - turned @ origin  # scipy's own annotation has numbers only
+        copy = torch.from_numpy(
+            ndimage.affine_transform(coefficients, turned, offset, order=3, prefilter=False)
+        )
+        correlation = float((features * copy).sum() / (norm * copy.norm()).clamp_min(1e-30))
+        if correlation < worst.correlation:
+            vector = rotvec_from_matrix(matrix)
+            angle = float(vector.norm())
+            x, y, z = (vector / max(angle, 1e-12)).tolist()
+            worst = SymmetryAgreement(correlation, (x, y, z), float(np.degrees(angle)))
+    return worst
+
+
+def without_radial_mean(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Return a map less its mean at each distance from the origin, and 0 outside the sphere."""
+    n = volume.shape[-1]
+    axis = torch.arange(n) - n // 2
+    squares = axis * axis
+    radius = (squares[:, None, None] + squares[:, None] + squares).double().sqrt()
+    # Shared out between two shells: steps between them would have the symmetry of the grid.
+    flat, values = radius.flatten(), volume.flatten().double()
+    low = flat.floor().long()
+    upper = flat - low
+    n_shells = int(low.max()) + 2
+    total = torch.bincount(low, values * (1 - upper), n_shells)
+    total += torch.bincount(low + 1, values * upper, n_shells)
+    count = torch.bincount(low, 1 - upper, n_shells) + torch.bincount(low + 1, upper, n_shells)
+    mean = total / count.clamp_min(1e-12)
+    radial = (1 - upper) * mean[low] + upper * mean[low + 1]
+    features = volume - radial.view_as(volume).to(volume)
+    return features * (radius <= n // 2 - 1)
