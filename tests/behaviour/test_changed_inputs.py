@@ -17,7 +17,7 @@ from cryorefine.io.mrc import read_stack_header, write_stack
 from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
-from cryorefine.settings import make_settings
+from cryorefine.settings import Changes, make_settings
 from tests.builders import refused
 
 from .conftest import simulate_set
@@ -130,7 +130,7 @@ def test_accepted_inputs_are_read_anew_and_become_those_of_the_run(begun):
     told = [e.message for e in read_events(run / "events.jsonl") if isinstance(e, WarningGiven)]
     assert any("goes on with inputs that have changed" in message for message in told)
     assert resume(run)["iterations"] == 2  # nothing has changed since
-    assert resume(run, accept_changed_inputs=True)["iterations"] == 2
+    assert resume(run, changes=Changes({}, accepts_changed_inputs=True))["iterations"] == 2
     assert len(read_segments(run)) == 2
 
 

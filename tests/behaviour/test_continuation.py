@@ -9,20 +9,31 @@ import numpy as np
 import pytest
 import torch
 
+import cryorefine as cr
 import cryorefine.run.later_segments as later_segments_module
 import cryorefine.run.loop as loop_module
 import cryorefine.run.running_segment as running_segment_module
 import cryorefine.run.segments as segments_module
 from cryorefine.cli.main import main
+from cryorefine.engine.processes import ProcessEngine
 from cryorefine.errors import StoppedEarly
 from cryorefine.events import Event, read_events
+from cryorefine.io.mrc import read_stack_header, write_stack, write_volume
 from cryorefine.io.star import read_star
+from cryorefine.masks.soft import sphere_mask
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.run.checkpoint import committed_iterations, load_state
-from cryorefine.run.continuation import FIXED, Changes, merge_settings
 from cryorefine.run.loop import refine, resume
-from cryorefine.run.segments import Segment, read_segments
-from cryorefine.settings import RefineSettings, load_settings, make_settings, save_settings
+from cryorefine.run.segments import read_segments
+from cryorefine.settings import (
+    FIXED,
+    Changes,
+    RefineSettings,
+    load_settings,
+    make_settings,
+    merge_settings,
+    save_settings,
+)
 from tests.builders import refused
 from tests.run.test_checkpoint import assert_bit_equal
 
@@ -61,16 +72,16 @@ def test_every_setting_of_the_first_run_holds_unless_it_is_given_anew(name, tmp_
     values = load_settings(tmp_path / "settings.toml")
 
     change = {"fsc_criterion": 0.3} if name != "fsc_criterion" else {"max_tilt_deg": 100.0}
-    held, _ = merge_settings(values, Segment(1, 1, {}), Changes(change), where="run")
+    held, _ = merge_settings(values, Changes(change), where="run")
     assert held == first.model_copy(update=change)
 
     save_settings(tmp_path / "settings.toml", make_settings(others))
     values = load_settings(tmp_path / "settings.toml")
     if name in FIXED:
         with refused(f"--{name.replace('_', '-')} cannot change in a run", "new run"):
-            merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
+            merge_settings(values, Changes({name: value}), where="run")
     else:
-        changed, _ = merge_settings(values, Segment(1, 1, {}), Changes({name: value}), where="run")
+        changed, _ = merge_settings(values, Changes({name: value}), where="run")
         assert changed == first
 
 
@@ -80,23 +91,50 @@ def test_what_a_mere_reconstruction_has_no_use_for_comes_back_after_it(tmp_path)
     )
     save_settings(tmp_path / "settings.toml", first)
     values = load_settings(tmp_path / "settings.toml")
-    none, suspended = merge_settings(
-        values, Segment(1, 1, {}), Changes({"alignment": "none"}), where="run"
-    )
+    none, suspended = merge_settings(values, Changes({"alignment": "none"}), where="run")
     assert set(suspended) == {"reference", "iterations", "refine_grey"}
     save_settings(tmp_path / "settings.toml", none)
     values = load_settings(tmp_path / "settings.toml")
-    segment = Segment(5, 5, {}, suspended=suspended)
-    back, suspended = merge_settings(values, segment, Changes({"alignment": "local"}), where="run")
+    before = {**values, **suspended}
+    back, suspended = merge_settings(before, Changes({"alignment": "local"}), where="run")
     assert back == first.model_copy(update={"alignment": "local"})
     assert suspended == {}
     with refused("--reference cannot change"):
         merge_settings(
-            values, segment, Changes({"alignment": "local", "reference": ("b.mrc",)}), where="run"
+            before, Changes({"alignment": "local", "reference": ("b.mrc",)}), where="run"
         )
-    merge_settings(
-        values, segment, Changes({"alignment": "local", "reference": ("./a.mrc",)}), where=""
-    )
+    merge_settings(before, Changes({"alignment": "local", "reference": ("./a.mrc",)}), where="")
+
+
+@pytest.mark.parametrize("name", RefineSettings.model_fields)
+def test_every_setting_can_be_taken_back_but_those_that_a_run_rests_on(name):
+    value, others = another_value(name)
+    before = {**others, name: value}
+    if name == "particles":
+        with refused("--particles Field required"):
+            merge_settings(before, Changes({name: None}), where="run")
+    elif name in FIXED:
+        with refused(f"--{name.replace('_', '-')} cannot change in a run"):
+            merge_settings(before, Changes({name: None}), where="run")
+    else:
+        taken, _ = merge_settings(before, Changes({name: None}), where="run")
+        assert taken == make_settings(others)
+    # Where it was never given there is nothing to change.
+    if name != "particles":
+        never, _ = merge_settings(others, Changes({name: None}), where="run")
+        assert never == make_settings(others)
+
+
+def test_of_a_settings_file_only_what_is_new_changes_a_run():
+    before = {"particles": "p.star", "reference": ["a.mrc"], "mask": "m.mrc", "iterations": 2}
+    file = {**before, "particles": "./p.star", "fsc_criterion": 0.143, "seed": 0}
+    same = Changes({}, of_file=file).against(before)
+    assert not same.is_any
+    changes = Changes({"dropout": 0.1}, of_file={**file, "dropout": 0.2, "iterations": 3})
+    assert changes.against(before).changed == {"dropout": 0.1, "iterations": 3}
+    other = Changes({}, of_file={**file, "reference": ["b.mrc"], "colour": "red"}).against(before)
+    with refused("--reference cannot change", "--colour no such setting"):
+        merge_settings(before, other, where="run")
 
 
 def tiny_settings(folder: Path, **changes):
@@ -263,7 +301,7 @@ def test_all_problems_are_told_at_once_and_the_run_is_untouched(run, tmp_path):
     before = contents(run)
     changes = {"seed": 5, "reference": ("other.mrc",), "dropout": 7, "min_tilt_deg": -1}
     with refused("--seed", "--reference cannot", "--dropout", "--min-tilt-deg", "percentile 101"):
-        resume(run, changes=changes, keep_above_percentile=101)
+        resume(run, changes=Changes(changes, keep_above_percentile=101))
     with refused("no such setting"):
         resume(run, changes={"colour": "red"})
     with refused(str(tmp_path / "gone.star")):
@@ -346,18 +384,121 @@ def test_a_reconstruction_with_the_poses_of_a_new_file_takes_those(tiny_set, run
     np.testing.assert_allclose(found.shift_A, true.shift_A, atol=1e-3)
 
 
-def test_particles_of_another_sampling_or_of_another_set_are_refused(tiny_set, run, tmp_path):
-    before = contents(run)
+def extracted_anew(data: Path, folder: Path, size_px: int, pixel_A: float, rows) -> Path:
+    """Write a set's images in another box, pixel, scale, order and stack, with no poses."""
+    table = read_relion(data / "particles.star")
+    images = torch.from_numpy(np.array(read_stack_header(table.stacks[0]).open(), np.float32))
+    old_A, n = table.optics[0].pixel_A, images.shape[-1]
+    # Crop in Fourier space, which makes pixels larger.
+    half = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(1, 2))), dim=(1, 2))
+    kept = round(n * old_A / pixel_A)
+    at = n // 2 - kept // 2
+    half = torch.fft.ifftshift(half[:, at : at + kept, at : at + kept], dim=(1, 2))
+    small = torch.fft.fftshift(torch.fft.ifft2(half).real, dim=(1, 2))
+    if size_px < kept:
+        at = kept // 2 - size_px // 2
+        small = small[:, at : at + size_px, at : at + size_px]
+    small = small / small.std() * 7.0
+    folder.mkdir()
+    write_stack(folder / "anew.mrcs", small[np.asarray(rows)].contiguous(), pixel_A, half=False)
+    out = table.select(np.asarray(rows))
+    names = np.array([f"{i + 1:06d}@anew.mrcs" for i in range(len(rows))])
+    optics = replace(table.optics[0], pixel_A=pixel_A, box_px=size_px)
+    out = replace(
+        out, names=names, image_index=np.arange(len(rows)), stacks=(folder / "anew.mrcs",),
+        optics=(optics,), half_set=np.zeros(len(rows), np.int8),
+        micrographs=tuple(f"job7/{name}" for name in out.micrographs),
+        extra={k: v for k, v in out.extra.items() if k.startswith("rlnCoord")},
+    )  # fmt: skip
+    write_relion(folder / "anew.star", out)
+    return folder / "anew.star"
+
+
+def with_coordinates(data: Path, path: Path, rows) -> Path:
+    """Write rows of a set's particle file with places in their micrographs."""
+    table = read_relion(data / "particles.star").select(np.asarray(rows))
+    place = np.char.mod("%.2f", 37.5 * np.asarray(rows)).astype("S")
+    extra = {**table.extra, "rlnCoordinateX": place, "rlnCoordinateY": place[::-1].copy()}
+    extra["rlnCoordinateY"] = place
+    write_relion(path, replace(table, extra=extra, half_set=np.zeros(len(table), np.int8)))
+    return path
+
+
+@pytest.mark.parametrize(("size_px", "pixel_A"), [(24, 7.2), (28, 5.4)])
+def test_particles_that_were_extracted_anew_keep_their_poses_and_halves(
+    tiny_set, tmp_path, size_px, pixel_A
+):
+    run = tmp_path / "run"
+    (tmp_path / "placed").mkdir()
+    shutil.copy(tiny_set / "particles.mrcs", tmp_path / "placed" / "particles.mrcs")
+    first = with_coordinates(tiny_set, tmp_path / "placed" / "particles.star", range(64))
+    refine(tiny_settings(tiny_set, particles=first, iterations=2), run)
+    before, halves = load_state(run, 2).state, halves_by_image(run)
+    rows = [*range(63, 20, -1), *range(10)]
+    anew = extracted_anew(tmp_path / "placed", tmp_path / "anew", size_px, pixel_A, rows)
+    summary = resume(run, changes={"particles": anew, "alignment": "none"})
+    assert summary["box_px"] == size_px
+    assert summary["voxel_A"] == pytest.approx(pixel_A)
+    assert summary["n_used"] == len(rows)
+    after = load_state(run, 3).state
+    torch.testing.assert_close(after.poses.shift_A, before.poses.shift_A[rows])
+    torch.testing.assert_close(after.poses.rotations, before.poses.rotations[rows])
+    assert list(halves_by_image(run).values()) == [halves[i] for i in rows]
+    counts = last_event(run, "particles")
+    assert (counts.n_kept, counts.n_new, counts.n_dropped) == (len(rows), 0, 64 - len(rows))
+    # The map from the kept poses shows what the run's map showed.
+    assert summary["resolution_A"] < max(2.2 * pixel_A, 1.25 * before.evaluation.resolution_A)
+    assert resume(run, changes={"alignment": "local", "iterations": 1})["iterations"] == 4
+    shown = load_state(run, 4).state.history[-1].resolution_A
+    assert shown < max(2.2 * pixel_A, 1.25 * before.evaluation.resolution_A)
+
+
+def test_a_segment_of_another_sampling_goes_on_where_it_was_killed(
+    tiny_set, run, tmp_path, monkeypatch
+):
+    anew = extracted_anew(tiny_set, tmp_path / "anew", 24, 7.2, range(64))
+    settings = {"particles": anew, "alignment": "global", "iterations": 1, "particle_radius_px": 9}
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    resume(whole, changes=settings)
+    stop_at(monkeypatch, loop_module, "advance", 1)
+    with pytest.raises(StoppedEarly):
+        resume(run, changes=settings)
+    monkeypatch.undo()
+    resume(run)
+    assert_bit_equal(load_state(run, 2).state, load_state(whole, 2).state)
+    with refused("--particle-radius-px is in pixels of 7.2", "--unset"):
+        resume(run, changes={"particles": tiny_set / "particles.star"})
+
+
+def test_particles_that_are_all_new_join_with_a_warning(tiny_set, run, tmp_path):
     other = simulate_set(
         tmp_path / "other",
-        particles=16, box_px=40, pixel_angstrom=5.4, per_micrograph=8, snr=0.3,
+        particles=32, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3, seed=5,
     )  # fmt: skip
-    with refused("box of 40 pixels", "have 32 of 5.4"):
-        resume(run, changes={"particles": other / "particles.star"})
-    shutil.copytree(tiny_set, tmp_path / "twin")
-    with refused("none of its images is in the run"):
-        resume(run, changes={"particles": tmp_path / "twin" / "particles.star"})
+    before = contents(run)
+    with refused("32 of 32 particles have no pose", "--alignment global"):
+        resume(run, changes={"particles": other / "particles.star", "alignment": "local"})
     assert contents(run) == before
+    changes = {"particles": other / "particles.star", "alignment": "automatic", "iterations": 1}
+    assert resume(run, changes=changes)["n_used"] == 32
+    counts = last_event(run, "particles")
+    assert (counts.n_kept, counts.n_new, counts.n_dropped) == (0, 32, 64)
+    state = load_state(run, 2).state
+    assert bool(state.poses.is_assigned.all())
+    assert any("knows none of its particles" in e.message for e in read_events(
+        run / "events.jsonl") if e.kind == "warning")  # fmt: skip
+    # Those of before are remembered.
+    resume(run, changes={"particles": tiny_set / "particles.star", "alignment": "none"})
+    assert last_event(run, "particles").n_returned == 64
+
+
+def test_a_set_that_was_copied_elsewhere_is_the_same_particles(tiny_set, run, tmp_path):
+    halves = halves_by_image(run)
+    shutil.copytree(tiny_set, tmp_path / "twin")
+    twin = tmp_path / "twin" / "particles.star"
+    resume(run, changes={"particles": twin, "alignment": "none"})
+    assert last_event(run, "particles").n_kept == 64
+    assert halves_by_image(run) == halves
 
 
 def test_a_particle_file_that_was_changed_in_place_is_refused(tiny_set, tmp_path):
@@ -374,7 +515,7 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     full = load_state(run, 1).state
     percentile = full.poses.scores.percentile.numpy()
     halves = halves_by_image(run)
-    summary = resume(run, changes={"alignment": "none"}, keep_above_percentile=30)
+    summary = resume(run, changes=Changes({"alignment": "none"}, keep_above_percentile=30))
     # Of 64, 19.2 are three tenths; both halves are one defocus group of 32.
     assert summary["n_used"] == 64 - 19
     listed = read_star(run / "rejected_particles.star")["particles"]
@@ -390,8 +531,8 @@ def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     assert resume(run, changes={"fsc_criterion": 0.2})["n_used"] == 64 - 19
     assert resume(run)["n_used"] == 64 - 19
     # Of those that are left another third; those that left do not come back.
-    assert resume(run, keep_above_percentile=100 / 3)["n_used"] == 45 - 15
-    assert resume(run, keep_above_percentile=0)["n_used"] == 64
+    assert resume(run, changes=Changes({}, keep_above_percentile=100 / 3))["n_used"] == 45 - 15
+    assert resume(run, changes=Changes({}, keep_above_percentile=0))["n_used"] == 64
     assert not (run / "rejected_particles.star").exists()
     assert halves_by_image(run) == halves
     back = load_state(run, 5).state
@@ -404,7 +545,7 @@ def test_a_percentile_that_leaves_nobody_is_refused(run):
     assert float(state.poses.scores.percentile.max()) <= 1
     before = contents(run)
     with refused("left"):
-        resume(run, keep_above_percentile=100, changes={"max_energy": 1.0001})
+        resume(run, changes=Changes({"max_energy": 1.0001}, keep_above_percentile=100))
     assert contents(run) == before
 
 
@@ -434,3 +575,74 @@ def test_the_command_line_has_an_option_for_every_setting(run, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["resume", str(run), "--seed", "3"])
     assert stop.value.code == 2
+
+
+def commanded(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    return int(str(stop.value.code))
+
+
+def test_what_was_given_is_taken_back_by_the_command_and_from_python(run, tiny_set, capsys):
+    mask = tiny_set / "mask.mrc"
+    if not mask.exists():
+        write_volume(mask, sphere_mask(32, 12.0), 5.4)
+    resume(run, changes={
+        "mask": mask, "particle_radius_px": 9.0, "resolution_offset_angstrom": 4.0,
+        "reference_command": "true {volume}", "max_angle_change_deg": 2.0, "iterations": 1,
+        "alignment": "local",
+    })  # fmt: skip
+    assert load_state(run, 2).constants.radius_px == 9.0
+    taken = ("mask", "--particle-radius-px", "resolution_offset_angstrom", "reference-command")
+    options = [word for name in taken for word in ("--unset", name)]
+    assert commanded("resume", str(run), *options) == 0  # no --allow-commands is needed any more
+    settings = load_settings(run / "settings.toml")
+    assert not {"mask", "particle_radius_px", "reference_command"} & settings.keys()
+    assert settings["max_angle_change_deg"] == 2.0
+    assert load_state(run, 3).constants.radius_px > 10.0
+    done = cr.open_run(run).resume(max_angle_change_deg=None)
+    assert done.settings.max_angle_change_deg is None
+    before = contents(run)
+    assert commanded("resume", str(run), "--unset", "colour") == 2
+    assert "no such setting: 'colour'" in capsys.readouterr().err
+    assert commanded("resume", str(run), "--unset", "mask", "--mask", str(mask)) == 2
+    assert "--mask is given as well" in capsys.readouterr().err
+    assert commanded("resume", str(run), "--unset", "particles") == 2
+    assert contents(run) == before
+
+
+def test_a_settings_file_changes_what_it_names_and_its_commands_are_shown(run, tmp_path, capsys):
+    proof, file = tmp_path / "proof", tmp_path / "more.toml"
+    own = (run / "settings.toml").read_text()
+    assert commanded("resume", str(run), "--settings", str(run / "settings.toml")) == 0
+    assert committed_iterations(run) == [0, 1]  # its own say nothing new
+    file.write_text(own.replace('alignment = "global"', 'alignment = "local"'))
+    assert "local" in file.read_text()
+    with open(file, "a", encoding="utf-8") as more:
+        more.write(f'reference_command = "touch {proof}"\nfsc_criterion = 0.4\n')
+    text = file.read_text().replace("fsc_criterion = 0.143\n", "", 1)
+    file.write_text(text)
+    words = ("resume", str(run), "--settings", str(file), "--fsc-criterion", "0.3")
+    assert commanded(*words) == 2
+    assert f"touch {proof}" in capsys.readouterr().err
+    assert commanded(*words, "--allow-commands") == 0
+    settings = load_settings(run / "settings.toml")
+    assert settings["alignment"] == "local"
+    assert settings["fsc_criterion"] == 0.3
+    assert read_segments(run)[1].settings.keys() == {
+        "alignment", "reference_command", "fsc_criterion",
+    }  # fmt: skip
+    assert proof.exists()
+
+
+def test_a_segment_begins_its_worker_processes_once(run, monkeypatch):
+    begun = []
+    original = ProcessEngine.__init__
+
+    def counted(self, *args, **kwargs):
+        begun.append(1)
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ProcessEngine, "__init__", counted)
+    resume(run, changes={"alignment": "none", "workers": 1})
+    assert begun == [1]

@@ -17,6 +17,8 @@ from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses
 from tests.builders import make_table, refused
 
+COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
+
 
 def registry_of(table, half=None):
     if half is None:
@@ -29,7 +31,7 @@ def extended(table, registry, seed=(0, 2)):
     heard = []
     events = EventLog()
     events.subscribe(heard.append)
-    half = extend_halves(table, registry, seed=seed, events=events)
+    half = extend_halves(table, registry, registry.match(table), seed=seed, events=events)
     assert set(half.tolist()) <= {1, 2}
     return half, [e.message for e in heard if e.kind == "warning"]
 
@@ -45,7 +47,65 @@ def test_particles_are_recognised_by_their_image_whatever_their_row():
     shuffled = table.select(np.array([5, 0, 3]))
     assert registry_of(table).match(shuffled).tolist() == [5, 0, 3]
     elsewhere = make_table(6, stack=[0] * 6, folder=Path("/other"))
-    assert (registry_of(table).match(elsewhere) == -1).all()
+    assert registry_of(table).match(elsewhere).tolist() == [0, 1, 2, -1, -1, -1]
+    # Of another defocus it is another image, whatever it is called.
+    other = replace(elsewhere, defocus_u_A=elsewhere.defocus_u_A + 1)
+    assert (registry_of(table).match(other) == -1).all()
+
+
+def picked(table, places_px):
+    """Return a table whose particles were picked at these coordinates."""
+    columns = np.char.mod("%.3f", np.asarray(places_px)).astype("S")
+    return replace(table, extra={"rlnCoordinateX": columns[:, 0], "rlnCoordinateY": columns[:, 1]})
+
+
+def test_particles_that_were_extracted_anew_are_recognised_by_where_they_were_picked():
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 4000, (40, 2))
+    table = picked(make_table(40, micrograph=np.repeat(np.arange(4), 10).tolist()), places)
+    registry = registry_of(table)
+    order = rng.permutation(40)[:30]
+    # Other stacks, another order, other folders of the micrographs, and five that are new.
+    anew = make_table(
+        35,
+        micrograph=[*np.repeat(np.arange(4), 10)[order], 0, 1, 2, 3, 3],
+        stack=[3] * 35,
+        folder=Path("/anew"),
+    )
+    anew = replace(anew, micrographs=tuple(f"job9/{name}" for name in anew.micrographs))
+    moved = [*(places[order] + rng.uniform(-0.4, 0.4, (30, 2))), *(places[:5] + 30)]
+    anew = picked(anew, moved)
+    match = registry.match(anew)
+    assert match.tolist() == [*order.tolist(), *[-1] * 5]
+    half = extended(anew, registry)[0]
+    assert half[:30].tolist() == registry.half[order].tolist()
+    # The same image numbers in a stack of the same name do not make them the same particles.
+    renamed = replace(anew, names=np.array([f"{i + 1:06d}@s0.mrcs" for i in range(35)]))
+    assert registry.match(renamed).tolist() == match.tolist()
+    # Afterwards both images are known for the same particle.
+    known = known_poses(registry, np.arange(40), poses_of(40))
+    poses = known.of_table(registry, anew, match, is_new_file=True)
+    assert poses is not None
+    assert poses.shift_A[:30, 0].tolist() == order.tolist()
+    second = next_registry(
+        registry, known, anew, match,
+        used=np.arange(35), half=half, dropped=np.zeros(35, "<U1"),
+    )  # fmt: skip
+    assert second.match(table)[order].tolist() == list(range(30))
+    assert len(second) == 45
+
+
+def test_coordinates_that_are_not_known_or_no_numbers_match_nothing():
+    table = make_table(4, micrograph=[0, 0, 1, 1])
+    elsewhere = make_table(4, micrograph=[0, 0, 1, 1], stack=[5] * 4, folder=Path("/other"))
+    words = replace(elsewhere, extra={n: np.array([b"a"] * 4) for n in COORDINATES})
+    known = picked(table, np.full((4, 2), 7.0))
+    for mine in (table, known):
+        for theirs in (elsewhere, words):
+            assert (registry_of(mine).match(theirs) == -1).all()
+    # Two at one place are two particles: each is found once.
+    twice = picked(elsewhere, np.full((4, 2), 7.0))
+    assert sorted(registry_of(known).match(twice).tolist()).count(-1) <= 2
 
 
 def test_rows_that_show_one_image_are_matched_in_turn():

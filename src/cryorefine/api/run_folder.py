@@ -11,7 +11,8 @@ from cryorefine.api.results import Iteration, Refinement
 from cryorefine.errors import InputError
 from cryorefine.run import loop
 from cryorefine.run.checkpoint import committed_iterations
-from cryorefine.settings import RefineSettings
+from cryorefine.run.folder import check_output_folder
+from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationRecord
 from cryorefine.storage.layout import check_no_devices
 from cryorefine.storage.manifest import is_being_filled
@@ -81,6 +82,8 @@ class Run:
         keep_above_percentile: float | None = None,
         accept_changed_inputs: bool = False,
         allow_commands: bool = False,
+        output: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
         progress: Progress = False,
         **changes: Any,
     ) -> Refinement:
@@ -101,10 +104,16 @@ class Run:
         allow_commands
             Run ``reference_command`` and ``post_command`` of the run's settings. Otherwise only
             those run that are given here.
+        output
+            A new folder in which a copy of the run goes on; this one stays as it is. None: this one
+            goes on.
+        overwrite
+            Whether to replace a run that is in ``output`` already.
         progress
             As for :func:`cryorefine.refine`.
         **changes
-            New values of settings; ``particles`` may be among them.
+            New values of settings; ``particles`` may be among them. None takes a setting back: it
+            is again what it is where nothing is given.
 
         Raises
         ------
@@ -113,20 +122,27 @@ class Run:
         StoppedEarly
             On Ctrl-C, a full disk or too little memory; whole iterations are kept.
         """
+        target = None if output is None else Path(output)
+        if target is not None:
+            check_output_folder(target, overwrite=overwrite)
         with (
             threads_restored(),
-            inputs_as_paths(self.output, changes) as given,
+            inputs_as_paths(target or self.output, changes, replaces=overwrite) as given,
             listening(progress) as listeners,
         ):
             loop.resume(
                 self.output,
-                changes=given,
-                keep_above_percentile=keep_above_percentile,
-                accept_changed_inputs=accept_changed_inputs,
-                allow_commands=allow_commands,
+                changes=Changes(
+                    given,
+                    keep_above_percentile=keep_above_percentile,
+                    accepts_changed_inputs=accept_changed_inputs,
+                    allows_commands=allow_commands,
+                ),
+                target=target,
+                overwrite=overwrite,
                 listeners=listeners,
             )
-        return self.result
+        return self.result if target is None else Run(target).result
 
 
 @library_call

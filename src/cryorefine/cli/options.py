@@ -1,7 +1,7 @@
 """Command-line options made from the settings' model: one source for names, types and help."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -9,9 +9,17 @@ import click
 from pydantic.fields import FieldInfo
 
 from cryorefine.cli.file_path import FILE_PATH
+from cryorefine.errors import InputError
 from cryorefine.settings import GROUPS, RefineSettings
 
-__all__ = ["ALLOW_COMMANDS", "GroupedCommand", "SettingOption", "given", "settings_options"]
+__all__ = [
+    "ALLOW_COMMANDS",
+    "GroupedCommand",
+    "SettingOption",
+    "given",
+    "settings_options",
+    "taken_back",
+]
 
 ALLOW_COMMANDS = (
     "Run the commands that the settings file names (--reference-command, --post-command). Without "
@@ -94,3 +102,28 @@ def settings_options(*names: str) -> Callable[[click.Command], click.Command]:
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were really given; the others are left to file and defaults."""
     return {k: v for k, v in values.items() if v is not None and v != ()}
+
+
+def taken_back(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, None]:
+    """Return the settings that are to be taken back, written with or without dashes.
+
+    Raises
+    ------
+    InputError
+        If there is no such setting, or it is given anew as well.
+    """
+    found = dict.fromkeys(name.removeprefix("--").replace("-", "_") for name in names)
+    for name in found:
+        if name not in RefineSettings.model_fields:
+            raise InputError(
+                f"no such setting: '{name}'",
+                where="--unset",
+                do="name an option of this command, such as mask",
+            )
+        if name in options:
+            raise InputError(
+                f"--{name.replace('_', '-')} is given as well",
+                where="--unset",
+                do="say one of them",
+            )
+    return found

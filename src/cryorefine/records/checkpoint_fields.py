@@ -156,7 +156,9 @@ def _optics(arrays: CheckpointArrays) -> tuple[OpticsSampling, ...]:
 
 
 def _registry_arrays(registry: ParticleRegistry) -> dict[str, np.ndarray]:
-    fields = (entry.name for entry in dataclasses.fields(registry) if entry.name != "poses")
+    fields = [entry.name for entry in dataclasses.fields(registry) if entry.name != "poses"]
+    if not len(registry.coordinates_px):  # of an earlier version
+        fields = [name for name in fields if name not in ("coordinates_px", "stack_names")]
     arrays = {f"roster_{name}": getattr(registry, name) for name in fields}
     if registry.poses is not None:
         arrays.update(_poses_arrays(registry.poses, "aside_"))
@@ -172,6 +174,10 @@ def _registry(arrays: CheckpointArrays, n_in_file: int) -> ParticleRegistry:
             "roster_image_index", f"of {n_in_file} particles or more", f"of {n}"
         )
     aside = arrays.array("roster_aside", "whole", (None,))
+    later = {}  # what earlier versions did not know
+    if "roster_coordinates_px" in arrays:
+        later["coordinates_px"] = arrays.array("roster_coordinates_px", "real", (n, 2))
+        later["stack_names"] = arrays.array("roster_stack_names", "text", (None,))
     return ParticleRegistry(
         stacks=arrays.array("roster_stacks", "text", (None,)),
         stack_index=arrays.array("roster_stack_index", "whole", (n,)),
@@ -183,6 +189,7 @@ def _registry(arrays: CheckpointArrays, n_in_file: int) -> ParticleRegistry:
         dropped=arrays.array("roster_dropped", "text", (n,)),
         aside=aside,
         poses=_poses(arrays, "aside_", len(aside)),
+        **later,
     )
 
 

@@ -1,7 +1,7 @@
-"""Who takes part in a run: recognise particles by their image, keep the halves and poses of all."""
+"""Who takes part in a run: recognise particles by image or place, keep halves and poses of all."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,13 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.particles.half_sets import deal_halves, find_duplicates
+from cryorefine.particles.identity import (
+    SAME_PLACE_PX,
+    coordinates_px,
+    file_names,
+    nearest_places,
+    stack_names,
+)
 from cryorefine.particles.table import ParticleTable
 from cryorefine.state.state import Poses, unknown_poses
 
@@ -47,6 +54,11 @@ class ParticleRegistry:
         Why a particle whose image can be used is not; empty for all others.
     aside, poses
         Rows that have a pose and are not in use, and their poses; None where there are none.
+    stack_names
+        Names of the stacks as the particle file wrote them; empty in runs of earlier versions.
+    coordinates_px
+        (n, 2): where particles were picked in their micrographs, NaN where that is unknown; empty
+        in runs of earlier versions.
     """
 
     stacks: np.ndarray
@@ -59,12 +71,30 @@ class ParticleRegistry:
     dropped: np.ndarray
     aside: np.ndarray
     poses: Poses | None = None
+    stack_names: np.ndarray = field(default_factory=lambda: np.zeros(0, "<U1"))
+    coordinates_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
     def __len__(self) -> int:
         return len(self.image_index)
 
     def match(self, table: ParticleTable) -> np.ndarray:
         """Return each particle's row in the registry, -1 for those it does not know.
+
+        A particle is known if its image is: the same number in the same file, or in one of the
+        same name unless micrograph, coordinates or defocus say that it is another. Otherwise it is
+        known by its place: extracted anew, it has other images but the same coordinates in the
+        same micrograph.
+        """
+        row = self._same_images(table)
+        for find in (self._same_names, self._same_places, self._same_places_anywhere):
+            left, free = np.flatnonzero(row < 0), np.setdiff1d(np.arange(len(self)), row)
+            if len(left) and len(free):
+                found = find(table.select(left), free)
+                row[left] = np.where(found >= 0, free[found], -1)
+        return row
+
+    def _same_images(self, table: ParticleTable) -> np.ndarray:
+        """Return the rows of the same images, -1 where there is none.
 
         Of rows that show one image the first is matched with the first, and so on.
         """
@@ -81,6 +111,60 @@ class ParticleRegistry:
         row = np.full(int(code.max(initial=-1)) + 1, -1)
         row[code[: len(self)]] = np.arange(len(self))
         return row[code[len(self) :]]
+
+    def _same_names(self, table: ParticleTable, free: np.ndarray) -> np.ndarray:
+        """Return which of some rows have the same name and are not said to be others."""
+        if not len(self.stack_names):
+            return np.full(len(table), -1)
+        mine, theirs = _numbered(self.stack_names, stack_names(table))
+        key = np.concatenate([mine[self.stack_index[free]], theirs[table.stack_index]])
+        image = np.concatenate([self.image_index[free], table.image_index])
+        _, code = np.unique(np.stack([key, image], -1), axis=0, return_inverse=True)
+        code = code.reshape(-1)
+        row = np.full(int(code.max(initial=-1)) + 1, -1)
+        row[code[: len(free)]] = np.arange(len(free))
+        found = row[code[len(free) :]]
+        return np.where((found >= 0) & self._can_be(table, free[found]), found, -1)
+
+    def _can_be(self, table: ParticleTable, rows: np.ndarray) -> np.ndarray:
+        """Tell whether particles can be those of some rows by all else that is known of both."""
+        mine, theirs = self._micrograph_numbers(table, with_folders=False)
+        mine = mine[rows]
+        apart = (mine >= 0) & (theirs >= 0) & (mine != theirs)
+        moved_px = np.full(len(table), np.nan)
+        if len(self.coordinates_px):
+            moved_px = np.abs(coordinates_px(table) - self.coordinates_px[rows]).max(-1)
+        other = np.abs(_defocus(table) - self.defocus[rows]).max(-1) > _SAME_DEFOCUS_A
+        return ~apart & np.where(np.isnan(moved_px), ~other, moved_px <= SAME_PLACE_PX)
+
+    def _same_places(
+        self, table: ParticleTable, free: np.ndarray, *, with_folders: bool = True
+    ) -> np.ndarray:
+        """Return which of some rows were picked at the same places."""
+        if not len(self.coordinates_px):
+            return np.full(len(table), -1)
+        mine, theirs = self._micrograph_numbers(table, with_folders=with_folders)
+        known = mine[free], self.coordinates_px[free]
+        return nearest_places(theirs, coordinates_px(table), known)
+
+    def _same_places_anywhere(self, table: ParticleTable, free: np.ndarray) -> np.ndarray:
+        """Return the same of micrographs that may be in another folder by now."""
+        return self._same_places(table, free, with_folders=False)
+
+    def _micrograph_numbers(
+        self, table: ParticleTable, *, with_folders: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers that are equal for equal micrographs, of all rows and of the table.
+
+        Their folders count, too, where micrographs of one file name are in several.
+        """
+        mine, theirs = self.micrographs, np.array(table.micrographs, np.str_)
+        if not with_folders and len(np.unique(file_names(theirs))) == len(theirs):
+            mine, theirs = file_names(mine), file_names(theirs)
+        numbers, others = _numbered(mine, theirs)
+        index = table.micrograph_index if len(theirs) else np.full(len(table), -1)
+        # The last is that of no micrograph.
+        return np.append(numbers, -1)[self.micrograph_index], np.append(others, -1)[index]
 
     def halves_of_images(self, table: ParticleTable) -> np.ndarray:
         """Return the half in which each particle's image has been used, 0 if in none."""
@@ -111,6 +195,13 @@ class ParticleRegistry:
         _, key = np.unique(np.stack([stack, image], -1), axis=0, return_inverse=True)
         key = key.reshape(-1)
         return key[: len(self)], key[len(self) :]
+
+
+def _numbered(names: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of two lists of names that are equal for equal names."""
+    place: dict[str, int] = {}
+    numbers = [place.setdefault(str(name), len(place)) for name in [*names, *others]]
+    return np.array(numbers[: len(names)], np.int64), np.array(numbers[len(names) :], np.int64)
 
 
 def _occurrence(key: np.ndarray) -> np.ndarray:
@@ -148,6 +239,8 @@ def first_registry(table: ParticleTable, used: np.ndarray, half: np.ndarray) -> 
         defocus=_defocus(table),
         dropped=np.zeros(len(table), "<U1"),
         aside=np.zeros(0, np.int64),
+        stack_names=stack_names(table),
+        coordinates_px=coordinates_px(table),
     )
 
 
@@ -178,11 +271,16 @@ def next_registry(
     """
     left = np.setdiff1d(np.arange(len(registry)), match)
     now = first_registry(table, used, half)
-    halves = registry.halves_of_images(table)
+    halves = _known_halves(table, registry, match)
     halves[used] = half
     stacks, stack_index = _merged(
         now.stacks, now.stack_index, registry.stacks, registry.stack_index[left]
     )
+    names = dict(zip(map(str, registry.stacks), map(str, registry.stack_names), strict=False))
+    names.update(zip(map(str, now.stacks), map(str, now.stack_names), strict=True))
+    places_px = np.full((len(left), 2), np.nan)
+    if len(registry.coordinates_px):
+        places_px = registry.coordinates_px[left]
     micrographs, micrograph_index = _merged(
         now.micrographs, now.micrograph_index, registry.micrographs, registry.micrograph_index[left]
     )  # fmt: skip
@@ -201,7 +299,17 @@ def next_registry(
         dropped=np.concatenate([dropped, registry.dropped[left]]),
         aside=aside,
         poses=known.poses.select(old_row[aside]) if known.poses and len(aside) else None,
+        stack_names=np.array([names.get(str(stack), "") for stack in stacks], np.str_),
+        coordinates_px=np.concatenate([now.coordinates_px, places_px]),
     )
+
+
+def _known_halves(
+    table: ParticleTable, registry: ParticleRegistry, match: np.ndarray
+) -> np.ndarray:
+    """Return the half that each particle has been in, or its image, 0 if in none."""
+    of_particle = np.where(match >= 0, registry.half[match], 0).astype(np.int8)
+    return np.where(of_particle > 0, of_particle, registry.halves_of_images(table))
 
 
 def _merged(
@@ -293,21 +401,26 @@ def _without_twice_the_defocus(
 
 
 def extend_halves(
-    table: ParticleTable, registry: ParticleRegistry, *, seed: tuple[int, ...], events: EventLog
+    table: ParticleTable,
+    registry: ParticleRegistry,
+    match: np.ndarray,
+    *,
+    seed: tuple[int, ...],
+    events: EventLog,
 ) -> np.ndarray:
     """Return the half of every particle: known ones keep theirs, new ones are dealt.
 
-    An image that has been in a half stays in it. Then the file's halves hold, if they agree with
+    A particle that has been in a half stays in it. Then the file's halves hold, if they agree with
     the run's; then a new particle goes where its micrograph is, if that is in one half only. The
     rest is dealt as at the start of a run: whole micrographs to the smaller half, or single
-    images where that would make the halves uneven.
+    images where that would make the halves uneven. ``match`` is as for :func:`next_registry`.
 
     Raises
     ------
     InputError
         If a half stays empty.
     """
-    half = registry.halves_of_images(table)
+    half = _known_halves(table, registry, match)
     given, known = table.half_set, half > 0
     if (given > 0).any():
         if (given[known] == half[known]).all():

@@ -65,9 +65,14 @@ def save_state(run: Path, checkpoint: Checkpoint, fill: Callable[[Path], None]) 
 
 
 def save_start(
-    run: Path, number: int, checkpoint: Checkpoint, fill: Callable[[Path], None]
+    run: Path,
+    number: int,
+    checkpoint: Checkpoint,
+    fill: Callable[[Path], None],
+    *,
+    has_volumes: bool = False,
 ) -> Path:
-    """Write what a segment begins with: all but the volumes, which are those of the last iteration.
+    """Write what a segment begins with: volumes only if they are not those of the last iteration.
 
     It counts for nothing until the list of segments names it.
 
@@ -77,9 +82,13 @@ def save_start(
         Of the segment, from 2.
     fill
         As for :func:`save_state`.
+    has_volumes
+        Whether the checkpoint has volumes of its own.
     """
     final = segment_folder(run, number)
     part = _new_part(final)
+    if has_volumes:
+        write_volumes(part, checkpoint)
     write_checkpoint(part, checkpoint)
     fill(part)
     return _committed(part, final)
@@ -171,7 +180,9 @@ def load_start(run: Path, number: int, iteration: int) -> Checkpoint:
         read.
     """
     folder, do = segment_folder(run, number), "restore the folder"
-    checkpoint = read_checkpoint(folder, lambda _: iteration_folder(run, iteration), do=do)
+    has_volumes = (folder / "reference1.mrc").exists()
+    volumes = folder if has_volumes else iteration_folder(run, iteration)
+    checkpoint = read_checkpoint(folder, lambda _: volumes, do=do)
     if checkpoint.state.iteration != iteration:
         raise _of_another(folder, checkpoint.state.iteration, do)
     return checkpoint

@@ -5,16 +5,18 @@ Nothing here writes a file.
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
+from cryorefine.engine.protocol import Engine
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog, ParticlesMatched
+from cryorefine.fourier.crop import resample_volume
 from cryorefine.model.observe import make_group_band
 from cryorefine.records.checkpoint_record import OpticsSampling, SegmentConstants
 from cryorefine.records.dropped_reason import dropped_reason, limit_of_reason
@@ -28,67 +30,32 @@ from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.commands import check_commands
 from cryorefine.run.engines import engine_of
 from cryorefine.run.folder import input_paths
-from cryorefine.run.inputs import NO_POSE, Opened, open_inputs, screen, screened_inputs
+from cryorefine.run.inputs import (
+    NO_POSE,
+    Opened,
+    first_state,
+    open_inputs,
+    screen,
+    screened_inputs,
+)
 from cryorefine.run.segments import Segment, settings_within_run
 from cryorefine.run.stopped_run import StoppedRun, changes_of_inputs
-from cryorefine.settings import RefineSettings, make_settings
+from cryorefine.settings import FILE_SETTINGS, Changes, RefineSettings, merge_settings
 from cryorefine.state.state import Inputs, Poses, State
 from cryorefine.storage.layout import RESULTS, committed_iterations, iteration_folder
 from cryorefine.weigh.worst import worst_of_groups
 
 __all__ = [
-    "FIXED",
-    "Changes",
     "NextSegment",
     "begin_segment",
     "check_same_particles",
-    "merge_settings",
     "warn_of_changes",
     "warn_of_commands",
 ]
 
-FIXED = frozenset(
-    {
-        "reference", "reference_voxel_angstrom", "initial_lowpass_angstrom", "invert_contrast",
-        "seed",
-    }
-)  # fmt: skip
-"""Settings that the state of a run depends on: they cannot change in it."""
-
 _SCHEDULE = {"iterations", "alignment", "automatic_schedule"}
 _SAME_LENGTH = 1e-4  # relative
-_FILES = (
-    "particles", "mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to"
-)  # fmt: skip
-"""Settings that name a file and may change in a run."""
 _N_LISTED = 5  # as many as of particles that are left out: a set may have thousands of stacks
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What is to change in a run that is continued.
-
-    Attributes
-    ----------
-    settings
-        New values by name.
-    keep_above_percentile
-        Only particles whose quality is above this percentile are used; None: as before.
-    accepts_changed_inputs
-        Whether files of the run may have changed since it read them.
-    allows_commands
-        Whether commands of the run's settings may run that are not given now.
-    """
-
-    settings: dict[str, Any]
-    keep_above_percentile: float | None = None
-    accepts_changed_inputs: bool = False
-    allows_commands: bool = False
-
-    @property
-    def is_any(self) -> bool:
-        """Whether anything is to change."""
-        return bool(self.settings) or self.keep_above_percentile is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +66,8 @@ class NextSegment:
     ----------
     settings
         Its own; those of ``inputs`` are what the whole run sees of them.
+    engine
+        Does its work, from screening the images to its last iteration.
     """
 
     segment: Segment
@@ -108,97 +77,18 @@ class NextSegment:
     inputs: Inputs
     state: State
     registry: ParticleRegistry
-
-
-def merge_settings(
-    values: dict[str, Any], last: Segment, changes: Changes, *, where: str
-) -> tuple[RefineSettings, dict[str, Any]]:
-    """Return a new segment's settings: all that held before, but for what is given now.
-
-    Alignment 'none' has no use for some of them. They are suspended rather than refused: what was
-    given in an earlier segment cannot be taken back on the command line.
-
-    Parameters
-    ----------
-    values
-        Of ``settings.toml``.
-
-    Returns
-    -------
-    settings, suspended
-
-    Raises
-    ------
-    InputError
-        Listing every problem at once.
-    """
-    before = {**values, **last.suspended}
-    after = {**before, **changes.settings}
-    suspended = {}
-    if after.get("alignment") == "none":
-        carried = [name for name in before if name not in changes.settings]
-        suspended = {n: before[n] for n in carried if _needs_alignment(n, before[n])}
-        after = {name: value for name, value in after.items() if name not in suspended}
-    problems = list(_fixed_that_change(before, changes.settings))
-    do = "start a new run with 'cryorefine refine' to change it" if problems else ""
-    percentile = changes.keep_above_percentile
-    if percentile is not None and not 0 <= percentile <= 100:
-        problems.append(f"--keep-above-percentile {percentile:g} is not between 0 and 100")
-    settings = None
-    try:
-        settings = make_settings(after, where=where)
-    except InputError as error:
-        problems.append(error.what)
-    if problems or settings is None:
-        raise InputError("; ".join(problems), where=where, do=do or "correct the options")
-    return settings, suspended
-
-
-def _value(name: str, raw: Any, **others: Any) -> Any:
-    """Return the value that a setting would have; raises ValidationError if it cannot."""
-    others = {"particles": "-", **others}
-    return getattr(RefineSettings(**{**others, name: raw}), name)
-
-
-def _needs_alignment(name: str, raw: Any) -> bool:
-    """Tell whether a setting is refused with alignment 'none', and would not be with another."""
-    try:
-        _value(name, raw, alignment="automatic")
-    except ValidationError:
-        return False
-    try:
-        _value(name, raw, alignment="none")
-    except ValidationError:
-        return True
-    return False
-
-
-def _fixed_that_change(before: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    for name in sorted(FIXED & given.keys()):
-        default = RefineSettings.model_fields[name].default
-        try:
-            old, new = (_value(name, v) for v in (before.get(name, default), given[name]))
-        except ValidationError:
-            continue  # said with the other problems
-        if _identity(old) != _identity(new):
-            shown = " ".join(map(str, old)) if isinstance(old, tuple) else old
-            yield (
-                f"--{name.replace('_', '-')} cannot change in a run (it began with "
-                f"{'none' if shown in (None, '') else shown})"
-            )
-
-
-def _identity(value: Any) -> Any:
-    """Return what two equal values share: of files, where they really are."""
-    if isinstance(value, tuple):
-        return tuple(_identity(v) for v in value)
-    return os.path.realpath(value) if isinstance(value, Path) else value
+    engine: Engine
 
 
 def begin_segment(
-    stopped: StoppedRun, changes: Changes, events: EventLog, *, started: str
+    stopped: StoppedRun, changes: Changes, events: EventLog, *, started: str, engines: ExitStack
 ) -> NextSegment:
     """Make ready what another segment of a run begins with.
+
+    Parameters
+    ----------
+    engines
+        Ends the segment's engine, which is begun here.
 
     Raises
     ------
@@ -207,21 +97,27 @@ def begin_segment(
     """
     run, last = stopped.output, stopped.segments[-1]
     state, constants = stopped.checkpoint.state, stopped.checkpoint.constants
-    before = {**stopped.values, **last.suspended}
-    changes = replace(changes, settings=dict(_settled(run, changes.settings)))
-    settings, suspended = merge_settings(stopped.values, last, changes, where=str(run))
+    before = stopped.values_before
+    changes = replace(
+        changes,
+        settings=dict(_settled(run, changes.settings)),
+        of_file=dict(_settled(run, changes.of_file)),
+    )
+    settings, suspended = merge_settings(before, changes, where=str(run))
     warn_of_commands(stopped, changes, settings, events)
     registry = _registry(run, constants)
     opened = open_inputs(settings, is_continued=True)
-    check_same_particles(opened, constants, is_new_file="particles" in changes.settings)
+    check_same_particles(opened, constants, is_new_file="particles" in changes.changed)
     warn_of_changes(stopped, changes, opened, events)
-    _check_sampling(opened, state, constants.voxel_A)
-    chosen = _choose(stopped, changes, opened, registry, events)
+    is_resampled = _is_resampled(opened, constants, changes)
+    engine = engines.enter_context(engine_of(settings, opened.device))
+    chosen = _choose(stopped, changes, opened, registry, events, engine)
 
-    search = _search(before, settings, chosen.has_unsearched)
+    search = "all" if chosen.are_all_new else _search(before, settings, chosen.has_unsearched)
     goes_on = not (
         stopped.checkpoint.is_finished
-        or changes.settings.keys() & _SCHEDULE
+        or is_resampled
+        or changes.changed.keys() & _SCHEDULE
         or chosen.has_unsearched
         or search != "nobody"
     )
@@ -229,7 +125,7 @@ def begin_segment(
     segment = Segment(
         first_iteration=first_iteration,
         counts_from=last.counts_from if goes_on else first_iteration,
-        settings=settings.model_dump(mode="json", include=set(changes.settings)),
+        settings=settings.model_dump(mode="json", include=set(changes.changed)),
         suspended=suspended,
         search=search,
         keep_above_percentile=changes.keep_above_percentile,
@@ -239,22 +135,22 @@ def begin_segment(
     )
     opened.settings = settings_within_run(settings, segment)
     inputs = screened_inputs(opened, chosen.screening, chosen.half, chosen.radius_px, EventLog())
-    noise, group_scale = _regrouped(state, constants.optics, inputs)
+    state = replace(state, poses=chosen.poses, previous=chosen.previous)
+    if is_resampled or chosen.are_all_new:
+        state = _of_other_images(inputs, state, constants.voxel_A, events, engine)
+    else:
+        noise, group_scale = _regrouped(state, constants.optics, inputs)
+        sums = state.sums if _keeps_sums(before, settings) else None
+        state = replace(state, noise=noise, group_scale=group_scale, sums=sums)
     return NextSegment(
         segment=segment,
         settings=settings,
         opened=opened,
         screening=chosen.screening,
         inputs=inputs,
-        state=replace(
-            state,
-            poses=chosen.poses,
-            previous=chosen.previous,
-            noise=noise,
-            group_scale=group_scale,
-            sums=state.sums if _keeps_sums(before, settings) else None,
-        ),
+        state=state,
         registry=chosen.registry,
+        engine=engine,
     )
 
 
@@ -265,7 +161,7 @@ def _settled(run: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """
     newest = iteration_folder(run, committed_iterations(run)[-1])
     for name, value in settings.items():
-        is_result = isinstance(value, str | os.PathLike) and name in _FILES
+        is_result = isinstance(value, str | os.PathLike) and name in FILE_SETTINGS
         path = Path(value) if is_result else Path()
         if is_result and path.name in RESULTS and path.parent.resolve() == run.resolve():
             kept = newest / path.name
@@ -300,7 +196,7 @@ def warn_of_changes(
     InputError
         If some have that are not given now, and are not accepted.
     """
-    given = {str(value) for name, value in changes.settings.items() if name in _FILES}
+    given = {str(value) for name, value in changes.changed.items() if name in FILE_SETTINGS}
     paths = [p for p in input_paths(opened.settings, opened.table.stacks) if str(p) not in given]
     run = stopped.output
     found = changes_of_inputs(stopped, paths)
@@ -331,6 +227,8 @@ class _Chosen:
     ----------
     half, poses, previous
         Of those in use; poses are None where the run has none.
+    are_all_new
+        Whether the run knows none of them.
     has_unsearched
         Whether there are some without a pose that the schedule so far did not know of: they are
         searched for before it turns local.
@@ -342,6 +240,7 @@ class _Chosen:
     poses: Poses | None
     previous: Poses | None
     has_unsearched: bool
+    are_all_new: bool
     registry: ParticleRegistry
 
 
@@ -351,17 +250,18 @@ def _choose(
     opened: Opened,
     registry: ParticleRegistry,
     events: EventLog,
+    engine: Engine,
 ) -> _Chosen:
     """Find the file's particles in the run, and choose which of them take part and how."""
     settings, state = opened.settings, stopped.checkpoint.state
     constants = stopped.checkpoint.constants
-    is_new_file = "particles" in changes.settings
+    is_new_file = "particles" in changes.changed
     match = registry.match(opened.table) if is_new_file else np.arange(len(opened.table))
     if not (match >= 0).any():
-        raise InputError(
-            "none of its images is in the run",
-            where=str(settings.particles),
-            do="start a new run with 'cryorefine refine', with this one's map as --reference",
+        events.warn(
+            f"{settings.particles}: the run knows none of its particles by image, or by micrograph "
+            "and coordinates: all join as new ones, and if they show what the run has seen before, "
+            "its halves are not independent any more"
         )
     was_used = np.flatnonzero(constants.screening.is_usable)
     known = known_poses(registry, was_used, state.poses)
@@ -371,14 +271,18 @@ def _choose(
     )
     dropped = _dropped(registry, match, poses, changes.keep_above_percentile, stopped.output)
     radius_px = constants.radius_px
+    if abs(opened.voxel_A - constants.voxel_A) > _SAME_LENGTH * constants.voxel_A:
+        radius_px = min(radius_px * constants.voxel_A / opened.voxel_A, opened.size_px / 2 - 1)
     if settings.particle_radius_px is not None:
         radius_px = opened.radius_px(None, events)
+    elif "particle_radius_px" in changes.changed:  # taken back
+        radius_px = opened.radius_px(torch.add(*state.references) / 2, events)
     aside = _without_pose_before(settings, opened, poses, constants.screening, match)
     screening, used = _screened(
-        opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events
+        opened, radius_px, np.where(aside & (dropped == ""), NO_POSE, dropped), events, engine
     )
     table, seed = opened.table.select(used), (settings.seed, len(stopped.segments))
-    half = extend_halves(table, registry, seed=seed, events=events)
+    half = extend_halves(table, registry, match[used], seed=seed, events=events)
     lacks_pose = _lack_pose(opened, poses, used)
     _check_poses(settings, lacks_pose)
     _emit_particles(events, registry, was_used, match[used])
@@ -390,6 +294,7 @@ def _choose(
         poses=None if poses is None else poses.select(used),
         previous=None if state.previous is None or previous is None else previous.select(used),
         has_unsearched=state.poses is not None and bool(np.any(are_new)),
+        are_all_new=not (match[used] >= 0).any(),
         registry=next_registry(
             registry, known, opened.table, match, used=used, half=half, dropped=dropped
         ),
@@ -431,17 +336,74 @@ def check_same_particles(
         raise InputError("the particle file has other images than the run", where=where, do=do)
 
 
-def _check_sampling(opened: Opened, state: State, voxel_A: float) -> None:
-    """Refuse particles whose maps would have another box or voxel."""
-    size_px = state.references[0].shape[-1]
-    is_same = opened.size_px == size_px
-    if not is_same or abs(opened.voxel_A - voxel_A) > _SAME_LENGTH * voxel_A:
-        raise InputError(
-            f"its particles have a box of {opened.size_px} pixels of {opened.voxel_A:.4g} Å, the "
-            f"run's have {size_px} of {voxel_A:.4g} Å",
-            where=str(opened.settings.particles),
-            do="extract the particles in the run's box and pixel size, or start a new run",
+def _is_resampled(opened: Opened, constants: SegmentConstants, changes: Changes) -> bool:
+    """Tell whether a new file's particles make maps of another box or voxel than the run has.
+
+    Raises
+    ------
+    InputError
+        If those of an old one do, or a length in pixels is carried over to pixels of another size.
+    """
+    before, given = constants.optics, changes.changed
+    is_same = abs(opened.voxel_A - constants.voxel_A) <= _SAME_LENGTH * constants.voxel_A
+    if before:
+        size_px = _map_size_px(before)
+        is_same &= opened.size_px == size_px
+        if not is_same and "particles" not in given:
+            raise InputError(
+                f"its particles have a box of {opened.size_px} pixels of {opened.voxel_A:.4g} Å, "
+                f"the run's have {size_px} of {constants.voxel_A:.4g} Å",
+                where=str(opened.settings.particles),
+                do="restore the file, or give the new one with --particles",
+            )
+    is_carried = opened.settings.particle_radius_px is not None and (
+        "particle_radius_px" not in given
+    )
+    if before and is_carried:
+        pixel_A, was_A = opened.table.optics[0].pixel_A, before[0].pixel_A
+        if abs(pixel_A - was_A) > _SAME_LENGTH * was_A:
+            raise InputError(
+                f"--particle-radius-px is in pixels of {was_A:.4g} Å, and the images of "
+                f"{opened.settings.particles} have pixels of {pixel_A:.4g} Å",
+                do="give --particle-radius-px anew, or take it back with --unset",
+            )
+    return not is_same
+
+
+def _map_size_px(optics: tuple[OpticsSampling, ...]) -> int:
+    """Return the side of the maps of images in these groups."""
+    voxel_A = min(group.pixel_A for group in optics)
+    return round(max(group.pixel_A * group.box_px for group in optics) / voxel_A)
+
+
+def _of_other_images(
+    inputs: Inputs, state: State, voxel_A: float, events: EventLog, engine: Engine
+) -> State:
+    """Return a state for images of another sampling, or of particles that are all new.
+
+    Poses are in ångströms and stay. Maps are brought to the new box and voxel, and the first
+    iteration finds the images' grey scale and noise, as that of a new run does.
+    """
+
+    def resampled(volume: torch.Tensor) -> torch.Tensor:
+        return resample_volume(
+            volume, voxel_A=voxel_A, new_voxel_A=inputs.voxel_A, new_size_px=inputs.size_px
         )
+
+    first, second = (resampled(volume) for volume in state.references)
+    fresh = first_state(inputs, (first, second), events, engine)
+    halves = state.halves and (resampled(state.halves[0]), resampled(state.halves[1]))
+    return replace(
+        state,
+        references=fresh.references,
+        halves=halves,
+        mask=None if state.mask is None else resampled(state.mask).clamp(0, 1),
+        noise=fresh.noise,
+        group_scale=fresh.group_scale,
+        is_scaled=False,
+        sums=None,
+        own_share=None,
+    )
 
 
 def _dropped(
@@ -483,11 +445,10 @@ def _dropped(
 
 
 def _screened(
-    opened: Opened, radius_px: float, dropped: np.ndarray, events: EventLog
+    opened: Opened, radius_px: float, dropped: np.ndarray, events: EventLog, engine: Engine
 ) -> tuple[Screening, np.ndarray]:
     """Look at all images, and return which rows are used as well."""
-    with engine_of(opened.settings, opened.device) as engine:
-        screening = screen(opened, radius_px, events, engine)
+    screening = screen(opened, radius_px, events, engine)
     reasons = tuple(a or str(b) for a, b in zip(screening.reasons, dropped, strict=True))
     screening = replace(screening, reasons=reasons)
     used = np.flatnonzero(screening.is_usable)

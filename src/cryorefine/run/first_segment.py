@@ -122,6 +122,7 @@ def _fill_folder(output: Path, opened: Opened, prepared: _Prepared) -> Segment:
     write_manifest(
         output,
         input_paths(settings, opened.table.stacks),
+        run=output,
         seed=settings.seed,
         device=device_name(opened.device),
         is_being_filled=True,

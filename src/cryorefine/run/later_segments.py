@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cryorefine.engine.device import device_name
-from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
 from cryorefine.events import EarlyEventLog, EventLog, Listener, RunResumed, SegmentBegun
 from cryorefine.records.checkpoint_fit import require_fit
@@ -14,7 +13,6 @@ from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.announcements import emit_plans, emit_start
 from cryorefine.run.checkpoint import save_start
 from cryorefine.run.continuation import (
-    Changes,
     NextSegment,
     begin_segment,
     check_same_particles,
@@ -28,7 +26,7 @@ from cryorefine.run.interruption import interruptible
 from cryorefine.run.running_segment import RunningSegment, constants_of
 from cryorefine.run.segments import settings_within_run, switch_segment, timestamp
 from cryorefine.run.stopped_run import StoppedRun
-from cryorefine.settings import save_settings
+from cryorefine.settings import Changes, save_settings
 from cryorefine.storage.manifest import write_manifest
 
 __all__ = ["next_segment", "same_segment"]
@@ -88,9 +86,8 @@ def next_segment(
     events.emit(RunResumed(iteration=stopped.checkpoint.state.iteration))
     with ExitStack() as stack:
         with interruptible("the run is as it was; give the command again to continue it"):
-            begun = begin_segment(stopped, requested, events, started=timestamp())
-            engine = stack.enter_context(engine_of(begun.settings, begun.opened.device))
-            begun = _started_anew(begun, requested, events, engine)
+            begun = begin_segment(stopped, requested, events, started=timestamp(), engines=stack)
+            begun = _started_anew(begun, requested, events)
             constants = constants_of(begun.inputs, begun.screening, begun.registry)
 
             def fill(folder: Path) -> None:
@@ -98,12 +95,14 @@ def next_segment(
                 write_manifest(
                     folder,
                     input_paths(begun.settings, begun.opened.table.stacks),
+                    run=output,
                     seed=begun.settings.seed,
                     device=device_name(begun.opened.device),
                 )
 
             start = Checkpoint(begun.state, constants, stopped.clock.read(), is_finished=False)
-            save_start(output, number, start, fill)
+            is_new = begun.state.references is not stopped.checkpoint.state.references
+            save_start(output, number, start, fill, has_volumes=is_new)
             switch_segment(output, [*stopped.segments, begun.segment])
         with interruptible(f"the segment has begun; go on with 'cryorefine resume {output}'"):
             events.continue_in(output / "events.jsonl")
@@ -117,19 +116,19 @@ def next_segment(
             constants,
             stopped.clock,
             events,
-            engine,
+            begun.engine,
         )
 
 
-def _started_anew(
-    begun: NextSegment, requested: Changes, events: EventLog, engine: Engine
-) -> NextSegment:
+def _started_anew(begun: NextSegment, requested: Changes, events: EventLog) -> NextSegment:
     """Return a segment before the first iteration with the start that its alignment needs.
 
     What it was to start from was made for the other alignment.
     """
     can_begin = bool(begun.settings.reference) or begun.opened.table.has_pose
-    if begun.state.iteration > 0 or "alignment" not in requested.settings or not can_begin:
+    if begun.state.iteration > 0 or "alignment" not in requested.changed or not can_begin:
         return begun
     start = begun.opened.start_volumes(events) if begun.settings.reference else None
-    return dataclasses.replace(begun, state=starting_state(begun.inputs, start, events, engine))
+    return dataclasses.replace(
+        begun, state=starting_state(begun.inputs, start, events, begun.engine)
+    )

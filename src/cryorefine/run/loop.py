@@ -1,6 +1,7 @@
 """Run a refinement from beginning to end, go on where it stopped, or continue it with changes."""
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, emit_restorations, warn_of_poses
 from cryorefine.run.beside import Beside
 from cryorefine.run.checkpoint import committed_iterations
-from cryorefine.run.continuation import Changes
+from cryorefine.run.copied_run import copied_run
 from cryorefine.run.first_segment import first_segment
 from cryorefine.run.folder import summarise
 from cryorefine.run.interruption import interruptible
@@ -26,7 +27,7 @@ from cryorefine.run.stopped_run import (
     put_right,
     read_stopped_run,
 )
-from cryorefine.settings import RefineSettings
+from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import State
 from cryorefine.storage.lock import locked
@@ -65,10 +66,9 @@ def refine(
 def resume(
     output: Path,
     *,
-    changes: dict[str, Any] | None = None,
-    keep_above_percentile: float | None = None,
-    accept_changed_inputs: bool = False,
-    allow_commands: bool = False,
+    changes: Changes | dict[str, Any] | None = None,
+    target: Path | None = None,
+    overwrite: bool = False,
     listeners: tuple[Listener, ...] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -84,13 +84,11 @@ def resume(
     Parameters
     ----------
     changes
-        New values of settings, by name; ``particles`` may be among them.
-    keep_above_percentile
-        Use only particles whose quality is above this percentile, 0 to 100; 0 brings all back.
-    accept_changed_inputs
-        Go on where files of the run have changed since it read them; a new segment begins then.
-    allow_commands
-        Run the commands of the run's settings, too, that are not among the changes.
+        What is to change; a dictionary has settings only. ``particles`` may be among them.
+    target
+        Folder in which a copy of the run goes on; the run stays as it is. None: it goes on itself.
+    overwrite
+        Whether to replace a run that is in ``target`` already.
 
     Raises
     ------
@@ -100,18 +98,34 @@ def resume(
     StoppedEarly
         On Ctrl-C; whole iterations are kept.
     """
-    requested = Changes(changes or {}, keep_above_percentile, accept_changed_inputs, allow_commands)
+    requested = changes if isinstance(changes, Changes) else Changes(changes or {})
     check_is_run(output)
+    if target is not None:
+        with copied_run(output, target, requested, overwrite=overwrite) as keep:
+            return _resumed(target, requested, listeners, reporter, keep)
     with locked(output):
-        stopped = read_stopped_run(output)
-        with interruptible(f"go on with 'cryorefine resume {output}'"):
-            renewed = put_right(stopped)
-        has_changed = accept_changed_inputs and changes_of_inputs(stopped)
-        begin = next_segment if requested.is_any or has_changed else same_segment
-        with begin(stopped, requested, listeners) as running:
-            if renewed:
-                running.events.warn(renewed)
-            return _loop(running, reporter)
+        return _resumed(output, requested, listeners, reporter, lambda: None)
+
+
+def _resumed(
+    output: Path,
+    requested: Changes,
+    listeners: tuple[Listener, ...],
+    reporter: Reporter | None,
+    begun: Callable[[], object],
+) -> dict[str, Any]:
+    """Go on in a folder that is held; ``begun`` is called when nothing is refused any more."""
+    stopped = read_stopped_run(output)
+    requested = requested.against(stopped.values_before)
+    with interruptible(f"go on with 'cryorefine resume {output}'"):
+        renewed = put_right(stopped)
+    has_changed = requested.accepts_changed_inputs and changes_of_inputs(stopped)
+    begin = next_segment if requested.is_any or has_changed else same_segment
+    with begin(stopped, requested, listeners) as running:
+        begun()
+        if renewed:
+            running.events.warn(renewed)
+        return _loop(running, reporter)
 
 
 def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.checkpoint import load_start, load_state, prune_iterations
 from cryorefine.run.folder import Clock, input_paths
 from cryorefine.run.segments import Segment, current_settings, read_segments
-from cryorefine.settings import RefineSettings, make_settings
+from cryorefine.settings import FILE_SETTINGS, RefineSettings, make_settings
+from cryorefine.storage.input_places import locate_inputs
 from cryorefine.storage.layout import (
     MANIFEST,
     PUBLISHED,
@@ -31,8 +32,11 @@ class StoppedRun:
 
     Attributes
     ----------
-    values, settings
-        Of ``settings.toml``: what it says, and with all defaults.
+    values_before
+        What ``settings.toml`` says, and what was suspended by its last segment; files are named
+        where they are now.
+    settings
+        Of ``settings.toml``, with all defaults; files as above.
     checkpoint
         Its last.
     clock
@@ -41,7 +45,7 @@ class StoppedRun:
 
     output: Path
     segments: list[Segment]
-    values: dict[str, Any]
+    values_before: dict[str, Any]
     settings: RefineSettings
     checkpoint: Checkpoint
     clock: Clock
@@ -68,14 +72,29 @@ def read_stopped_run(output: Path) -> StoppedRun:
             where=str(output),
             do="restore its folder",
         )
-    values = current_settings(output, segments)
+    values = _located(output, current_settings(output, segments))
+    suspended = _located(output, segments[-1].suspended)
     settings = make_settings(values, where=str(output))
     if len(segments) > 1 and done[-1] < segments[-1].first_iteration:
         checkpoint = load_start(output, len(segments), segments[-1].first_iteration - 1)
     else:
         checkpoint = load_state(output, done[-1])
     clock = Clock(*checkpoint.spent_s)
-    return StoppedRun(output, segments, values, settings, checkpoint, clock)
+    return StoppedRun(output, segments, {**values, **suspended}, settings, checkpoint, clock)
+
+
+def _located(run: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with their files named where they are now."""
+    files = {name: value for name, value in values.items() if name in FILE_SETTINGS}
+    listed = (value if isinstance(value, list) else [value] for value in files.values())
+    now = locate_inputs(run, {text for texts in listed for text in texts if isinstance(text, str)})
+
+    def located(value: Any) -> Any:
+        if isinstance(value, list):
+            return [located(v) for v in value]
+        return now[value] if isinstance(value, str) else value
+
+    return {**values, **{name: located(value) for name, value in files.items()}}
 
 
 def check_is_run(output: Path) -> None:
@@ -99,7 +118,7 @@ def _no_run(output: Path) -> InputError:
 def changes_of_inputs(stopped: StoppedRun, paths: Iterable[Path] | None = None) -> list[str] | None:
     """Return :func:`changed_inputs` of the files that a run's last segment began with."""
     run, number = stopped.output, len(stopped.segments)
-    return changed_inputs(segment_folder(run, number) if number > 1 else run, paths)
+    return changed_inputs(segment_folder(run, number) if number > 1 else run, run, paths)
 
 
 def put_right(stopped: StoppedRun) -> str:

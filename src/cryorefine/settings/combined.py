@@ -17,7 +17,7 @@ from cryorefine.settings.reference import ReferenceSettings
 from cryorefine.settings.restoration import RestorationSettings
 from cryorefine.settings.weights import WeightSettings
 
-__all__ = ["GROUPS", "RefineSettings", "option_name"]
+__all__ = ["FILE_SETTINGS", "GROUPS", "RefineSettings", "option_name"]
 
 GROUPS: dict[str, type[SettingsGroup]] = {
     "Particles and images": ParticleSettings,
@@ -31,6 +31,11 @@ GROUPS: dict[str, type[SettingsGroup]] = {
     "Computing and files": ComputingSettings,
 }
 """Titles of the groups, in the order of help, documents and TOML files."""
+
+FILE_SETTINGS = (
+    "particles", "reference", "mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to"
+)  # fmt: skip
+"""Settings that name files which a run reads."""
 
 _UNUSED_WITHOUT_ALIGNMENT = (
     "reference_mask",

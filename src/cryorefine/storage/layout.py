@@ -78,7 +78,8 @@ who look at how maps came about."""
 _USED_REFERENCES = ("reference1_used.mrc", "reference2_used.mrc")
 """As images were compared with them; only where intermediate files are kept."""
 ITERATION_FILES = (*dict.fromkeys((*RESULTS, *INTERMEDIATE)), *_USED_REFERENCES, _STATE)
-SEGMENT_FILES = ("settings.toml", MANIFEST, _STATE)
+_VOLUMES = ("half1.mrc", "half2.mrc", "mask.mrc", "reference1.mrc", "reference2.mrc", "sums.npz")
+SEGMENT_FILES = ("settings.toml", MANIFEST, *_VOLUMES, _STATE)
 
 INPUTS = "inputs"
 """Folder within a run's for inputs that were no files; it may be there before the run."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from cryorefine.errors import InputError
 from cryorefine.storage.digest import difference, file_digest
+from cryorefine.storage.input_places import found_again, is_moved, place_of
 from cryorefine.storage.json_record import read_record, write_record
 from cryorefine.storage.layout import MANIFEST
 
@@ -33,6 +34,7 @@ def write_manifest(
     folder: Path,
     inputs: Iterable[Path],
     *,
+    run: Path,
     seed: int,
     device: str,
     is_being_filled: bool = False,
@@ -43,6 +45,8 @@ def write_manifest(
     ----------
     inputs
         All files that the run reads.
+    run
+        Its folder: that of the manifest, or the one that the segment's is in.
     device
         What it computes on, in words.
     is_being_filled
@@ -61,7 +65,8 @@ def write_manifest(
         "command": sys.argv,
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "inputs": {str(p): file_digest(p) for p in inputs},
+        "run_folder": os.path.realpath(run),
+        "inputs": {str(p): {**file_digest(p), **place_of(p, run)} for p in inputs},
     }
     if is_being_filled:
         manifest["is_being_filled"] = True
@@ -96,11 +101,15 @@ def check_is_filled(run: Path) -> None:
         )
 
 
-def changed_inputs(folder: Path, paths: Iterable[Path] | None = None) -> list[str] | None:
+def changed_inputs(
+    folder: Path, run: Path, paths: Iterable[Path] | None = None
+) -> list[str] | None:
     """Return which inputs are no longer those of a folder's manifest, and how, in words.
 
     Parameters
     ----------
+    folder, run
+        Of the manifest, and of the run that it is of.
     paths
         Those to look at; one that the manifest does not name is new, and not listed. None: all.
 
@@ -108,10 +117,15 @@ def changed_inputs(folder: Path, paths: Iterable[Path] | None = None) -> list[st
     -------
     None if there is no record of what they were.
     """
-    known = (read_record(folder / MANIFEST) or {}).get("inputs")
+    manifest = read_record(folder / MANIFEST) or {}
+    known, was_moved = manifest.get("inputs"), is_moved(run, manifest)
     if not isinstance(known, dict):
         return None
-    names = known if paths is None else dict.fromkeys(map(str, paths))
-    entries = {name: known[name] for name in names if isinstance(known.get(name), dict)}
-    found = {name: difference(Path(name), entry) for name, entry in entries.items()}
-    return [f"{name} {what}" for name, what in found.items() if what]
+    wanted = None if paths is None else {os.path.realpath(path) for path in paths}
+    found = {}
+    for name, entry in known.items():
+        if isinstance(entry, dict):
+            now = found_again(Path(name), entry, run, is_moved=was_moved)
+            if wanted is None or os.path.realpath(now) in wanted:
+                found[now] = difference(now, entry)
+    return [f"{now} {what}" for now, what in found.items() if what]
