@@ -2,7 +2,6 @@ import shutil
 
 import pytest
 
-from cryorefine.run import folder as folder_module
 from cryorefine.run.checkpoint import committed_iterations, save_state
 from cryorefine.run.folder import check_inputs_stay, check_output_folder
 from cryorefine.settings import make_settings
@@ -100,7 +99,7 @@ def test_a_link_in_place_of_a_file_of_the_run_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, exists):
-    monkeypatch.setattr(folder_module.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     folder = tmp_path if exists else tmp_path / "new"
     with refused(f"{tmp_path}: may not be written to"):
         check_output_folder(folder, overwrite=False)

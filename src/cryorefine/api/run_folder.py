@@ -127,7 +127,7 @@ class Run:
             check_output_folder(target, overwrite=overwrite)
         with (
             threads_restored(),
-            inputs_as_paths(target or self.output, changes, replaces=overwrite) as given,
+            inputs_as_paths(target or self.output, changes) as given,
             listening(progress) as listeners,
         ):
             loop.resume(

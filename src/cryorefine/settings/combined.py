@@ -33,7 +33,8 @@ GROUPS: dict[str, type[SettingsGroup]] = {
 """Titles of the groups, in the order of help, documents and TOML files."""
 
 FILE_SETTINGS = (
-    "particles", "reference", "mask", "reference_mask", "post_symmetry_mask", "post_mask", "compare_to"
+    "particles", "reference", "mask", "reference_mask", "post_symmetry_mask", "post_mask",
+    "compare_to",
 )  # fmt: skip
 """Settings that name files which a run reads."""
 
