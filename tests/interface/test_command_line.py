@@ -323,3 +323,18 @@ def test_ctrl_c_ends_with_code_3_and_says_how_to_go_on(project):
     assert process.returncode == 3, errors
     assert "cryorefine resume run" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [(EOFError, 2, "cut short or damaged"), (KeyboardInterrupt, 3, "stopped by the user")],
+)
+def test_a_file_that_ends_too_soon_is_not_taken_for_a_stop(monkeypatch, capsys, raised, code, said):
+    def read(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("cryorefine.io.mrc.read_volume", read)
+    with pytest.raises(SystemExit) as end:
+        main(["fsc", __file__, __file__, "--output", "fsc.star"])
+    assert end.value.code == code
+    assert said in capsys.readouterr().err

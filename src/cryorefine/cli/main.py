@@ -95,7 +95,11 @@ def _run(arguments: Sequence[str] | None) -> None:
         _complain(error.format_message())
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt) as stop:
-        _complain(f"stopped by {stop or 'the user'}.")
+        # click takes both for a user's stop; this program asks nothing, so that no input can end.
+        if isinstance(stop.__cause__, EOFError):
+            _complain("a file ended before what it says it holds: it was cut short or damaged.")
+            sys.exit(2)
+        _complain(f"stopped by {str(stop) or 'the user'}.")
         sys.exit(3)
     except (MemoryError, ImportError, RuntimeError, OSError, SystemError) as error:
         if lack_of_memory(error):
