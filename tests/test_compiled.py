@@ -3,16 +3,18 @@
 import gc
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 from numba.core.event import trigger_event
 
 import cryorefine
-from cryorefine.compiled import in_threads, kernel_threads, use_kernel_threads
+from cryorefine.compiled import compiled, in_threads, kernel_threads, use_kernel_threads
 
 # Images' rotations are single precision where slices are read, double where poses are refined.
 TWICE = {"scaled_rows"}
@@ -131,6 +133,23 @@ def test_a_kernel_is_compiled_again_when_what_it_calls_has_changed(tmp_path):
     # Two modules away from the kernel.
     (package / "two.py").write_text(CALLEE.format(name="twice", operation="* 2 + 1"))
     assert call() == "21 0"
+
+
+def _twice(x):
+    return 2 * x
+
+
+def test_a_full_disk_where_code_is_kept_stops_nobody_who_compiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        assert compiled(_twice)(3) == 6
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix in (".nbi", ".nbc")] == []
+    assert compiled(_twice)(4) == 8
+    assert any(path.suffix == ".nbi" for path in tmp_path.rglob("*"))
 
 
 def test_the_collector_is_paused_while_numba_compiles_and_then_as_it_was():

@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from threading import local
@@ -101,12 +102,27 @@ def compiled(
         dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba says at once that it has no place for a cache
         return njit(**options)(function)
+    _keep_where_there_is_room(dispatcher)
     # numba has no public way to add to its stamp of the source; a test holds that this one counts.
     index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if index is not None:
         stamp = getattr(index, "_source_stamp", None)
         index._source_stamp = (stamp, _fingerprint(function.__module__))
     return dispatcher
+
+
+def _keep_where_there_is_room(dispatcher: Any) -> None:
+    """Let a full disk cost later processes the compilation, and not this one its work."""
+    kept = getattr(dispatcher, "_cache", None)
+    save = getattr(kept, "save_overload", None)
+    if save is None:
+        return
+
+    def save_if_it_fits(*signature_and_code: Any) -> None:
+        with suppress(OSError):  # numba writes beside and renames: nothing half is left
+            save(*signature_and_code)
+
+    kept.save_overload = save_if_it_fits  # type: ignore[union-attr]
 
 
 def _fingerprint(module: str) -> str:

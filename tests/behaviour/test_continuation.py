@@ -40,11 +40,13 @@ from tests.run.test_checkpoint import assert_bit_equal
 from .conftest import settings_for, simulate_set
 
 # A value of one of these is a valid one, other than the default, of every setting.
-CANDIDATES = (True, False, "local", "fixed", "sphere", "keep", "cpu", 0.5, 2, 20.0, 120.0, ("a",),
-              (15.0, 8.0), (30.0, 60.0, 90.0))  # fmt: skip
+CANDIDATES = (True, False, "local", "fixed", "stochastic", "sphere", "keep", "cpu", 0.5, 2, 20.0,
+              120.0, ("a",), (15.0, 8.0), (30.0, 60.0, 90.0))  # fmt: skip
 SYMMETRISED = {"post_symmetry": "c3", "post_symmetry_mask": "m.mrc"}
 COMPANIONS = {
     "command_shell": {"post_command": "true {volume}"},
+    "mask_voxel_angstrom": {"mask": "m.mrc"},
+    "reference_from_processed": {"post_mask": "m.mrc"},
     "post_symmetry": SYMMETRISED,
     "post_symmetry_mask": SYMMETRISED,
     "post_symmetry_angles_deg": SYMMETRISED,
@@ -117,7 +119,10 @@ def test_every_setting_can_be_taken_back_but_those_that_a_run_rests_on(name):
         with refused(f"--{name.replace('_', '-')} cannot change in a run"):
             merge_settings(before, Changes({name: None}), where="run")
     else:
-        taken, _ = merge_settings(before, Changes({name: None}), where="run")
+        # Two that need each other are taken back together.
+        pair = SYMMETRISED if name in SYMMETRISED else {name: value}
+        others = {other: kept for other, kept in others.items() if other not in pair}
+        taken, _ = merge_settings(before, Changes(dict.fromkeys(pair)), where="run")
         assert taken == make_settings(others)
     # Where it was never given there is nothing to change.
     if name != "particles":
@@ -387,7 +392,7 @@ def test_a_reconstruction_with_the_poses_of_a_new_file_takes_those(tiny_set, run
 def extracted_anew(data: Path, folder: Path, size_px: int, pixel_A: float, rows) -> Path:
     """Write a set's images in another box, pixel, scale, order and stack, with no poses."""
     table = read_relion(data / "particles.star")
-    images = torch.from_numpy(np.array(read_stack_header(table.stacks[0]).open(), np.float32))
+    images = torch.from_numpy(np.array(read_stack_header(table.stacks[0]).read(), np.float32))
     old_A, n = table.optics[0].pixel_A, images.shape[-1]
     # Crop in Fourier space, which makes pixels larger.
     half = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(1, 2))), dim=(1, 2))

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from .conftest import begun, settings_for, simulate_set
 def inverted_set(data: Path) -> Path:
     """A particle file beside a set's own, of its images with the other sign."""
     header = read_stack_header(data / "particles.mrcs")
-    images = torch.from_numpy(np.array(header.open()))
+    images = torch.from_numpy(header.read())
     stack = data / "inverted.mrcs"
     if not stack.exists():
         write_stack(stack, -images.float(), header.pixel_A, half=False)

@@ -67,9 +67,14 @@ def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_of_batch_systems_are_clean_stops(tiny, tmp_path, name):
+
+    def heed():  # also where the tests themselves run under nohup
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
     with subprocess.Popen(
-        refinement(tiny, tmp_path / "run", 60), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+        refinement(tiny, tmp_path / "run", 60), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=heed,
+    ) as process:  # fmt: skip
         wait_for(lambda: 1 in committed_iterations(tmp_path / "run"))
         process.send_signal(getattr(signal, name))
         process.send_signal(getattr(signal, name))  # twice, as schedulers do

@@ -202,7 +202,11 @@ def _require_length(archive: ZipFile, entry: ZipInfo, name: str) -> None:
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write arrays to a file, and that to the disk."""
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # for the message: of a write, the system does not say it
+        raise

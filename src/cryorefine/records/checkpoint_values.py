@@ -179,10 +179,6 @@ def _volumes(state: State, radius_px: float) -> Wrong:
     for name, volume in named.items():
         if volume.shape[-1] != size_px:
             yield name, f"of {size_px} voxels a side, as reference1.mrc", f"{volume.shape[-1]}"
-    if state.evaluation is not None:
-        n, n_shells = len(state.evaluation.curves.frequency_per_A), size_px // 2 + 1
-        if n != n_shells:
-            yield "curve_frequency_per_A", f"of {n_shells} shells", f"{n}"
     for half, total in enumerate(state.sums or (), 1):
         yield from _sums(half, total, size_px)
 

@@ -113,7 +113,10 @@ def impose_helix(
             orders[order] = _symmetrised(orders[order], order, helix, rise_px, shares) * edge
 
     in_threads(part, grid.n_orders)
-    return sections_from_orders(orders, grid)
+    found = sections_from_orders(orders, grid)
+    # Sections end at Nyquist, and what has an edge rings beyond it.
+    across = torch.arange(n) - n // 2
+    return found * ((across[:, None] ** 2 + across**2).sqrt() <= outer_px + edge_px)
 
 
 def _symmetrised(

@@ -112,7 +112,10 @@ class RefineSettings(
             yield "--mask-voxel-angstrom: there is no mask (--mask, --reference-mask, --post-mask)"
         processes = self.post_mask or self.post_command or self.restores_halves
         if self.reference_from_processed and not processes:
-            yield "--reference-from-processed: half maps are not processed (the --post options)"
+            yield (
+                "--reference-from-processed: half maps are not processed (--post-mask and the "
+                "other --post options)"
+            )
         if self.reference_from_processed and self.post_difference:
             yield (
                 "--reference-from-processed: --post-difference mixes the half maps, and the FSC of "

@@ -52,7 +52,7 @@ class RestorationSettings(SettingsGroup):
     )
     post_undershoot_sigmas: float | None = Field(
         None,
-        gt=0,
+        ge=0.1,
         le=1000,
         description="Compress values below the solvent's mean by more than so many of its standard "
         "deviations; 9 is usual.",
