@@ -1,11 +1,15 @@
 # make demo   set up, refine simulated particles, show where the report is
-# make test   set up, run all tests
+# make test   set up, run the tests but the slow ones; TESTS="slow or not slow" runs all, as CI does
 # make check  what CI checks besides the tests: formatting, lint, types, layers
 # make fuzz   try damaged files and odd values, and kill runs at every point; FUZZ=N so many of each
 # make bench  measure the kernels and a small refinement on this machine
 
 PYTHON ?= python3
 FUZZ ?= 2000
+TESTS ?= not slow
+# Two files at a time: most tests compute in one or two threads, and those of a file share runs.
+# In the order of their names, which has the long ones first and many short ones last.
+PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -23,7 +27,7 @@ demo: $(READY)
 	$(BIN)/cryorefine demo --output demo-run
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m "$(TESTS)" $(PYTEST_OPTIONS)
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

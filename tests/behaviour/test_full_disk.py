@@ -86,6 +86,7 @@ def assert_stopped(code: int, line: str, folder: Path) -> None:
     assert "resume" in line or "--overwrite" in line or "nothing has been written" in line, line
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:report.html could not be written:RuntimeWarning")
 @pytest.mark.parametrize("overwrites", [False, True])
 def test_a_run_that_finds_no_room_says_which_file_and_goes_on_when_there_is(
@@ -133,6 +134,7 @@ def test_a_finished_run_that_finds_no_room_for_its_last_event_stops_as_one_that_
     assert_whole(run)
 
 
+@pytest.mark.slow
 def test_a_report_that_finds_no_room_says_so_and_leaves_the_old_one(canned, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(canned.folder, run)

@@ -593,6 +593,7 @@ def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
         assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need
 
 
+@pytest.mark.slow
 def test_the_schedule_of_highres_ends_with_values_of_single_particles(tiny, tmp_path):
     how = {"alignment": "automatic", "iterations": 2}
     _, table = run(tiny, tmp_path / "run", automatic_schedule="highres", **how)

@@ -315,6 +315,7 @@ def test_the_relative_grey_scale_of_optics_groups_is_found(tmp_path):
         assert np.average(scales, weights=counts) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tmp_path):
     blocks = read_star(small_set / "particles.star")
 
@@ -342,6 +343,7 @@ def test_splitting_one_optics_group_in_two_changes_next_to_nothing(small_set, tm
     assert float(fsc(maps[0] * mask, maps[1] * mask)[1:12].min()) > 0.9
 
 
+@pytest.mark.slow
 def test_noise_alone_gives_no_resolution_beyond_the_start(tmp_path):
     data = simulate_set(tmp_path / "data", particles=150, junk_fraction=0.0, snr=0.1)
     noise = torch.randn(150, 48, 48, generator=torch.Generator().manual_seed(0))

@@ -48,6 +48,7 @@ HELICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size_px", "helix"), HELICES, ids=str)
 def test_twist_and_rise_are_found_among_all_twists_and_within_their_uncertainty(size_px, helix):
     maps = noisy(helix, size_px=size_px)
@@ -71,6 +72,7 @@ def test_twist_and_rise_are_found_among_all_twists_and_within_their_uncertainty(
     assert max(c.score for c in others) < found.best.score
 
 
+@pytest.mark.slow
 def test_maps_that_are_no_helix_are_refused():
     for maps in ([noise(1)], [noise(2), noise(3)], [blob() + 0.3 * blob().std() * noise(4)]):
         with refused("the map is no helix of these ranges"):

@@ -64,6 +64,7 @@ def test_a_stack_that_is_cut_short_before_it_is_opened_ends_the_run_by_its_name(
         opened.images.read(np.arange(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
 def test_a_stack_that_is_cut_short_while_a_run_reads_it_ends_the_run_and_nothing_is_lost(
     data, tmp_path, workers
