@@ -1,6 +1,8 @@
 import bz2
 import gzip
 import itertools
+import os
+import resource
 import struct
 
 import mrcfile
@@ -308,3 +310,17 @@ def test_real_float16_particles_are_read(shared_data):
     assert (header.n_images, header.size_yx_px, header.dtype) == (1344, (128, 128), np.float16)
     assert header.pixel_A == pytest.approx(1.5)
     assert np.isfinite(header.read()[-1]).all()
+
+
+def test_a_map_that_finds_no_room_leaves_no_file_open(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    before = len(os.listdir("/dev/fd"))
+    try:
+        with pytest.raises(OSError, match=r"map\.mrc") as held:
+            write_volume(tmp_path / "map.mrc", torch.ones(16, 16, 16), 1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert held.tb is not None  # who looks at the error keeps all that it came through
+    assert len(os.listdir("/dev/fd")) == before
+    assert list(tmp_path.iterdir()) == []

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -373,6 +374,20 @@ def _require_computable(data: np.ndarray, path: Path) -> None:
         )
 
 
+@contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    """Make an MRC file atomically; it is closed also where there is no room for it."""
+    with atomic_path(path) as temporary:
+        mrc = mrcfile.new(temporary, overwrite=True)
+        try:
+            yield mrc
+            mrc.close()
+        finally:
+            # mrcfile leaves it open where a write fails; to close it tries that write again.
+            with suppress(OSError):
+                mrc._iostream.close()
+
+
 def write_volume(
     path: Path, volume: Float[Tensor, "z y x"], voxel_A: float, *, labels: tuple[str, ...] = ()
 ) -> None:
@@ -383,7 +398,7 @@ def write_volume(
     labels
         Up to nine texts of 80 characters at most for the header.
     """
-    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+    with _new_file(path) as mrc:
         mrc.set_data(volume.detach().cpu().float().contiguous().numpy())
         mrc.voxel_size = voxel_A
         for label in labels:
@@ -393,7 +408,7 @@ def write_volume(
 def write_stack(path: Path, images: Float[Tensor, "n y x"], pixel_A: float, *, half: bool) -> None:
     """Write a stack of images atomically, float32 or (``half``) float16."""
     dtype = np.float16 if half else np.float32
-    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+    with _new_file(path) as mrc:
         mrc.set_data(images.detach().cpu().numpy().astype(dtype))
         mrc.set_image_stack()
         mrc.voxel_size = pixel_A
