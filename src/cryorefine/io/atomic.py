@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_path", "sync_directory", "write_text"]
+__all__ = ["atomic_path", "name_file", "sync_directory", "write_text"]
 
 
 @contextmanager
@@ -31,10 +31,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
-            error.filename = str(path)  # for the message: of a write, the system does not say it
+        name_file(error, path, name)
         raise
     sync_directory(path.parent)
+
+
+def name_file(error: BaseException, path: Path, temporary: str | None = None) -> None:
+    """Let an error of the system say which file was written: of a write, it does not itself."""
+    if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+        error.filename = str(path)
 
 
 def sync_directory(directory: Path) -> None:

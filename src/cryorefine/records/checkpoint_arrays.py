@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from cryorefine.errors import InputError
+from cryorefine.io.atomic import name_file
 
 __all__ = ["CheckpointArrays", "damage_named", "read_arrays", "write_arrays"]
 
@@ -208,5 +209,5 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        error.filename = str(path)  # for the message: of a write, the system does not say it
+        name_file(error, path)
         raise
