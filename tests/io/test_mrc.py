@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryorefine.io import mrc
+from cryorefine.io import stack as raw_stack
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
 from cryorefine.io.open_files import OpenFiles
 from tests.builders import refused, write_mrc
@@ -72,7 +72,8 @@ def test_images_are_read_to_their_places_and_no_others(tmp_path):
 def test_chosen_images_are_those_of_the_whole_stack_in_any_precision(
     tmp_path, monkeypatch, kind, byte_order, size
 ):
-    monkeypatch.setattr(mrc, "_CONVERTED_BYTES", 3 * size * size)  # some images in several parts
+    # Some images in several parts.
+    monkeypatch.setattr(raw_stack, "_CONVERTED_BYTES", 3 * size * size)
     images = numbers((7, size, size), kind)
     header = read_stack_header(write_mrc(tmp_path / "a.mrcs", images, byte_order=byte_order))
     indices = np.array([6, 1, 2, 3, 4, 0, 3])

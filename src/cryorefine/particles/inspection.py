@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cryorefine.errors import InputError
-from cryorefine.io.mrc import read_stack_header
+from cryorefine.io.open_stack import open_stack
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.half_sets import filaments, find_duplicates
 from cryorefine.particles.images import open_images
@@ -185,7 +185,7 @@ def _unreadable_stacks(table: ParticleTable) -> list[str]:
     found = []
     for index, path in enumerate(table.stacks):
         try:
-            read_stack_header(path)
+            open_stack(path)
         except InputError as error:
             n = int((table.stack_index == index).sum())
             found.append(f"{error} ({n} particle{'s' if n != 1 else ''})")
