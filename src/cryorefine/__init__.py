@@ -17,11 +17,11 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Refinement, Run, Iteration, Simulation
+    Particles, Volume, FscCurves, Inspection, Refinement, Run, Iteration, Simulation
 Read and write
     read_particles, read_volume, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
+    inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
     rotations_from_euler, simulate; and the module restore, with a function for each
     restoration of half maps
 Errors
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cryorefine.api import restore
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
+    from cryorefine.api.inspection import Inspection, inspect
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
     from cryorefine.api.refinement import reconstruct, refine
@@ -59,6 +60,7 @@ __all__ = [
     "CryorefineError",
     "FscCurves",
     "InputError",
+    "Inspection",
     "Iteration",
     "Particles",
     "Refinement",
@@ -70,6 +72,7 @@ __all__ = [
     "fsc",
     "helical_search",
     "impose_helix",
+    "inspect",
     "open_run",
     "project",
     "read_particles",
@@ -88,6 +91,7 @@ _MODULES = {
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
+    "Inspection": "api.inspection",
     "Iteration": "api.results",
     "Particles": "api.particles",
     "Refinement": "api.results",
@@ -98,6 +102,7 @@ _MODULES = {
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",
+    "inspect": "api.inspection",
     "open_run": "api.run_folder",
     "project": "api.projection",
     "read_particles": "api.particles",
