@@ -1,18 +1,22 @@
 """Commands that fill a folder, stopped at any point: nothing half done is shown or in the way."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import cryorefine as cr
-from cryorefine.api import helices
+from cryorefine.api import helices, simulation
+from cryorefine.api.simulation_options import SimulationOptions
 from cryorefine.cli.main import main
 from cryorefine.geometry.helix import Helix
+from cryorefine.model.simulate import SimulationPlan
+from cryorefine.report import helical_landscape, restored
 from cryorefine.storage.layout import LOCK, committed_iterations
 from cryorefine.storage.lock import locked
 from tests.behaviour.test_full_disk import N_SIZES, command
@@ -44,9 +48,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: b[1024:] if name.endswith((".mrc", ".mrcs")) else b for name, b in files.items()}
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that computes once for each plan or options among its arguments."""
+    found: dict[str, Any] = {}
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        key = repr([a for a in arguments if isinstance(a, SimulationPlan | SimulationOptions)])
+        if key not in found:
+            found[key] = function(*arguments, **options)
+        return found[key]
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def fillers(tmp_path_factory) -> Iterator[dict[str, Filler]]:
-    """The commands by name; the helix is searched for once."""
+    """The commands by name; what they compute, they compute once."""
     folder = tmp_path_factory.mktemp("fillers")
     random = np.random.default_rng(1)
     for name in ("half1", "half2"):
@@ -63,15 +80,14 @@ def fillers(tmp_path_factory) -> Iterator[dict[str, Filler]]:
             "--resolution-angstrom", 9,
         ),
     }  # fmt: skip
-    found, searched = [], helices.searched
-
-    def once(*args, **options):
-        if not found:
-            found.append(searched(*args, **options))
-        return found[0]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helices, "searched", once)
+        # What is computed is kept, and pictures cost more than all else: neither is stopped here.
+        patch.setattr(helices, "searched", once(helices.searched))
+        patch.setattr(cr.restore, "apply", once(cr.restore.apply))
+        for part in ("_atoms", "draw_parameters", "_images", "truth_volume"):
+            patch.setattr(simulation, part, once(getattr(simulation, part)))
+        patch.setattr(restored, "draw_restored", lambda _, path: path.write_bytes(b"picture" * 99))
+        patch.setattr(helical_landscape, "draw_landscape", lambda _: b"picture" * 99)
         made = {}
         for name, options in arguments.items():
             made[name] = Filler((name, *options), folder / name)
@@ -114,7 +130,7 @@ def test_a_command_killed_at_any_point_works_when_it_is_given_again(
 
     n_points = begin(tmp_path / "counted", 0)
     assert n_points > 20
-    for point in np.unique(np.linspace(1, n_points, min(n_points, case_count(12))).astype(int)):
+    for point in np.unique(np.linspace(1, n_points, min(n_points, case_count(6))).astype(int)):
         output = tmp_path / f"out{point}"
         begin(output, int(point))
         shown = visible(output)
@@ -155,7 +171,7 @@ def test_restored_maps_are_never_taken_for_a_mixture_of_older_and_newer_ones(fil
     with killed_at(0) as count, suppress(SystemExit):
         main(filler.line(tmp_path / "counted", "--overwrite"))
     assert "disagreement.mrc" not in contents(tmp_path / "counted")
-    n_points = min(count.n, case_count(30))
+    n_points = min(count.n, case_count(12))
     for point in np.unique(np.linspace(1, count.n, n_points).astype(int)):
         output = tmp_path / f"out{point}"
         older = filled(filler, output)
@@ -233,6 +249,7 @@ def refines(monkeypatch) -> list[bool]:
     return calls
 
 
+@pytest.mark.usefixtures("fillers")
 def test_a_demonstration_that_stopped_before_it_refined_begins_anew(tmp_path, refines):
     output = tmp_path / "new" / "demo"
     line = [*DEMO, "--output", str(output)]
@@ -250,6 +267,7 @@ def test_a_demonstration_that_stopped_before_it_refined_begins_anew(tmp_path, re
     assert len(cr.read_particles(output / "particles" / "particles.star")) == 4
 
 
+@pytest.mark.usefixtures("fillers")
 def test_a_demonstration_that_can_be_resumed_is_not_begun_anew(tmp_path, refines):
     output = tmp_path / "demo"
     line = [*DEMO, "--output", str(output)]
