@@ -24,7 +24,6 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.model import read_model
 from cryorefine.io.mrc import write_stack, write_volume
-from cryorefine.io.output_path import check_new_folder
 from cryorefine.model.atoms import Atoms
 from cryorefine.model.orient import orienting_rotation
 from cryorefine.model.phantom import make_phantom
@@ -37,8 +36,18 @@ from cryorefine.model.simulate import (
 )
 from cryorefine.model.simulated_table import simulated_table
 from cryorefine.particles.formats.relion import write_relion
+from cryorefine.storage.result_folder import ResultFolder
 
-__all__ = ["Simulation", "simulate", "write_simulation"]
+__all__ = ["SIMULATED_FILES", "Simulation", "simulate", "write_simulation"]
+
+SIMULATED_FILES = (
+    "particles.mrcs",
+    "truth_map.mrc",
+    "reference.mrc",
+    "truth_particles.star",
+    "particles.star",
+)
+"""What a simulation leaves in its folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +179,11 @@ def write_simulation(
     Raises
     ------
     InputError
-        If the model cannot be read or is larger than the box, or the folder is not empty.
+        If the model cannot be read or is larger than the box, or the folder holds something else
+        than a simulation that was killed.
     """
-    check_new_folder(output)
+    results = ResultFolder(output, "simulate", SIMULATED_FILES)
+    results.check_new()
     group = parse_symmetry(options.symmetry)
     atoms, plan = _atoms(model, group, options), options.plan
     extent_A = 2 * float(np.linalg.norm(atoms.xyz_A, axis=1).max())
@@ -185,14 +196,14 @@ def write_simulation(
     with threads_restored():
         use_threads(None)  # the same numbers on machines of one CPU and of many
         drawn = draw_parameters(atoms, plan)
-        output.mkdir(parents=True, exist_ok=True)
-        stack = output / "particles.mrcs"
-        write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
-        truth = truth_volume(atoms, plan, drawn)
-        write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
-        start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
-        write_volume(output / "reference.mrc", start, plan.pixel_A)
-        _write_tables(output, drawn, stack)
+        with results.filled(results.check_new) as folder:
+            stack = folder / "particles.mrcs"
+            write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
+            truth = truth_volume(atoms, plan, drawn)
+            write_volume(folder / "truth_map.mrc", truth, plan.pixel_A)
+            start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
+            write_volume(folder / "reference.mrc", start, plan.pixel_A)
+            _write_tables(folder, drawn, stack)
 
 
 def _images(
