@@ -114,7 +114,8 @@ def project_atoms(
     Returns
     -------
     Coefficients in units of scattering factor per pixel volume: those of an image whose pixels
-    hold the sum along the view of a map with cubic voxels of ``pixel_A``.
+    hold the sum along the view of a map with cubic voxels of ``pixel_A``. Atoms that a pose puts
+    outside the box are left out: a filament ends at the edges, and does not come in again.
 
     Notes
     -----
@@ -141,13 +142,13 @@ def project_atoms(
     )
     out = np.empty((len(rotations), len(band)), np.complex64)
     for i, matrix in enumerate(rotations.double().numpy()):
-        xy = (atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A)
-        xy = np.mod(xy + math.pi, 2 * math.pi) - math.pi
+        xy, inside = _wrapped((atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A))
         plan.setpts(
             np.ascontiguousarray(xy[:, 1], dtype=np.float32),
             np.ascontiguousarray(xy[:, 0], dtype=np.float32),
         )
-        spectra = plan.execute(strength).reshape(len(strength), modes, modes)
+        shown = strength if inside.all() else np.ascontiguousarray(strength[:, inside])
+        spectra = plan.execute(shown).reshape(len(strength), modes, modes)
         out[i] = (spectra[:, ky, kx] * curves).sum(0)
     return torch.from_numpy(out / pixel_A**3)
 
@@ -157,19 +158,26 @@ def volume_from_atoms(
 ) -> Float[Tensor, "z y x"]:
     """Return the map of the atoms, band-limited to the sphere below Nyquist.
 
-    On the same scale as :func:`project_atoms`: its projections are those images.
+    On the same scale as :func:`project_atoms`: its projections are those images. Atoms outside the
+    box are left out.
     """
-    xyz = np.mod(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)) + math.pi, 2 * math.pi) - math.pi
+    xyz, inside = _wrapped(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)))
     radius = frequency_radius(size_px, 3)
     curves = basis.at(radius.numpy() / (size_px * voxel_A)).astype(np.float32)
     total = np.zeros(radius.shape, np.complex64)
     z, y, x = (np.ascontiguousarray(xyz[:, a], dtype=np.float32) for a in (2, 1, 0))
     for strength, curve in zip(basis.strength, curves, strict=True):
         spectrum = finufft.nufft3d1(
-            z, y, x, strength.astype(np.complex64), (size_px,) * 3, eps=1e-5, isign=-1
+            z, y, x, strength[inside].astype(np.complex64), (size_px,) * 3, eps=1e-5, isign=-1
         )
         spectrum = np.fft.ifftshift(spectrum)[:, :, : size_px // 2 + 1]
         total += spectrum * curve
     half = torch.from_numpy(total / voxel_A**3)
     half[radius > (size_px - 1) / 2] = 0
     return volume_from_half(half, size_px)
+
+
+def _wrapped(points_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of a period about zero, and which those are."""
+    inside = (np.abs(points_rad) <= math.pi).all(1)
+    return np.mod(points_rad[inside] + math.pi, 2 * math.pi) - math.pi, inside
