@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,9 @@ def _write_tables(output: Path, drawn: SimulatedSet, stack: Path) -> None:
 def _atoms(model: str, group: SymmetryGroup, options: SimulationOptions) -> Atoms:
     """Return the atoms of a phantom or model file, centred and turned to the group's axes."""
     if model == "phantom" and options.helix is not None:
-        return made_up_subunit(options.diameter_angstrom, options.seed)
+        unit = made_up_subunit(options.diameter_angstrom, options.seed)
+        given = options.atom_bfactor
+        return unit if given is None else replace(unit, bfactor_A2=np.full(len(unit), given))
     if model == "phantom":
         return make_phantom(group, diameter_A=options.diameter_angstrom, seed=options.seed)
     file = read_model(Path(model), assembly=options.assembly)

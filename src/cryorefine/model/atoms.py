@@ -101,6 +101,7 @@ def project_atoms(
     pixel_A: float,
     *,
     accuracy: float = 1e-5,
+    is_periodic: bool = True,
 ) -> Complex[Tensor, "n p"]:
     """Return the transforms of projections of the atoms, exactly at the band's frequencies.
 
@@ -110,12 +111,13 @@ def project_atoms(
         Object-to-image matrices.
     band
         Coefficients wanted, in cycles per ``band.size_px`` pixels.
+    is_periodic
+        Whether atoms beyond the box come in from its other side; if not, they are left out.
 
     Returns
     -------
     Coefficients in units of scattering factor per pixel volume: those of an image whose pixels
-    hold the sum along the view of a map with cubic voxels of ``pixel_A``. Atoms that a pose puts
-    outside the box are left out: a filament ends at the edges, and does not come in again.
+    hold the sum along the view of a map with cubic voxels of ``pixel_A``.
 
     Notes
     -----
@@ -142,7 +144,7 @@ def project_atoms(
     )
     out = np.empty((len(rotations), len(band)), np.complex64)
     for i, matrix in enumerate(rotations.double().numpy()):
-        xy, inside = _wrapped((atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A))
+        xy, inside = _phases((atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A), is_periodic)
         plan.setpts(
             np.ascontiguousarray(xy[:, 1], dtype=np.float32),
             np.ascontiguousarray(xy[:, 0], dtype=np.float32),
@@ -154,14 +156,14 @@ def project_atoms(
 
 
 def volume_from_atoms(
-    atoms: Atoms, basis: ScatteringBasis, *, size_px: int, voxel_A: float
+    atoms: Atoms, basis: ScatteringBasis, *, size_px: int, voxel_A: float, is_periodic: bool = True
 ) -> Float[Tensor, "z y x"]:
     """Return the map of the atoms, band-limited to the sphere below Nyquist.
 
-    On the same scale as :func:`project_atoms`: its projections are those images. Atoms outside the
-    box are left out.
+    On the same scale as :func:`project_atoms`, whose ``is_periodic`` is the same: its projections
+    are those images.
     """
-    xyz, inside = _wrapped(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)))
+    xyz, inside = _phases(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)), is_periodic)
     radius = frequency_radius(size_px, 3)
     curves = basis.at(radius.numpy() / (size_px * voxel_A)).astype(np.float32)
     total = np.zeros(radius.shape, np.complex64)
@@ -177,7 +179,9 @@ def volume_from_atoms(
     return volume_from_half(half, size_px)
 
 
-def _wrapped(points_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a period about zero, and which those are."""
-    inside = (np.abs(points_rad) <= math.pi).all(1)
-    return np.mod(points_rad[inside] + math.pi, 2 * math.pi) - math.pi, inside
+def _phases(phase_rad: np.ndarray, is_periodic: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the phases of the atoms that are shown, brought to one period, and which these are."""
+    inside = np.ones(len(phase_rad), bool)
+    if not is_periodic:
+        inside = np.abs(phase_rad).max(1) <= math.pi
+    return np.mod(phase_rad[inside] + math.pi, 2 * math.pi) - math.pi, inside

@@ -96,7 +96,7 @@ def filament_map(atoms: Atoms, *, size_px: int, voxel_A: float) -> Float[Tensor,
     """
     basis = scattering_basis(atoms, 0.95 / voxel_A)
     large = fast_even_length(_MARGIN * size_px)
-    whole = volume_from_atoms(atoms, basis, size_px=large, voxel_A=voxel_A)
+    whole = volume_from_atoms(atoms, basis, size_px=large, voxel_A=voxel_A, is_periodic=False)
     low = large // 2 - size_px // 2
     middle = slice(low, low + size_px)
     return whole[middle, middle, middle].clone(memory_format=torch.contiguous_format)

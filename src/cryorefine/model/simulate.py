@@ -224,7 +224,11 @@ def _noise_free(
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         index = torch.from_numpy(part)
-        spectra = project_atoms(atoms, basis, drawn.rotations[index], band, plan.pixel_A)
+        # A filament that leaves the box must not come in again on its other side.
+        spectra = project_atoms(
+            atoms, basis, drawn.rotations[index], band, plan.pixel_A,
+            is_periodic=plan.tubes is None,
+        )  # fmt: skip
         # A shift centres the content, so the simulated content is moved the other way.
         spectra = spectra * phase_ramp(band, (-drawn.shift_A[index] / plan.pixel_A).float())
         for g in np.unique(drawn.group_index[part]):

@@ -1,4 +1,4 @@
-"""Segments of filaments as a micrograph holds them: tubes, picked at even steps, either polarity."""
+"""Segments of filaments as micrographs hold them: tubes picked at even steps, either polarity."""
 
 import math
 from dataclasses import dataclass
@@ -150,9 +150,10 @@ def draw_tubes(
     z_A = first_z[tube] * helix.rise_A + polarity[tube] * (track_A + further_A) / np.sin(tilt[tube])
     steps = np.rint(z_A / helix.rise_A)
     left_A = z_A - steps * helix.rise_A
+    # Angles turn the frame: the object is turned by the twist where rot is less by it.
     # The axis of z points to (-cos psi, sin psi) in the image; against the line for polarity -1.
     psi = -direction + np.where(polarity > 0, math.pi, 0.0)
-    euler = np.stack([rot[tube] + steps * helix.twist_rad, tilt[tube], psi[tube]], -1)
+    euler = np.stack([rot[tube] - steps * helix.twist_rad, tilt[tube], psi[tube]], -1)
     rotations = matrix_from_euler(torch.from_numpy(euler))
     return Tubes(
         number=number,
@@ -161,5 +162,6 @@ def draw_tubes(
         polarity=polarity[tube],
         psi_prior_deg=(prior[tube] + 180) % 360 - 180,
         rotations=rotations,
-        shift_A=torch.from_numpy(left_A[:, None]) * rotations[:, :2, 2] + torch.from_numpy(across_A),
+        shift_A=torch.from_numpy(left_A[:, None]) * rotations[:, :2, 2]
+        + torch.from_numpy(across_A),
     )
