@@ -130,8 +130,9 @@ def simulate(
         Of all random choices.
     helical_twist_deg, helical_rise_angstrom
         Turn (positive is right-handed) and move of a step: the object is then a filament along z,
-        longer than any image, and particles are segments of tubes. Both tables hold the tubes'
-        numbers, tracks, coordinates, and priors of tilt and psi.
+        longer than any image, and particles are segments of tubes. A model is one of its units,
+        about the z axis of the file. Both tables hold the tubes' numbers, tracks, coordinates, and
+        priors of tilt and psi.
     segments_per_tube, segment_step_angstrom
         Of a filament: 10, and a tenth of the box, if None.
     tube_tilt_spread_deg, psi_prior_error_deg
@@ -247,6 +248,9 @@ def _atoms(model: str, group: SymmetryGroup, options: SimulationOptions) -> Atom
         return make_phantom(group, diameter_A=options.diameter_angstrom, seed=options.seed)
     file = read_model(Path(model), assembly=options.assembly)
     centre = file.xyz_A.mean(0)
+    if options.helix is not None:
+        # One unit of a helix about z through the origin of its file: that is where its axis is.
+        centre, group = centre * [0, 0, 1], parse_symmetry("c1")
     copies = [[chain - centre for chain in chains] for chains in file.copies]
     matrix = orienting_rotation(copies, group)
     types, a, b = file.scattering()

@@ -121,8 +121,8 @@ __all__ = ["command"]
     "--helical-twist-deg",
     type=float,
     help="Makes the object a filament, with --helical-rise-angstrom: turn of a step; positive is "
-    "right-handed. --symmetry is then its axis along z (cN, or dN with two-fold axes across), and "
-    "particles are segments of tubes.",
+    "right-handed. --symmetry is then its axis along z (cN, or dN with two-fold axes across), a "
+    "model is one unit about the z axis of its file, and particles are segments of tubes.",
 )
 @click.option("--helical-rise-angstrom", type=float, help="Move of a step of the filament.")
 @click.option("--segments-per-tube", type=int, help="Segments of each filament.  [default: 10]")

@@ -188,17 +188,22 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         is_junk=junk.numpy(),
         grey_scale=1.0,
     )
-    if plan.tubes is not None:
-        tubes = draw_tubes(
-            plan.tubes,
-            drawn.micrograph_index,
-            box_px=plan.box_px,
-            pixel_A=plan.pixel_A,
-            pick_error_A=plan.shift_A,
-            seed=plan.seed,
-        )
-        drawn = replace(drawn, tubes=tubes, rotations=tubes.rotations, shift_A=tubes.shift_A)
-    return _scaled_to_snr(atoms, plan, drawn)
+    return _scaled_to_snr(atoms, plan, _laid_in_tubes(plan, drawn))
+
+
+def _laid_in_tubes(plan: SimulationPlan, drawn: SimulatedSet) -> SimulatedSet:
+    """Put the poses of segments in the place of single particles', if filaments are simulated."""
+    if plan.tubes is None:
+        return drawn
+    tubes = draw_tubes(
+        plan.tubes,
+        drawn.micrograph_index,
+        box_px=plan.box_px,
+        pixel_A=plan.pixel_A,
+        pick_error_A=plan.shift_A,
+        seed=plan.seed,
+    )
+    return replace(drawn, tubes=tubes, rotations=tubes.rotations, shift_A=tubes.shift_A)
 
 
 def _scaled_to_snr(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> SimulatedSet:
