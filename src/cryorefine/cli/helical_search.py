@@ -59,8 +59,8 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
     from cryorefine.api.progress import ProgressDisplay
     from cryorefine.api.volume import Volume, as_volume, require_same_grid
     from cryorefine.engine.threads import use_threads
+    from cryorefine.helices.helical_symmetry import impose_helix
     from cryorefine.report.helical_landscape import write_helical_report
-    from cryorefine.restore.helical_symmetry import impose_helix
 
     use_threads(None)
     maps = [as_volume(map1, str(map1))]
