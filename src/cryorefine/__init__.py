@@ -22,8 +22,8 @@ Read and write
     read_particles, read_volume, open_run, write_report
 Compute
     inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
-    rotations_from_euler, simulate; and the module restore, with a function for each
-    restoration of half maps
+    rotations_from_euler, simulate; and the modules restore, with a function for each
+    restoration of half maps, and symmetry, which finds and converts axes of maps
 Errors
     CryorefineError, and of its kind InputError (what, where and what to do about it) and
     StoppedEarly (whole iterations are safe)
@@ -40,7 +40,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cryorefine.api import restore
+    from cryorefine.api import restore, symmetry
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
     from cryorefine.api.inspection import Inspection, inspect
@@ -83,6 +83,7 @@ __all__ = [
     "rotations_from_euler",
     "sharpen",
     "simulate",
+    "symmetry",
     "write_report",
 ]
 
@@ -113,6 +114,7 @@ _MODULES = {
     "rotations_from_euler": "api.projection",
     "sharpen": "api.correlation",
     "simulate": "api.simulation",
+    "symmetry": "api.symmetry",
     "write_report": "report.build",
 }
 
@@ -132,7 +134,7 @@ def __dir__() -> list[str]:
 
 
 class _Library(ModuleType):
-    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and ``restore`` theirs.
+    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and modules the library's.
 
     Packages have these names, too, and an import binds a package's name here when it first loads
     it. ``from cryorefine.refine import ...`` finds the package all the same.

@@ -25,6 +25,7 @@ _COMMANDS = {
     "fsc": "Fourier shell correlation of two half maps.",
     "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
     "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
+    "symmetry": "Find the symmetry axes of a map; convert maps and poses to other axes.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",
