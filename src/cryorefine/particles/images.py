@@ -139,7 +139,7 @@ def open_images(
     Parameters
     ----------
     inverted
-        As in :class:`ImageSource`.
+        As in :class:`ImageSource`; so are those that the particle file says are.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def open_images(
         remarks += _check_pixel_sizes(table, headers, rows, group)
         optics[g] = replace(group, box_px=expected)
     checked = replace(table, optics=tuple(optics), remarks=tuple(remarks))
-    return checked, ImageSource(table, headers, inverted=inverted)
+    return checked, ImageSource(table, headers, inverted=inverted or table.is_inverted)
 
 
 def _check_pixel_sizes(

@@ -13,7 +13,9 @@ __all__ = ["ParticleSettings"]
 class ParticleSettings(SettingsGroup):
     """The particles and how their images were made."""
 
-    particles: Path = Field(description="Particle STAR file (RELION 3.1 to 5).")
+    particles: Path = Field(
+        description="Particle file of RELION, cryoSPARC, Xmipp, cisTEM or cryoDRGN."
+    )
     symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
     particle_radius_px: float | None = Field(
         None,
