@@ -230,7 +230,12 @@ class Particles:
 
 
 @library_call
-def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particles:
+def read_particles(
+    path: str | os.PathLike[str],
+    *,
+    ctf: bool = True,
+    image_root: str | os.PathLike[str] | None = None,
+) -> Particles:
     """Read a particle file of any known format (``docs/formats.md``), or of a run.
 
     Images stay in their stacks until they are asked for.
@@ -239,6 +244,9 @@ def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particl
     ----------
     ctf
         Whether the images have contrast transfer, so that its columns must be there.
+    image_root
+        Folder that the stacks were moved to: the longest end of a stack's name that is there is
+        taken.
 
     Raises
     ------
@@ -251,14 +259,15 @@ def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particl
     >>> cr.read_particles("particles.star")
     <Particles: 120 of particles.star, without poses>
     """
-    table = read_table(Path(path), ctf=ctf)
+    root = None if image_root is None else Path(image_root)
+    table = read_table(Path(path), ctf=ctf, image_root=root)
     optics, block = _columns(Path(path), table)
     return Particles(table, optics, block)
 
 
 def _columns(path: Path, table: ParticleTable) -> tuple[Mapping[str, np.ndarray], StarBlock]:
     """Return the columns of a file as they are written in it, or those that RELION would have."""
-    if table.foreign_format in ("", "relion"):
+    if not table.foreign_format:
         blocks = read_star(path)
         if "optics" in blocks and "particles" in blocks:
             return blocks["optics"].columns, blocks["particles"]

@@ -117,9 +117,12 @@ class CryosparcFormat:
         remarks += [f"{path}: {text}" for text in unclear]
         if "alignments3D/split" in fields and "rlnRandomSubset" not in particles:
             remarks.append(f"{path}: all particles are in one half set, so that none is read")
+        is_inverted = _sign(fields, path) < 0
+        if is_inverted:
+            remarks.append(f"{path}: particles are black (blob/sign -1): images are inverted")
         table = replace(
             table,
-            is_inverted=_sign(fields, path) < 0,
+            is_inverted=is_inverted,
             foreign={name: values for name, values in fields.items() if name != "uid"},
             foreign_format=self.name,
             remarks=(*table.remarks, *remarks),

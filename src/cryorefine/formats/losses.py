@@ -10,6 +10,7 @@ __all__ = ["FEATURES", "losses", "without_unassigned"]
 
 FEATURES = {
     "poses": "angles and shifts of the poses",
+    "shifts": "shifts of particles that have no angles",
     "unassigned": "which particles have no pose: their angles and shifts are written as 0",
     "half_sets": "half sets",
     "ctf": "defocus and microscope",
@@ -66,6 +67,7 @@ def _present(table: ParticleTable) -> Iterator[str]:
     groups = table.optics
     has = {
         "poses": table.has_pose,
+        "shifts": not table.has_pose and bool(table.shift_A.any()),
         "unassigned": bool(table.has_pose and table.is_unassigned.any()),
         "half_sets": bool((table.half_set > 0).any()),
         "ctf": groups[0].has_ctf,

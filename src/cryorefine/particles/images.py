@@ -132,14 +132,14 @@ class ImageSource:
 
 
 def open_images(
-    table: ParticleTable, *, inverted: bool = False
+    table: ParticleTable, *, inverted: bool | None = None
 ) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
 
     Parameters
     ----------
     inverted
-        As in :class:`ImageSource`; so are those that the particle file says are.
+        As in :class:`ImageSource`; None: as the particle file says.
 
     Returns
     -------
@@ -152,6 +152,8 @@ def open_images(
         If a stack is missing or damaged, an image number is beyond its end, images are not
         square, or box or pixel size differ within an optics group.
     """
+    if inverted is None:
+        inverted = table.is_inverted
     headers = []
     for index, path in enumerate(table.stacks):
         try:
@@ -201,7 +203,7 @@ def open_images(
         remarks += _check_pixel_sizes(table, headers, rows, group)
         optics[g] = replace(group, box_px=expected)
     checked = replace(table, optics=tuple(optics), remarks=tuple(remarks))
-    return checked, ImageSource(table, headers, inverted=inverted or table.is_inverted)
+    return checked, ImageSource(table, headers, inverted=inverted)
 
 
 def _check_pixel_sizes(

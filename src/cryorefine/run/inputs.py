@@ -144,7 +144,12 @@ class Opened:
 
     def _read_particles(self, is_continued: bool) -> None:
         settings = self.settings
-        table = read_particles(settings.particles, ctf=settings.ctf, ignored=_ignored(settings))
+        table = read_particles(
+            settings.particles,
+            ctf=settings.ctf,
+            ignored=_ignored(settings),
+            image_root=settings.image_root,
+        )
         table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
         if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
             raise InputError(

@@ -173,7 +173,7 @@ def test_rows_of_one_block_are_parted_into_optics_groups_by_their_microscopes(tm
     columns = particle_columns(
         4, rlnOpticsGroup=None, rlnVoltage=[300, 200, 300, 200], rlnSphericalAberration=2.7,
         rlnAmplitudeContrast=0.1, rlnDetectorPixelSize=5.0, rlnMagnification=[50000] * 4,
-        rlnOriginX=2.0, rlnOriginY=-1.0,
+        rlnOriginX=2.0, rlnOriginY=-1.0, rlnAngleRot=10, rlnAngleTilt=20, rlnAnglePsi=30,
     )  # fmt: skip
     path = tmp_path / "p.star"
     path.write_text(loop("", columns) + loop("model", {"rlnX": [1]}))
