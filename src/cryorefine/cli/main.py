@@ -24,6 +24,7 @@ _COMMANDS = {
     "fsc": "Fourier shell correlation of two half maps.",
     "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
     "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
+    "convert": "Write particles in the format of another program, and list what it cannot hold.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",

@@ -116,7 +116,9 @@ class CistemFormat:
         if table.foreign_format == self.name:
             columns.update(table.foreign)
         write_star(path, {"": columns}, _FORM)
-        held = ("poses", "half_sets", "ctf", "phase_shift", "micrographs")
+        held = ["poses", "ctf", "phase_shift", "micrographs"]
+        if len(np.unique(table.half_set)) > 1:  # where all are in one, none is read
+            held.append("half_sets")
         return losses(table, held, format_name=self.name)
 
 

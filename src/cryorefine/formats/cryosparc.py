@@ -96,6 +96,10 @@ class CryosparcFormat:
 
     def read(self, path: Path, options: ReadOptions) -> Reading:
         """Read a table with what belongs to it; unknown fields are kept as they are."""
+        with np.errstate(invalid="ignore", over="ignore"):  # numbers are checked by name
+            return self._read(path, options)
+
+    def _read(self, path: Path, options: ReadOptions) -> Reading:
         fields, remarks = read_result(path)
         _require_images(fields, path)
         _check_shapes(fields, path)
@@ -146,7 +150,7 @@ class CryosparcFormat:
                 "groups", "micrographs", "contrast"}  # fmt: skip
         if all(g.name.startswith(_GROUP) for g in table.optics):
             held.add("group_names")
-        if not (table.half_set > 0).all():
+        if not _is_split(table):
             held.discard("half_sets")
         if any(any(g.beam_tilt_mrad) and g.cs_mm == 0 for g in table.optics):
             held.discard("beam_tilt")  # it is written as the coma that it makes, which is none
@@ -182,14 +186,15 @@ _WIDTHS = {
 
 def _check_shapes(fields: dict[str, np.ndarray], path: Path) -> None:
     """Refuse fields that have another number of values, or words where numbers are."""
-    words = ("blob/path", "location/micrograph_path")
+    words, whole = ("blob/path", "location/micrograph_path"), ("uid", "blob/idx")
     for column in CryosparcFormat.columns:
         values = fields.get(column.label)
         if values is None:
             continue
         width = _WIDTHS.get(column.label, 1)
         fits = values.shape[1:] in ((), (1,)) if width == 1 else values.shape[1:] == (width,)
-        if not fits or (values.dtype.kind in "SU") != (column.label in words):
+        kinds = "SU" if column.label in words else "iu" if column.label in whole else "fiub"
+        if not fits or values.dtype.kind not in kinds:
             raise InputError(
                 f"the field {column.label} holds {values.dtype.str} of shape {values.shape[1:]}",
                 where=str(path),
@@ -300,9 +305,14 @@ def _fields(path: Path, table: ParticleTable, columns: tuple[Column, ...]) -> di
         ).astype("<f4")
         fields["alignments3D/shift"] = (shift_A / pixel_A[:, None]).astype("<f4")
         fields["alignments3D/psize_A"] = pixel_A.astype("<f4")
-    if (table.half_set > 0).all():
+    if _is_split(table):
         fields["alignments3D/split"] = (table.half_set - 1).astype("<u4")
     return fields
+
+
+def _is_split(table: ParticleTable) -> bool:
+    """Tell whether every particle is in one of two half sets: the field knows nothing else."""
+    return set(np.unique(table.half_set).tolist()) == {1, 2}
 
 
 def _group_ids(table: ParticleTable) -> np.ndarray:

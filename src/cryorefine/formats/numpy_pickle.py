@@ -6,6 +6,7 @@ pickle holds, or would call, is refused.
 
 import pickle
 import pickletools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def read_arrays(path: Path) -> list[np.ndarray]:
             f"cannot be read ({error.strerror})", where=str(path), do="check the path"
         ) from None
     try:
-        found = _Walker().value_of(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about escapes in damaged texts
+            found = _Walker().value_of(data)
         several = list(found) if isinstance(found, tuple | list) else [found]
         return [_finished(value) for value in several]
     except _NotAllowedError as error:
@@ -89,7 +92,8 @@ def _finished(value: Any) -> np.ndarray:
     array = value.value if isinstance(value, _Array) else None
     if array is None:
         raise _NotAllowedError(f"'{type(value).__name__}' where an array is expected")
-    return array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of NaN that are marked
+        return array.astype(np.float64)
 
 
 class _Walker:

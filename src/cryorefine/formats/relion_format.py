@@ -19,6 +19,8 @@ __all__ = ["RelionFormat"]
 
 _LABEL = re.compile(rb"^[ \t]*_rln[A-Z]", re.MULTILINE)
 
+_CONTRAST = "that particles are black, for programs other than cryorefine"
+
 
 def _same(label: str, unit: str = "", convention: str = "") -> Column:
     return Column(label, (label,), unit, 1.0, convention)
@@ -89,4 +91,5 @@ class RelionFormat:
         held = ("poses", "unassigned", "half_sets", "ctf", "phase_shift", "bfactor", "ctf_scale",
                 "beam_tilt", "odd_zernike", "even_zernike", "magnification", "phase_flipped",
                 "premultiplied", "groups", "group_names", "micrographs")  # fmt: skip
-        return losses(table, held, format_name=self.name)
+        lost = losses(table, (*held, "contrast"), format_name=self.name)
+        return (*lost, *([_CONTRAST] if table.is_inverted else []))
