@@ -305,10 +305,10 @@ def scale_references(
     events.emit(GreyScaleFound(half1=found[0].factor, half2=found[1].factor))
     odds = ContrastOdds.together(half.odds for half in found)
     if is_inverted(odds):
-        switch = "leave out" if inputs.settings.invert_contrast else "give"
+        advice = inputs.settings.contrast_advice(of_file=inputs.table.is_inverted)
         events.warn(
             f"the images fit the initial map better with its contrast inverted (log-likelihood "
-            f"ratio {-odds.log_ratio:.0f} of {odds.n_images} images): {switch} --invert-contrast "
+            f"ratio {-odds.log_ratio:.0f} of {odds.n_images} images): {advice} "
             "if it is the images whose contrast is not that of white particles, or multiply the "
             "initial map by -1 if its particle is dark"
         )
