@@ -21,6 +21,7 @@ from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.formats.read import read_particles
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.cosets import coset_representatives
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
@@ -511,6 +512,7 @@ def _run_size(opened: Opened) -> RunSize:
         size_px=opened.size_px,
         oversampling=settings.fourier_padding,
         is_symmetric=opened.group.order > 1,
+        is_turned=len(coset_representatives(opened.group)[0]) > 1,
         searches=_searches(settings),
         n_particles=len(opened.table),
         threads=threads_of(settings.threads),
