@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_search_goes_on_from_where_the_run_stopped(searched, tmp_path):
 
 
 def test_a_helix_can_be_taken_back(imposed, tmp_path):
-    taken_back = dict.fromkeys(
+    taken_back: dict[str, Any] = dict.fromkeys(
         ("helical_twist_deg", "helical_rise_angstrom", "helical_radius_angstrom")
     )
     resume(imposed, changes=taken_back, target=tmp_path / "without")

@@ -18,6 +18,7 @@ from cryorefine.expectation.find_poses import FindPoses, FoundPoses
 from cryorefine.expectation.grey_scale import common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
+from cryorefine.filaments.poses import axis_prior, helical_step
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import (
@@ -103,6 +104,7 @@ def assign_poses(
         own_share=state.own_share,
         values=values,
         prior=prior,
+        axis=axis_prior(inputs),
     )
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
     done = told_as(stage, events, len(inputs.table))
@@ -180,6 +182,7 @@ def _alignment_options(
                 resolution_turn_rad=plan.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, band),
                 tilt_range_rad=inputs.tilt_range_rad,
+                step=helical_step(inputs, state, band.group.pixel_A),
             )
     return out
 

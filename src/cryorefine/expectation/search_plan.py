@@ -23,6 +23,7 @@ from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
 from cryorefine.events import SearchTried
 from cryorefine.geometry.protocol import Symmetry
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -112,18 +113,21 @@ class PoseSpace:
         shift_step_px: float,
         max_shift_px: float,
         weight: Float[Tensor, "p"] | None = None,
+        step: HelicalStep | None = None,
     ) -> CoarseSearch:
         """Take a reference's slices at all orientations within the allowed tilts.
 
-        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`.
+        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`. With the step of
+        a helix, its rise in pixels, shifts along the filament are within half a rise.
         """
         low, high = self.tilt_range_rad
         rotations = rotation_grid(
             step_rad, group=self.symmetry, min_tilt_rad=low, max_tilt_rad=high
         )
-        poses = PoseGrid(
-            rotations.to(band.points.device), step_rad, shift_grid(max_shift_px, shift_step_px)
-        )
+        rotations = rotations.to(band.points.device)
+        shifts = shift_grid(max_shift_px, shift_step_px)
+        within = None if step is None else step.is_within(rotations, shifts, shift_step_px)
+        poses = PoseGrid(rotations, step_rad, shifts, within)
         return make_coarse_search(grid, band, poses, max_shell=max_shell, weight=weight)
 
 
@@ -192,6 +196,7 @@ class PrepareSearch:
                 shift_step_px=depth.shift_step_px,
                 max_shift_px=options.max_shift_px,
                 weight=c.square().mean(0).sqrt(),
+                step=options.step,
             )
             key = hash((self.seed, plan.iteration, block.half, len(attempts) + 1))
             generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)

@@ -17,6 +17,7 @@ from cryorefine.state.state import Inputs
 
 __all__ = [
     "check_room_for_helix",
+    "filament_of",
     "helical_copies",
     "mask_of_filament",
     "with_helix",
@@ -71,7 +72,7 @@ def with_helix(
     helix = present_helix(settings, inputs.group.name, last)
     if helix is None:
         return halves, None
-    filament = _filament(inputs, halves)
+    filament = filament_of(inputs, halves)
     found, refused = None, ""
     if settings.searches_helix:
         found, refused = _searched(inputs, halves, filament, last, events)
@@ -130,11 +131,12 @@ def with_helix_as_given(inputs: Inputs, maps: Maps) -> Maps:
     helix = present_helix(inputs.settings, inputs.group.name, None)
     if helix is None:
         return maps
-    filament = _filament(inputs, maps)
+    filament = filament_of(inputs, maps)
     return imposed_on(maps[0], helix, filament), imposed_on(maps[1], helix, filament)
 
 
-def _filament(inputs: Inputs, halves: Maps) -> Filament:
+def filament_of(inputs: Inputs, halves: Maps) -> Filament:
+    """Return where in the maps of a run the filament lies; a radius not given is measured."""
     settings = inputs.settings
     radius_A = settings.helical_radius_angstrom
     if radius_A is None:
@@ -150,7 +152,7 @@ def _filament(inputs: Inputs, halves: Maps) -> Filament:
 
 def mask_of_filament(inputs: Inputs, average: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
     """Return the soft mask within which the resolution of a helix is measured."""
-    radius_A = _filament(inputs, (average, average)).radius_A
+    radius_A = filament_of(inputs, (average, average)).radius_A
     return filament_mask(inputs.size_px, radius_A / inputs.voxel_A).to(inputs.device)
 
 

@@ -18,6 +18,7 @@ from cryorefine.errors import InputError, Problems
 from cryorefine.evaluate.contrast import is_dark
 from cryorefine.evaluate.symmetry_agreement import symmetry_agreement
 from cryorefine.events import EventLog, RadiusMeasured
+from cryorefine.filaments.crowding import warn_of_crowded_segments
 from cryorefine.filaments.imposition import check_room_for_helix, with_helix_as_given
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
@@ -420,6 +421,8 @@ def screened_inputs(
     good = table.select(kept)
     if half is None:
         half = assign_halves(good, seed=settings.seed, events=events)
+        if settings.helical_rise_angstrom is not None:
+            warn_of_crowded_segments(good, settings.helical_rise_angstrom, events)
     return Inputs(
         settings=settings,
         table=good,
