@@ -8,6 +8,7 @@ from torch import Tensor
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import half_map_fsc
 from cryorefine.events import EventLog, WorkAdvanced
+from cryorefine.filaments.momentum import carried_on
 from cryorefine.helices.filament import filament_mask, filament_radius_A
 from cryorefine.helices.half_maps import Filament, HelixFound, find_helix, imposed_on
 from cryorefine.settings import RefineSettings
@@ -76,7 +77,9 @@ def with_helix(
     found, refused = None, ""
     if settings.searches_helix:
         found, refused = _searched(inputs, halves, filament, last, events)
-        helix = helix if found is None else found.helix
+        if found is not None:
+            records = [record.helix for record in history]
+            helix = carried_on(found, records, settings)
     mask = filament_mask(inputs.size_px, filament.radius_A / inputs.voxel_A).to(inputs.device)
     before_A = half_map_fsc(*halves, voxel_A=inputs.voxel_A, mask=mask).resolution_A(
         settings.fsc_criterion

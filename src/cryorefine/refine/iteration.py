@@ -14,6 +14,7 @@ from cryorefine.expectation.assign_poses import (
     is_unsearched,
 )
 from cryorefine.expectation.grey_scale import scale_references
+from cryorefine.filaments.direction import with_one_direction
 from cryorefine.filaments.frame import in_one_frame
 from cryorefine.filaments.imposition import with_helix
 from cryorefine.filaments.poses import with_poses_beside
@@ -78,8 +79,9 @@ def iterate(
         state, references = _scaled(inputs, state, references, plan, events, engine)
     found = assign_poses(inputs, state, references.grids, plan, events, engine)
     require_finite_poses(inputs, found.poses)
-    beside = with_poses_beside(inputs, state, found.poses)
-    poses = weigh_particles(inputs, beside, found.poses, plan)
+    poses = found.poses if plan.mode == "none" else with_one_direction(inputs, found.poses)
+    beside = with_poses_beside(inputs, state, poses)
+    poses = weigh_particles(inputs, beside, poses, plan)
     state = replace(state, group_scale=found.group_scale)
     inserted = reconstruct_halves(
         inputs, state, poses, ResidualModel(references.grids, plan.align_resolution_A),

@@ -19,7 +19,8 @@ class HelixRecord:
     Attributes
     ----------
     twist_deg, rise_A
-        What was imposed on both half maps.
+        What was imposed on both half maps: the mean of what both showed, and more where that moves
+        steadily from iteration to iteration.
     twist_uncertainty_deg, rise_uncertainty_A
         Half widths of the range that holds the truth in 95 of 100 cases; None where nothing was
         found.
