@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cryorefine.api.particles import read_particles
 from cryorefine.api.progress import iteration_line
 from cryorefine.events import IterationDone, read_events
 from cryorefine.io.mrc import read_volume
@@ -154,3 +155,21 @@ def test_a_helix_that_does_not_fit_the_box_is_refused_before_anything_is_written
     with refused(option, "box of 160 Å"):
         refine(settings_of(segments, alignment="none", **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_filaments_lie_in_the_image_plane_and_those_that_do_not_can_be_left_out(segments, tmp_path):
+    changes = {"helical_max_out_of_plane_deg": 2.0, "reconstruct_min_tilt_deg": 89.0}
+    refine(settings_of(segments, alignment="local", iterations=1, **changes), tmp_path / "run")
+    given, tilts = (
+        read_particles(path).euler_deg[:, 1]
+        for path in (segments, tmp_path / "run" / "particles.star")
+    )
+    # Poses that a local run is given outside the limits are set aside.
+    is_inside = abs(given - 90) <= 2
+    assert abs(tilts[is_inside] - 90).max() < 2.001
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["left_out"] == {
+        "poses outside the tilt limits": int((~is_inside).sum()),
+        "tilts that are not reconstructed": int((tilts[is_inside] < 89).sum()),
+    }
+    assert summary["helix"]["rise_A"] == HELIX.rise_A
