@@ -291,13 +291,7 @@ def search_coarse(
             )
             for i in range(0, b, most)
         ]
-        return Candidates(
-            torch.cat([part.image_of + i * most for i, part in enumerate(parts)]),
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ("rotation", "shift", "score")
-            ),
-        )
+        return _joined(parts, most)
     packed, norm = _packed(search, x, c)
     prior = (0.5 * shift_precision * search.shifts_px.square().sum(1)).float()
     score = torch.empty(b, q, device=x.device)
@@ -326,13 +320,33 @@ def search_coarse(
     image_of = torch.nonzero(is_kept)[:, 0]
     # The best shift of those that are kept, each image's padded to as many as any keeps.
     width = int(is_kept.sum(1).max())
-    chosen = search.slices.T[index[:, :width]]
-    at_shifts = 2 * (packed @ chosen.mT) - prior[:, None]
-    if search.is_beyond is not None:
-        at_shifts.masked_fill_(search.is_beyond.T[index[:, :width]].mT, -torch.inf)
-    shift = at_shifts.argmax(1)
+    shift = _best_shifts(search, packed, prior, index[:, :width])
     is_kept = is_kept[:, :width]
     return Candidates(image_of, index[:, :width][is_kept], shift[is_kept], top[:, :width][is_kept])
+
+
+def _joined(parts: list[Candidates], size: int) -> Candidates:
+    """Return the candidates of batches of so many images, one after the other."""
+    return Candidates(
+        torch.cat([part.image_of + i * size for i, part in enumerate(parts)]),
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("rotation", "shift", "score")
+        ),
+    )
+
+
+def _best_shifts(
+    search: CoarseSearch,
+    packed: Float[Tensor, "b t r"],
+    prior: Float[Tensor, "t"],
+    index: Int[Tensor, "b k"],
+) -> Int[Tensor, "b k"]:
+    """Return the best shift of images at some rotations each."""
+    at_shifts = 2 * (packed @ search.slices.T[index].mT) - prior[:, None]
+    if search.is_beyond is not None:
+        at_shifts.masked_fill_(search.is_beyond.T[index].mT, -torch.inf)
+    return at_shifts.argmax(1)
 
 
 def within_mass(

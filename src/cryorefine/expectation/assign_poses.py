@@ -19,6 +19,7 @@ from cryorefine.expectation.grey_scale import common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
 from cryorefine.filaments.poses import axis_prior, helical_step
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import (
@@ -97,7 +98,9 @@ def assign_poses(
         stack=particle_stack(inputs),
         optics=optics,
         grids=grids,
-        searches=_searches(inputs, optics, grids, options, parts, plan, events, engine),
+        searches=_searches(
+            inputs, optics, grids, options, parts, plan, helical_step(inputs, state), events, engine
+        ),
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
@@ -194,6 +197,7 @@ def _searches(
     options: dict[tuple[int, int], AlignmentOptions],
     parts: list[Rows],
     plan: IterationPlan,
+    step: HelicalStep | None,
     events: EventLog,
     engine: Engine,
 ) -> dict[tuple[int, int], PreparedSearch]:
@@ -209,7 +213,7 @@ def _searches(
         table=inputs.table.without_labels(),
         optics=optics,
         grids=grids,
-        space=pose_space(inputs),
+        space=replace(pose_space(inputs), step=step),
         options=options,
         plan=plan,
         seed=inputs.settings.seed,

@@ -78,6 +78,8 @@ class PoseSpace:
         Allowed viewing tilts, and their share of the sphere.
     max_shift_fraction
         Largest shift, in boxes.
+    step
+        Of the helix, in ångströms; None without one.
     """
 
     symmetry: Symmetry
@@ -85,6 +87,7 @@ class PoseSpace:
     tilt_range_rad: tuple[float, float]
     tilt_fraction: float
     max_shift_fraction: float
+    step: HelicalStep | None = None
 
     def max_shift_px(self, band: GroupBand) -> float:
         """Return the largest shift in an image's pixels."""
@@ -113,12 +116,11 @@ class PoseSpace:
         shift_step_px: float,
         max_shift_px: float,
         weight: Float[Tensor, "p"] | None = None,
-        step: HelicalStep | None = None,
     ) -> CoarseSearch:
         """Take a reference's slices at all orientations within the allowed tilts.
 
-        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`. With the step of
-        a helix, its rise in pixels, shifts along the filament are within half a rise.
+        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`. Shifts along a
+        filament are within half a rise.
         """
         low, high = self.tilt_range_rad
         rotations = rotation_grid(
@@ -126,7 +128,10 @@ class PoseSpace:
         )
         rotations = rotations.to(band.points.device)
         shifts = shift_grid(max_shift_px, shift_step_px)
-        within = None if step is None else step.is_within(rotations, shifts, shift_step_px)
+        within = None
+        if self.step is not None:
+            step = self.step.in_units_of(band.group.pixel_A)
+            within = step.is_within(rotations, shifts, shift_step_px)
         poses = PoseGrid(rotations, step_rad, shifts, within)
         return make_coarse_search(grid, band, poses, max_shell=max_shell, weight=weight)
 
@@ -196,7 +201,6 @@ class PrepareSearch:
                 shift_step_px=depth.shift_step_px,
                 max_shift_px=options.max_shift_px,
                 weight=c.square().mean(0).sqrt(),
-                step=options.step,
             )
             key = hash((self.seed, plan.iteration, block.half, len(attempts) + 1))
             generator = torch.Generator().manual_seed(key & 0x7FFFFFFF)

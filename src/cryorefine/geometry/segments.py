@@ -45,6 +45,10 @@ class HelicalStep:
         """Return a helix's step for shifts in units of so many ångströms."""
         return HelicalStep(helix.twist_rad, helix.rise_A / unit_A)
 
+    def in_units_of(self, unit: float) -> "HelicalStep":
+        """Return the same for shifts in units of so many of these."""
+        return HelicalStep(self.twist_rad, self.rise / unit)
+
     def taken(
         self,
         rotations: Float[Tensor, "*b 3 3"],

@@ -19,6 +19,7 @@ _FINER = 4
 of its width."""
 
 _EDGE_PX = 5.0
+"""Rim of the box that is not compared: as wide as the edge of masks, which a map may end in."""
 
 
 @dataclass(frozen=True)
