@@ -17,9 +17,9 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Inspection, Refinement, Run, Iteration, Simulation
+    Particles, Volume, FscCurves, Inspection, Conversion, Refinement, Run, Iteration, Simulation
 Read and write
-    read_particles, read_volume, open_run, write_report
+    read_particles, read_volume, convert, open_run, write_report
 Compute
     inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
     rotations_from_euler, simulate; and the modules restore, with a function for each
@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cryorefine.api import restore, symmetry
+    from cryorefine.api.conversion import Conversion, convert
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
     from cryorefine.api.inspection import Inspection, inspect
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Conversion",
     "CryorefineError",
     "FscCurves",
     "InputError",
@@ -69,6 +71,7 @@ __all__ = [
     "StoppedEarly",
     "Volume",
     "__version__",
+    "convert",
     "fsc",
     "helical_search",
     "impose_helix",
@@ -89,6 +92,7 @@ __all__ = [
 
 # Where a name is; its module, and torch with it, is loaded when the name is first used.
 _MODULES = {
+    "Conversion": "api.conversion",
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
@@ -100,6 +104,7 @@ _MODULES = {
     "Simulation": "api.simulation",
     "StoppedEarly": "errors",
     "Volume": "api.volume",
+    "convert": "api.conversion",
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",

@@ -4,14 +4,18 @@ import os
 from pathlib import Path
 
 from cryorefine.api.boundary import library_call
-from cryorefine.particles.inspection import Inspection, inspect_particles
+from cryorefine.formats.inspection import Inspection, inspect_particles
 
 __all__ = ["Inspection", "inspect"]
 
 
 @library_call
 def inspect(
-    particles: str | os.PathLike[str], *, ctf: bool = True, scan: bool = False
+    particles: str | os.PathLike[str],
+    *,
+    ctf: bool = True,
+    image_root: str | os.PathLike[str] | None = None,
+    scan: bool = False,
 ) -> Inspection:
     """Look at a particle file and the headers of its stacks, without refining anything.
 
@@ -21,6 +25,8 @@ def inspect(
     ----------
     ctf
         Whether the images have contrast transfer: without, its values may be missing.
+    image_root
+        Folder that the stacks were moved to.
     scan
         Whether to read all images, too, for NaN and images of one grey value.
 
@@ -33,4 +39,5 @@ def inspect(
     >>> found.exit_code
     0
     """
-    return inspect_particles(Path(particles), ctf=ctf, scan=scan)
+    root = None if image_root is None else Path(image_root)
+    return inspect_particles(Path(particles), ctf=ctf, image_root=root, scan=scan)

@@ -12,7 +12,7 @@ from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.errors import shown
 
 if TYPE_CHECKING:
-    from cryorefine.particles.inspection import Inspection
+    from cryorefine.formats.inspection import Inspection
 
 __all__ = ["command"]
 
@@ -26,13 +26,14 @@ _BAR = 40
 @click.option(
     "--ctf/--no-ctf", default=True, show_default=True, help="Images with contrast transfer."
 )
+@click.option("--image-root", type=FILE_PATH, help="Folder that the stacks were moved to.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(particles: Path, scan: bool, ctf: bool, as_json: bool) -> int:
+def command(particles: Path, scan: bool, ctf: bool, image_root: Path | None, as_json: bool) -> int:
     """Show what PARTICLES holds, and whether it can be refined.
 
     Exit codes: 0 usable, 1 usable with warnings, 2 not usable.
     """
-    from cryorefine.particles.inspection import inspect_particles
+    from cryorefine.formats.inspection import inspect_particles
 
     total = 0
 
@@ -41,7 +42,7 @@ def command(particles: Path, scan: bool, ctf: bool, as_json: bool) -> int:
         total = of
         click.echo(f"\rread {done:,} of {of:,} images", err=True, nl=False)
 
-    found = inspect_particles(particles, ctf=ctf, scan=scan, tell=tell)
+    found = inspect_particles(particles, ctf=ctf, image_root=image_root, scan=scan, tell=tell)
     if total:
         click.echo(err=True)
     click.echo(json.dumps(_as_json(found), indent=2) if as_json else "\n".join(_lines(found)))
@@ -63,9 +64,11 @@ def _as_json(found: "Inspection") -> dict[str, Any]:
 
 def _lines(found: "Inspection") -> list[str]:
     """Return what is shown: facts, then warnings, then errors, then the verdict."""
-    lines = [f"file       {shown(str(found.path))}"]
+    kind = f" ({found.format})" if found.format else ""
+    lines = [f"file       {shown(str(found.path))}{kind}"]
     if found.n_particles or not found.errors:
         lines += _facts(found)
+    lines += [f"not read   {shown(text)}" for text in found.not_understood]
     lines += [f"warning:   {shown(text)}" for text in found.warnings]
     lines += [f"error:     {shown(text)}" for text in found.errors]
     verdict = ("usable", "usable, with warnings", "not usable")[found.exit_code]

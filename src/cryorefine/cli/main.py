@@ -26,6 +26,7 @@ _COMMANDS = {
     "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
     "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
     "symmetry": "Find the symmetry axes of a map; convert maps and poses to other axes.",
+    "convert": "Write particles in the format of another program, and list what it cannot hold.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",

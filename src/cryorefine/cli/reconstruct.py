@@ -31,6 +31,7 @@ def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> N
 
 
 settings_options(
+    "image_root",
     "symmetry",
     "particle_radius_px",
     "mask",

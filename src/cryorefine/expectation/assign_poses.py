@@ -15,7 +15,7 @@ from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.expectation.find_poses import FindPoses, FoundPoses
-from cryorefine.expectation.grey_scale import common_factor
+from cryorefine.expectation.grey_scale import believed_sums, common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
 from cryorefine.filaments.poses import axis_prior, helical_step
@@ -44,10 +44,6 @@ DECIDED = 1.5
 
 _AS_FINE = 1.2
 """A search at less than this many times the present resolution need not be repeated."""
-
-_SHARED_IMAGES = 3
-"""Images' worth of the mean amplitude in that of each optics group. One image tells its amplitude
-to 10 to 20 %, which is as much as groups differ by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,12 +319,6 @@ def _updated_scale(
     # The measured amplitude is relative to a model that had the old one.
     old = np.array(state.group_scale[half - 1])[groups]
     cross_i = old * scale[torch.from_numpy(mine)].numpy() * power_i
-    n = len(inputs.optics)
-    counts = np.bincount(groups, minlength=n)
-    cross_g = np.bincount(groups, cross_i, minlength=n)
-    power_g = np.bincount(groups, power_i, minlength=n)
-    if np.count_nonzero(counts) > 1:
-        shared = _SHARED_IMAGES / len(groups)
-        cross_g += shared * cross_g.sum() * (counts > 0)
-        power_g += shared * power_g.sum() * (counts > 0)
+    counts = np.bincount(groups, minlength=len(inputs.optics))
+    cross_g, power_g = believed_sums(cross_i, power_i, groups, counts)
     return common_factor(cross_g, power_g, counts)[1]

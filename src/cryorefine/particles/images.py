@@ -133,14 +133,14 @@ class ImageSource:
 
 
 def open_images(
-    table: ParticleTable, *, inverted: bool = False
+    table: ParticleTable, *, inverted: bool | None = None
 ) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
 
     Parameters
     ----------
     inverted
-        As in :class:`ImageSource`.
+        As in :class:`ImageSource`; None: as the particle file says.
 
     Returns
     -------
@@ -153,6 +153,8 @@ def open_images(
         If a stack is missing or damaged, an image number is beyond its end, images are not
         square, or box or pixel size differ within an optics group.
     """
+    if inverted is None:
+        inverted = table.is_inverted
     headers = []
     for index, path in enumerate(table.stacks):
         try:

@@ -11,6 +11,7 @@ from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
+from cryorefine.formats.xmipp import without_block
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.io.output_path import is_there
@@ -140,7 +141,7 @@ def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path
         settings.compare_to,
     )
     given = [path for path in optional if path is not None]
-    return [settings.particles, *settings.reference, *stacks, *given]
+    return [without_block(settings.particles), *settings.reference, *stacks, *given]
 
 
 def _number(value: float) -> float | None:

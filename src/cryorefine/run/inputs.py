@@ -20,6 +20,7 @@ from cryorefine.evaluate.symmetry_agreement import symmetry_agreement
 from cryorefine.events import EventLog, RadiusMeasured
 from cryorefine.filaments.crowding import warn_of_crowded_segments
 from cryorefine.filaments.imposition import check_room_for_helix, with_helix_as_given
+from cryorefine.formats.read import read_particles
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.protocol import Symmetry
@@ -31,7 +32,6 @@ from cryorefine.model.observe import select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.half_sets import assign_halves
 from cryorefine.particles.images import ImageSource, open_images
-from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
@@ -147,7 +147,12 @@ class Opened:
 
     def _read_particles(self, is_continued: bool) -> None:
         settings = self.settings
-        table = read_particles(settings.particles, ctf=settings.ctf, ignored=_ignored(settings))
+        table = read_particles(
+            settings.particles,
+            ctf=settings.ctf,
+            ignored=_ignored(settings),
+            image_root=settings.image_root,
+        )
         table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
         if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
             raise InputError(
@@ -426,7 +431,7 @@ def screened_inputs(
     return Inputs(
         settings=settings,
         table=good,
-        images=ImageSource(good, opened.images.headers, inverted=settings.invert_contrast),
+        images=ImageSource(good, opened.images.headers, inverted=opened.images.is_inverted),
         rejected=table.select(rejected),
         rejected_reasons=tuple(screening.reasons[r] for r in rejected),
         statistics=select_statistics(screening.statistics, kept),

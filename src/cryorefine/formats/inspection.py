@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from cryorefine.errors import InputError
+from cryorefine.formats.protocol import ReadOptions
+from cryorefine.formats.registry import format_of
 from cryorefine.io.open_stack import open_stack
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.half_sets import filaments, find_duplicates
 from cryorefine.particles.images import open_images
-from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.units import DEG
 
@@ -70,6 +71,10 @@ class Inspection:
 
     Attributes
     ----------
+    format
+        What the file is, as told by what it holds; empty if it is nothing known.
+    not_understood
+        Of the file, what cannot be computed with; a clause for each.
     n_without_pose
         Particles without a pose: all where the file has no angles.
     ranges
@@ -91,6 +96,7 @@ class Inspection:
     """
 
     path: Path
+    format: str = ""
     n_particles: int = 0
     optics: tuple[OpticsFacts, ...] = ()
     n_stacks: int = 0
@@ -105,6 +111,7 @@ class Inspection:
     n_repeated: int = 0
     columns: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
+    not_understood: tuple[str, ...] = ()
     pixels: PixelFacts | None = None
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
@@ -119,6 +126,7 @@ def inspect_particles(
     path: Path,
     *,
     ctf: bool = True,
+    image_root: Path | None = None,
     scan: bool = False,
     tell: Callable[[int, int], None] | None = None,
 ) -> Inspection:
@@ -130,15 +138,21 @@ def inspect_particles(
     ----------
     ctf
         Whether the images have contrast transfer.
+    image_root
+        Folder that stacks were moved to.
     scan
         Whether to read all images, too: NaN, images of one value, grey values.
     tell
         Is told how many images have been read, and of how many.
     """
+    title = ""
     try:
-        table = read_particles(path, ctf=ctf)
+        form = format_of(path)
+        title = form.title
+        reading = form.read(path, ReadOptions(ctf=ctf, image_root=image_root))
     except InputError as error:
-        return Inspection(path, errors=(str(error),))
+        return Inspection(path, format=title, errors=(str(error),))
+    table = reading.table
     errors = _unreadable_stacks(table)
     n_unreadable, warnings, pixels = len(errors), list(table.remarks), None
     errors = _first_few(errors, "stacks cannot be read, either")
@@ -157,6 +171,8 @@ def inspect_particles(
     in_half = [int((table.half_set == number).sum()) for number in range(3)]
     return Inspection(
         path=path,
+        format=title,
+        not_understood=reading.not_understood,
         n_particles=len(table),
         optics=tuple(
             _facts(group, int((table.optics_index == i).sum()))
@@ -172,7 +188,7 @@ def inspect_particles(
         defocus_counts=counts,
         half_sets=(in_half[1], in_half[2], in_half[0]),
         n_repeated=int((same != np.arange(len(table))).sum()),
-        columns=tuple(table.extra),
+        columns=(*table.extra, *table.foreign),
         earlier=tuple(table.earlier),
         pixels=pixels,
         warnings=(*warnings, *_warnings(table, same)),
