@@ -18,6 +18,8 @@ from cryorefine.expectation.find_poses import FindPoses, FoundPoses
 from cryorefine.expectation.grey_scale import believed_sums, common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
+from cryorefine.filaments.poses import axis_prior, helical_step
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import (
@@ -92,13 +94,16 @@ def assign_poses(
         stack=particle_stack(inputs),
         optics=optics,
         grids=grids,
-        searches=_searches(inputs, optics, grids, options, parts, plan, events, engine),
+        searches=_searches(
+            inputs, optics, grids, options, parts, plan, helical_step(inputs, state), events, engine
+        ),
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
         own_share=state.own_share,
         values=values,
         prior=prior,
+        axis=axis_prior(inputs),
     )
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
     done = told_as(stage, events, len(inputs.table))
@@ -176,6 +181,7 @@ def _alignment_options(
                 resolution_turn_rad=plan.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, band),
                 tilt_range_rad=inputs.tilt_range_rad,
+                step=helical_step(inputs, state, band.group.pixel_A),
             )
     return out
 
@@ -187,6 +193,7 @@ def _searches(
     options: dict[tuple[int, int], AlignmentOptions],
     parts: list[Rows],
     plan: IterationPlan,
+    step: HelicalStep | None,
     events: EventLog,
     engine: Engine,
 ) -> dict[tuple[int, int], PreparedSearch]:
@@ -202,7 +209,7 @@ def _searches(
         table=inputs.table.without_labels(),
         optics=optics,
         grids=grids,
-        space=pose_space(inputs),
+        space=replace(pose_space(inputs), step=step),
         options=options,
         plan=plan,
         seed=inputs.settings.seed,
