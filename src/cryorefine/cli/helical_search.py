@@ -93,6 +93,11 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
         f"rise  {helix.rise_A:9.3f} ± {found.rise_uncertainty_A:.3f} Å\n"
         f"detail to {found.ranges.resolution_A:.2f} Å within {found.ranges.radius_A:.0f} Å"
     )
+    for other in found.alternatives:
+        if other.relation.startswith("every second"):
+            click.echo(
+                f"{other.relation}: {other.helix.twist_deg:.3f}°, {other.helix.rise_A:.3f} Å"
+            )
     for number, half in enumerate(found.halves, 1):
         click.echo(f"half {number} {half.helix.twist_deg:9.3f}°, {half.helix.rise_A:.3f} Å")
     for other in (*found.alternatives, *found.runners_up):
