@@ -195,9 +195,9 @@ def _only_word(line: str) -> str:
     return words[0] if len(words) == 1 or words[1][0] == "#" else ""
 
 
-_SPACE = np.zeros(256, bool)
+_SPACE = np.zeros(256, bool)  # one entry for each byte that there is
 _SPACE[list(b" \t\n\v\f\r")] = True
-_ODD = np.zeros(256, bool)
+_ODD = np.zeros(256, bool)  # as above
 _ODD[[*range(9), *range(14, 32), *range(127, 256)]] = True
 """Bytes that may be blanks, or parts of letters, where a text is read as one."""
 
