@@ -17,13 +17,13 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Refinement, Run, Iteration, Simulation, Conversion
+    Particles, Volume, FscCurves, Inspection, Refinement, Run, Iteration, Simulation, Conversion
 Read and write
     read_particles, read_volume, convert, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
-    rotations_from_euler, simulate; and the module restore, with a function for each
-    restoration of half maps
+    inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
+    rotations_from_euler, simulate; and the modules restore, with a function for each
+    restoration of half maps, and symmetry, which finds and converts axes of maps
 Errors
     CryorefineError, and of its kind InputError (what, where and what to do about it) and
     StoppedEarly (whole iterations are safe)
@@ -40,10 +40,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cryorefine.api import restore
-    from cryorefine.api.conversion import Conversion, convert
+    from cryorefine.api import restore, symmetry
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
+    from cryorefine.api.inspection import Inspection, inspect
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
     from cryorefine.api.refinement import reconstruct, refine
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cryorefine.api.run_folder import Run, open_run
     from cryorefine.api.simulation import Simulation, simulate
     from cryorefine.api.volume import Volume, read_volume
+    from cryorefine.conversion import Conversion, convert
     from cryorefine.errors import CryorefineError, InputError, StoppedEarly
     from cryorefine.report.build import write_report
 
@@ -61,6 +62,7 @@ __all__ = [
     "CryorefineError",
     "FscCurves",
     "InputError",
+    "Inspection",
     "Iteration",
     "Particles",
     "Refinement",
@@ -73,6 +75,7 @@ __all__ = [
     "fsc",
     "helical_search",
     "impose_helix",
+    "inspect",
     "open_run",
     "project",
     "read_particles",
@@ -83,15 +86,17 @@ __all__ = [
     "rotations_from_euler",
     "sharpen",
     "simulate",
+    "symmetry",
     "write_report",
 ]
 
 # Where a name is; its module, and torch with it, is loaded when the name is first used.
 _MODULES = {
-    "Conversion": "api.conversion",
+    "Conversion": "conversion",
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
+    "Inspection": "api.inspection",
     "Iteration": "api.results",
     "Particles": "api.particles",
     "Refinement": "api.results",
@@ -99,10 +104,11 @@ _MODULES = {
     "Simulation": "api.simulation",
     "StoppedEarly": "errors",
     "Volume": "api.volume",
-    "convert": "api.conversion",
+    "convert": "conversion",
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",
+    "inspect": "api.inspection",
     "open_run": "api.run_folder",
     "project": "api.projection",
     "read_particles": "api.particles",
@@ -113,6 +119,7 @@ _MODULES = {
     "rotations_from_euler": "api.projection",
     "sharpen": "api.correlation",
     "simulate": "api.simulation",
+    "symmetry": "api.symmetry",
     "write_report": "report.build",
 }
 
@@ -132,7 +139,7 @@ def __dir__() -> list[str]:
 
 
 class _Library(ModuleType):
-    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and ``restore`` theirs.
+    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and modules the library's.
 
     Packages have these names, too, and an import binds a package's name here when it first loads
     it. ``from cryorefine.refine import ...`` finds the package all the same.
