@@ -269,7 +269,8 @@ _ANGULAR_ASSIGNMENT = [
         when=(*_LOCAL, ("contShift", (True,))),
     ),
     _flag(
-        "contAngles", "refine_angles", "Optimize angles?", "In local iterations.", True, when=_LOCAL,
+        "contAngles", "refine_angles", "Optimize angles?", "In local iterations.", True,
+        when=_LOCAL,
     ),
     _number(
         "contMaxAngleVariation", "max_angle_change_deg", "Max. angle variation (deg)",

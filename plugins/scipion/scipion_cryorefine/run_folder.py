@@ -6,7 +6,16 @@ from typing import Any, Dict, List, Tuple
 
 from .star import read_blocks
 
-__all__ = ["complaint", "fsc_curve", "is_begun", "methods", "path_in", "summary", "summary_lines"]
+__all__ = [
+    "complaint",
+    "fsc_curve",
+    "is_begun",
+    "methods",
+    "n_segments",
+    "path_in",
+    "summary",
+    "summary_lines",
+]
 
 FSC_COLUMN = "rlnFourierShellCorrelationCorrected"
 """The FSC that the resolution is taken from: within the mask, and corrected for it."""
@@ -20,6 +29,16 @@ def path_in(run: str, name: str) -> str:
 def is_begun(run: str) -> bool:
     """Tell whether there is a run that ``cryorefine resume`` can go on with."""
     return os.path.exists(path_in(run, "manifest.json"))
+
+
+def n_segments(run: str) -> int:
+    """Return how many times the run was begun or continued; 0 before it was."""
+    try:
+        with open(path_in(run, "legs.json")) as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return 0
+    return len(found if isinstance(found, list) else found.get("legs", []))
 
 
 def summary(run: str) -> Dict[str, Any]:

@@ -1,9 +1,9 @@
 """STAR files as cryorefine and RELION write them; nothing of Scipion is imported."""
 
 import shlex
-from typing import Dict, Iterable, Iterator, List, Sequence, TextIO
+from typing import Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple
 
-__all__ = ["Block", "read_blocks", "write_block"]
+__all__ = ["Block", "lines_by_id", "read_blocks", "words_of", "write_block"]
 
 
 class Block:
@@ -27,7 +27,8 @@ class Block:
             yield dict(zip(self.columns, row))
 
 
-def _words(line: str) -> List[str]:
+def words_of(line: str) -> List[str]:
+    """Return the values of a row."""
     # Quotes are rare, and shlex is slow.
     return shlex.split(line) if "'" in line or '"' in line else line.split()
 
@@ -45,11 +46,11 @@ def read_blocks(lines: Iterable[str]) -> Dict[str, Block]:
         elif text == "loop_":
             is_loop = True
         elif is_loop and not text.startswith("_"):
-            block.rows.append(_words(text))
+            block.rows.append(words_of(text))
         elif is_loop:
             block.columns.append(text.split()[0][1:])
         else:
-            label, value = _words(text)[:2]
+            label, value = words_of(text)[:2]
             block.columns.append(label[1:])
             block.rows = [[*(block.rows[0] if block.rows else []), value]]
     return found
@@ -67,3 +68,22 @@ def write_block(file: TextIO, name: str, block: Block) -> None:
     for row in block.rows:
         file.write("  ".join(_quoted(value) for value in row) + "\n")
     file.write("\n")
+
+
+def lines_by_id(lines: Iterable[str], name: str, label: str) -> Tuple[List[str], Dict[int, str]]:
+    """Return the columns of one table, and its rows as they are written, by a whole number in them.
+
+    Rows stay text until they are used: as dictionaries, a million would not fit in memory.
+    """
+    columns: List[str] = []
+    found: Dict[int, str] = {}
+    is_inside = False
+    for line in lines:
+        text = line.strip()
+        if text.startswith("data_"):
+            is_inside = text == f"data_{name}"
+        elif is_inside and text.startswith("_"):
+            columns.append(text.split()[0][1:])
+        elif is_inside and text and text != "loop_" and not text.startswith("#"):
+            found[int(float(words_of(text)[columns.index(label)]))] = text
+    return columns, found
