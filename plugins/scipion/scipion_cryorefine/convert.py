@@ -1,8 +1,8 @@
 """Scipion's sets as STAR files of cryorefine, and its results as attributes of Scipion's items.
 
-A pose in Scipion is a 4 x 4 matrix M = [E' | E' s; 0 1] with the transpose E' of the rotation E that
-takes the volume to the image, and the shift s in pixels. E is RELION's matrix of rot, tilt and psi,
-and s times the sampling rate is ``rlnOriginXAngst`` and ``YAngst``: no sign changes.
+A pose in Scipion is a 4 x 4 matrix M = [E' | E' s; 0 1] with the transpose E' of the rotation E,
+which takes the volume to the image, and the shift s in pixels. E is RELION's matrix of rot, tilt
+and psi, and s times the sampling rate is ``rlnOriginXAngst`` and ``YAngst``: no sign changes.
 """
 
 import math

@@ -38,7 +38,7 @@ def n_segments(run: str) -> int:
             found = json.load(file)
     except (OSError, ValueError):
         return 0
-    return len(found if isinstance(found, list) else found.get("legs", []))
+    return len(found)
 
 
 def summary(run: str) -> Dict[str, Any]:

@@ -11,11 +11,17 @@ from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED, LEVEL_NORMAL
 from pyworkflow.utils import cleanPath
 
-from .. import Plugin, run_folder
-from ..checks import Inputs, problems
-from ..command_line import changed_settings, option, refine_options, resume_options, settings_of
-from ..convert import Results, as_mrc, set_result, write_particles
-from ..parameters import SECTIONS, all_parameters
+from scipion_cryorefine import Plugin, run_folder
+from scipion_cryorefine.checks import Inputs, problems
+from scipion_cryorefine.command_line import (
+    changed_settings,
+    option,
+    refine_options,
+    resume_options,
+    settings_of,
+)
+from scipion_cryorefine.convert import Results, as_mrc, set_result, write_particles
+from scipion_cryorefine.parameters import SECTIONS, all_parameters
 
 EXIT_RESUMABLE = 3
 """What cryorefine exits with where it was stopped early and can go on."""
@@ -245,10 +251,10 @@ class ProtCryorefine(ProtRefine3D):
         settings = settings_of(self._values())
         rates = set()
         for parameter in all_parameters():
-            if parameter.kind == "mask" and parameter.setting in settings:
-                # The mask of a symmetry alone is read as its header says.
-                if parameter.setting != "post_symmetry_mask":
-                    rates.add(f"{self._objects()[parameter.name].getSamplingRate():.8g}")
+            # The mask of a symmetry is read as its header says.
+            is_used = parameter.setting in settings and parameter.setting != "post_symmetry_mask"
+            if parameter.kind == "mask" and is_used:
+                rates.add(f"{self._objects()[parameter.name].getSamplingRate():.8g}")
         return rates
 
     def _copies(self):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyworkflow.viewer import DESKTOP_TKINTER, MSG_INFO, MessageView, View, Viewer
 
-from ..protocols import ProtCryorefine
+from scipion_cryorefine.protocols import ProtCryorefine
 
 
 class ReportView(View):
