@@ -86,6 +86,10 @@ class ProtCryorefine(ProtRefine3D):
             for parameter in parameters:
                 self._addParameter(form, parameter)
         form.addParallelSection(threads=4, mpi=0)
+        # Scipion looks up what a condition names when a parameter is added; what comes later in the
+        # form (image alignment) is found now.
+        for parameter in all_parameters():
+            form.registerParam(parameter.name, form.getParam(parameter.name))
 
     @staticmethod
     def _addParameter(form, parameter):
