@@ -12,14 +12,15 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("SCIPION_DOMAIN", "pwem")
 
 from pwem import Domain
-from PyQt5 import QtWidgets
+from PyQt5 import QtGui, QtWidgets
 from pyworkflow.protocol import params
 
 STYLE = """
 QWidget { background: white; font-size: 11px; }
 QGroupBox { border: 1px solid #a02020; margin-top: 9px; font-weight: bold; }
 QGroupBox::title { subcontrol-origin: margin; left: 8px; color: #a02020; }
-QLineEdit, QComboBox { border: 1px solid #b0b0b0; max-height: 16px; max-width: 130px; }
+QLineEdit, QComboBox { border: 1px solid #b0b0b0; max-height: 16px; }
+QLineEdit, QComboBox { max-width: 130px; min-width: 110px; }
 QLabel:disabled, QLineEdit:disabled, QComboBox:disabled, QRadioButton:disabled { color: #9a9a9a; }
 """
 COLUMNS = (("Input", "Next Reference"), ("Angular assignment",), ("Weights", "Post-processing"))
@@ -34,7 +35,7 @@ def field(param, default):
         layout.setContentsMargins(0, 0, 0, 0)
         for text, value in (("Yes", True), ("No", False)):
             button = QtWidgets.QRadioButton(text)
-            button.setChecked(bool(default) == value)
+            button.setChecked((str(default) == "True") == value)
             layout.addWidget(button)
         return box
     if isinstance(param, params.EnumParam):
@@ -43,7 +44,9 @@ def field(param, default):
         box.setCurrentIndex(int(default))
         return box
     if isinstance(param, params.PointerParam):
-        return QtWidgets.QLineEdit(f"<{param.pointerClass.get()}>")
+        line = QtWidgets.QLineEdit(param.pointerClass.get().replace(", ", " or "))
+        line.setCursorPosition(0)
+        return line
     return QtWidgets.QLineEdit("" if default in (None, "None") else str(default))
 
 
@@ -83,7 +86,9 @@ def main():
         columns.addLayout(column)
     window.adjustSize()
     window.show()
-    window.grab().save(sys.argv[1])
+    # Few colours: a picture in a repository is small.
+    image = window.grab().toImage().convertToFormat(QtGui.QImage.Format_Indexed8)
+    image.save(sys.argv[1])
 
 
 if __name__ == "__main__":
