@@ -17,13 +17,13 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Refinement, Run, Iteration, Simulation
+    Particles, Volume, FscCurves, Inspection, Refinement, Run, Iteration, Simulation
 Read and write
     read_particles, read_volume, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
-    rotations_from_euler, simulate; and the module restore, with a function for each
-    restoration of half maps
+    inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
+    rotations_from_euler, simulate; and the modules restore, with a function for each
+    restoration of half maps, and symmetry, which finds and converts axes of maps
 Errors
     CryorefineError, and of its kind InputError (what, where and what to do about it) and
     StoppedEarly (whole iterations are safe)
@@ -40,9 +40,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cryorefine.api import restore
+    from cryorefine.api import restore, symmetry
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
+    from cryorefine.api.inspection import Inspection, inspect
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
     from cryorefine.api.refinement import reconstruct, refine
@@ -59,6 +60,7 @@ __all__ = [
     "CryorefineError",
     "FscCurves",
     "InputError",
+    "Inspection",
     "Iteration",
     "Particles",
     "Refinement",
@@ -70,6 +72,7 @@ __all__ = [
     "fsc",
     "helical_search",
     "impose_helix",
+    "inspect",
     "open_run",
     "project",
     "read_particles",
@@ -80,6 +83,7 @@ __all__ = [
     "rotations_from_euler",
     "sharpen",
     "simulate",
+    "symmetry",
     "write_report",
 ]
 
@@ -88,6 +92,7 @@ _MODULES = {
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
+    "Inspection": "api.inspection",
     "Iteration": "api.results",
     "Particles": "api.particles",
     "Refinement": "api.results",
@@ -98,6 +103,7 @@ _MODULES = {
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",
+    "inspect": "api.inspection",
     "open_run": "api.run_folder",
     "project": "api.projection",
     "read_particles": "api.particles",
@@ -108,6 +114,7 @@ _MODULES = {
     "rotations_from_euler": "api.projection",
     "sharpen": "api.correlation",
     "simulate": "api.simulation",
+    "symmetry": "api.symmetry",
     "write_report": "report.build",
 }
 
@@ -127,7 +134,7 @@ def __dir__() -> list[str]:
 
 
 class _Library(ModuleType):
-    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and ``restore`` theirs.
+    """Keeps ``refine`` and ``reconstruct`` the functions that they are, and modules the library's.
 
     Packages have these names, too, and an import binds a package's name here when it first loads
     it. ``from cryorefine.refine import ...`` finds the package all the same.

@@ -14,7 +14,9 @@ from tests.builders import refused
 ORDERS = {
     **{f"c{n}": n for n in range(1, 13)},
     **{f"d{n}": 2 * n for n in range(1, 10)},
+    "d7y": 14,
     "t": 12,
+    "t222": 12,
     "o": 24,
     **{f"i{n}": 60 for n in range(1, 5)},
 }
@@ -170,6 +172,8 @@ def test_the_front_most_fivefold_of_each_icosahedral_setting_lies_where_relion_h
         ("D7", "d7"),
         (" c3 ", "c3"),
         ("C03", "c3"),
+        ("D07Y", "d7y"),
+        ("T222", "t222"),
         ("O", "o"),
         ("tet", "t"),
         ("oct", "o"),
@@ -189,7 +193,9 @@ def test_groups_with_mirrors_are_refused_with_the_groups_one_may_use(name):
         parse_symmetry(name)
 
 
-@pytest.mark.parametrize("name", ["", "c", "c0", "d0", "x", "5", "c-1", "c1.5", "i5", "c 3", "oo"])
+@pytest.mark.parametrize(
+    "name", ["", "c", "c0", "d0", "x", "5", "c-1", "c1.5", "i5", "c 3", "oo", "c3y", "d0y"]
+)
 def test_unknown_names_are_refused_with_the_names_one_may_use(name):
     with refused("--symmetry", f"'{name}'", "unknown", "Use one of c1, c2", "i4"):
         parse_symmetry(name)

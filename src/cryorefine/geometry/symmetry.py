@@ -1,4 +1,4 @@
-"""Point groups under the names and axis conventions of RELION and Xmipp."""
+"""Point groups under the names and axis conventions of RELION, Xmipp and cryoSPARC."""
 
 import math
 import re
@@ -28,7 +28,7 @@ _ALIASES = {
     "icos": "i2",
 }
 _MIRRORED = re.compile(r"(ci|cs|s\d+|c\d+[vh]|d\d+[vh]|t[dh]|oh|i\d?h)$")
-_SPELLINGS = "c1, c2, ..., d2, d3, ..., t, o, i1, i2, i3, i4"
+_SPELLINGS = "c1, c2, ..., d2, d3, ..., t, o, i1, i2, i3, i4, or d2y, d3y, ..., t222 (cryoSPARC)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,10 @@ def _generators(name: str) -> list[Tensor]:
     if name[0] == "c":
         return [_about((0, 0, 1), int(name[1:]))]
     if name[0] == "d":
-        return [_about((0, 0, 1), int(name[1:])), _about((1, 0, 0), 2)]
+        twofold = (0, 1, 0) if name.endswith("y") else (1, 0, 0)
+        return [_about((0, 0, 1), int(name[1:].removesuffix("y"))), _about(twofold, 2)]
+    if name == "t222":
+        return [_about((1, 1, 1), 3), _about((0, 0, 1), 2)]
     if name == "t":
         return [_about((0, 0, 1), 3), _about((0, math.sqrt(2.0), 1), 2)]
     if name == "o":
@@ -133,7 +136,8 @@ def parse_symmetry(name: str) -> SymmetryGroup:
 
     Known are ``cN``, ``dN`` (N-fold on z, 2-fold on x), ``t`` (3-fold on z), ``o`` (4-folds on
     x, y, z), ``i1`` to ``i4`` and the aliases ``i`` (= i2), ``i222``, ``i222r``, ``in25``,
-    ``in25r``.
+    ``in25r``. Where cryoSPARC's axes lie otherwise, they have names of their own: ``dNy`` (2-fold
+    on y), which for even N is ``dN``, and ``t222`` (2-folds on x, y, z).
 
     Raises
     ------
@@ -150,11 +154,12 @@ def parse_symmetry(name: str) -> SymmetryGroup:
             where="--symmetry",
             do=f"give its group of rotations ({_SPELLINGS})",
         )
-    match = re.fullmatch(r"([cd])(\d{1,3})|t|o|i[1-4]", text)
-    if match is None or (match.group(2) is not None and int(match.group(2)) < 1):
+    match = re.fullmatch(r"(c|d)(\d{1,3})|(d)(\d{1,3})y|t|t222|o|i[1-4]", text)
+    fold = "" if match is None else match.group(2) or match.group(4)
+    if match is None or (fold and int(fold) < 1):
         raise InputError(
             f"unknown symmetry '{name}'", where="--symmetry", do=f"use one of {_SPELLINGS}"
         )
-    if match.group(2) is not None:
-        text = f"{match.group(1)}{int(match.group(2))}"
+    if fold:
+        text = f"{text[0]}{int(fold)}{'y' if text.endswith('y') else ''}"
     return SymmetryGroup(name=text, matrices=_generate_group(_generators(text)))

@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 from cryorefine.errors import InputError
 from cryorefine.events import Event, read_events
 from cryorefine.io.star import StarBlock, read_star
-from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 from cryorefine.settings import load_settings
 from cryorefine.storage.json_record import read_json
+from cryorefine.storage.layout import committed_iterations, iteration_folder
 
 __all__ = ["READ_ERRORS", "Iteration", "RunFolder", "is_number"]
 

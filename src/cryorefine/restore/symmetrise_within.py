@@ -14,7 +14,7 @@ from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.restore.protocol import Context, Halves, Restored
 from cryorefine.restore.rigid import POINTS_AT_ONCE, FourierSeries
 
-__all__ = ["SymmetriseWithin", "oriented", "symmetric_copies"]
+__all__ = ["SymmetriseWithin", "oriented", "permuted", "symmetric_copies"]
 
 _MAX_AT_ONCE = 1 << 26
 """Voxels of maps of which both halves are worked on at once: the series of a larger one takes more
@@ -91,7 +91,7 @@ def symmetric_copies(
     if len(exact) > 1:
         total = torch.zeros_like(volume)
         for matrix in exact:
-            total += _permuted(volume, matrix)
+            total += permuted(volume, matrix)
     sums = total[where].double()
     if len(representatives) > 1:
         series = FourierSeries(total)
@@ -107,7 +107,7 @@ def symmetric_copies(
     return (sums / group.order).to(volume)
 
 
-def _permuted(volume: Float[Tensor, "z y x"], matrix: Float[Tensor, "3 3"]) -> Tensor:
+def permuted(volume: Float[Tensor, "z y x"], matrix: Float[Tensor, "3 3"]) -> Tensor:
     """Return the map read at the images of its voxels under a rotation that permutes the axes."""
     # Row a of the matrix says which axis of the voxel becomes axis a of the place that is read.
     rows = matrix.flip(0, 1).round().long().tolist()  # of z, y, x

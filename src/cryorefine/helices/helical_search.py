@@ -17,14 +17,14 @@ from cryorefine.fourier.fft import fast_even_length, volume_from_half, volume_to
 from cryorefine.fourier.filter import filter_volume, interpolate_shells, raised_cosine
 from cryorefine.fourier.shell import shell_power
 from cryorefine.geometry.helix import Helix
-from cryorefine.masks.cylinder import cylinder_mask
-from cryorefine.restore.helical_correlation import (
+from cryorefine.helices.helical_correlation import (
     HelicalCorrelation,
     measure_correlation,
     peak_sum,
     significance,
 )
-from cryorefine.restore.helical_symmetry import central_window, impose_helix
+from cryorefine.helices.helical_symmetry import central_window, impose_helix
+from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
     "Candidate",

@@ -1,0 +1,1 @@
+"""The axes of a map: found, scored, and turned to where a convention has them."""
