@@ -113,7 +113,9 @@ class _Optics:
     def __init__(self, images: SetOfParticles) -> None:
         acquisition = images.getAcquisition()
         text = getattr(acquisition, "opticsGroupInfo", None)
-        self.kept = read_blocks(str(text.get()).splitlines()) if text and text.get() else {}
+        self.kept = {}
+        if text is not None and text.get():
+            self.kept = read_blocks(str(text.get()).splitlines())
         self.pixel_A = images.getSamplingRate()
         self.box_px = images.getXDim()
         self.of_set = acquisition

@@ -26,7 +26,7 @@ from scipion_cryorefine.protocols import ProtCryorefine
 from scipion_cryorefine.star import read_blocks
 from scipion_cryorefine.viewers import CryorefineViewer, ReportView
 
-N_PARTICLES = 96
+N_PARTICLES = 64
 BOX_PX = 32
 PIXEL_A = 5.4
 
@@ -83,6 +83,7 @@ class TestRefine(BaseTest):
             ProtImportParticles,
             importFrom=ProtImportParticles.IMPORT_FROM_SCIPION,
             sqliteFile=path,
+            haveDataBeenPhaseFlipped=False,
             samplingRate=PIXEL_A,
             voltage=300,
             sphericalAberration=2.7,
@@ -101,7 +102,7 @@ class TestRefine(BaseTest):
             inputParticles=cls.particles,
             inputVolumes=cls.volume,
             symmetryGroup="d2",
-            numberOfIterations=3,
+            numberOfIterations=2,
             numberOfThreads=2,
         )
         cls.automatic = cls.launchProtocol(run)
@@ -175,7 +176,7 @@ class TestRefine(BaseTest):
 
     def test_summary_methods_and_viewer_show_the_run(self):
         text = "\n".join(self.automatic.summary())
-        self.assertIn("Iterations: 3", text)
+        self.assertIn("Iterations: 2", text)
         self.assertIn(f"{N_PARTICLES} of {N_PARTICLES}", text)
         self.assertIn("cryorefine", "\n".join(self.automatic.methods()))
         viewer = CryorefineViewer(project=self.proj, protocol=self.automatic)
@@ -196,7 +197,7 @@ class TestRefine(BaseTest):
         self.launchProtocol(run)
         self.assertEqual(run_folder.summary(self.automatic._runPath()), before)
         after = run_folder.summary(run._runPath())
-        self.assertEqual(after["iterations"], 4)
+        self.assertEqual(after["iterations"], 3)
         self.assertLess(len(run.outputParticles), 0.85 * N_PARTICLES)
         self.assertEqual(after["n_used"], len(run.outputParticles))
 
@@ -231,7 +232,7 @@ class TestRefine(BaseTest):
         self.assertLess(len(subset), 0.9 * N_PARTICLES)
         run = self._run(
             objLabel="subset", inputParticles=subset, inputVolumes=self.automatic.outputVolume,
-            alignmentMethod=AUTOMATIC, numberOfIterations=2, weightCC=True,
+            alignmentMethod=AUTOMATIC, numberOfIterations=1, weightCC=True,
         )  # fmt: skip
         self.launchProtocol(run)
         self.assertSetSize(run.outputParticles, len(subset))
