@@ -292,7 +292,7 @@ class ProtCryorefine(ProtRefine3D):
 
     # ------------------------------------------------------------------ what is said
 
-    def _inputs(self):
+    def _given(self):
         images, previous = self._particles(), self._previous()
         return Inputs(
             has_particles=images is not None,
@@ -305,7 +305,7 @@ class ProtCryorefine(ProtRefine3D):
         )
 
     def _validate(self):
-        return problems(self._values(), self._inputs())
+        return problems(self._values(), self._given())
 
     def _warnings(self):
         warnings = []

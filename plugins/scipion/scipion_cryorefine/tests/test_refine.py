@@ -281,8 +281,8 @@ class TestRefine(BaseTest):
         run.inputMask.set(mask)
         words = run._words()
         self.assertEqual(words[words.index("--mask") + 1], mask.getFileName())
-        self.assertEqual(words[words.index("--mask-voxel-angstrom") + 1], "5.4")
-        self.assertEqual(words[words.index("--reference-voxel-angstrom") + 1], "5.4")
+        self.assertEqual(words[words.index("--mask-voxel-angstrom") + 1], f"{PIXEL_A:g}")
+        self.assertEqual(words[words.index("--reference-voxel-angstrom") + 1], f"{PIXEL_A:g}")
         self.assertEqual(words[words.index("--symmetry") + 1], "d2")
 
     def test_installer_makes_the_environment_that_is_activated(self):
