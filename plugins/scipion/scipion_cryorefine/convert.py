@@ -104,7 +104,7 @@ def angles_and_shift(matrix: np.ndarray) -> Tuple[List[float], List[float]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.8g}"
+    return f"{value:.10g}"
 
 
 class _Optics:
