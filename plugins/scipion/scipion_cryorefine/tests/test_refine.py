@@ -17,6 +17,7 @@ from pwem.objects import (
     VolumeMask,
 )
 from pwem.protocols import ProtImportParticles, ProtImportVolumes, ProtSetFilter
+from pyworkflow.object import Pointer
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from scipion_cryorefine import Plugin, run_folder
@@ -223,7 +224,8 @@ class TestRefine(BaseTest):
         filtered = self.newProtocol(
             ProtSetFilter,
             objLabel="best three quarters",
-            inputSet=self.automatic.outputParticles,
+            # The filter names its output as the pointer does.
+            inputSet=Pointer(self.automatic, extended="outputParticles"),
             formula="item._xmipp_maxCCPerc.get() > 0.25",
         )
         self.launchProtocol(filtered)
