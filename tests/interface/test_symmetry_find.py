@@ -36,7 +36,7 @@ def test_the_command_turns_half_maps_to_the_axes_that_it_finds(tmp_path):
     made = torch.from_numpy(cr.read_volume(out / "map_oriented.mrc").data)
     assert symmetry_agreement(made, parse_symmetry("d3y")).correlation > 0.9
     assert symmetry_agreement(made, parse_symmetry("d3")).correlation < 0.6
-    assert called(*halves, "--output", out).exit_code == 2  # it is not empty
+    assert "not empty" in str(called(*halves, "--output", out).exception)
 
 
 def test_a_group_that_the_map_does_not_show_is_said_to_be_so_and_no_map_is_written(tmp_path):

@@ -35,13 +35,12 @@ _FIRST_AXES = 12
 lesser axes of a symmetric map (31 of an icosahedron, some of each kind) come before it at most."""
 
 _PSI_STEP_RAD = math.radians(4.0)  # a step of the directions, about
-_FIT_AXES = 8
+_FIT_AXES = 6
 """Axes that a fit uses: six parameters are well determined by fewer."""
 
-_POINTS_PER_DETAIL = 32.0
+_POINTS_PER_DETAIL = 8.0
 """Places at which copies are compared in a fit, at random in the sphere, of each cube of a detail's
-side: four times as many as there are independent values, at which chance places add little to the
-error of the axes."""
+side: as many as there are independent values."""
 
 _NOISE_AXES = 16  # directions that noise is measured about: its power to a few percent
 _FIT_ITERATIONS = 30  # a fit of six parameters from within a step converges in 10 to 20
