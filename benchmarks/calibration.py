@@ -20,7 +20,8 @@ from cryorefine.events import CovarianceCalibrated, read_events
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.particles.formats.relion import read_relion
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
+from cryorefine.storage.layout import committed_iterations
 from trial import refine, simulate
 
 _CHI2_95, _CHI2_MEDIAN = 11.07, 4.351

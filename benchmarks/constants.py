@@ -49,24 +49,43 @@ and grey scale and a preferred view."""
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant, the other values that are tried, and the options without which it is idle."""
+    """A constant, the other values that are tried, and what it would be idle without.
+
+    Attributes
+    ----------
+    options
+        Options of the run.
+    first_particles
+        Particles of the first iteration, where the program's number would take all of a small set;
+        None: the program's.
+    """
 
     module: str
     name: str
     values: tuple[float, ...]
     options: dict[str, object] = field(default_factory=dict)
     sets: tuple[str, ...] = ("d2", "c1", "rough")
+    first_particles: int | None = None
+
+    def start(self) -> str:
+        """Return the statements that all runs which are compared begin with."""
+        few = self.first_particles
+        return "pass" if few is None else _given_value(_POLICY, "first_particles", few)
 
     def prelude(self, value: float) -> str:
         """Return the statements that give the constant another value in a process."""
-        imported = f"import importlib; module = importlib.import_module({self.module!r}); "
-        if self.module == _POLICY:
-            return f"{imported}object.__setattr__(module.DEFAULT_POLICY, {self.name!r}, {value!r})"
-        return f"{imported}setattr(module, {self.name!r}, {value!r})"
+        return f"{self.start()}; {_given_value(self.module, self.name, value)}"
 
 
-def _policy(name: str, *values: float, sets: tuple[str, ...] = ("d2", "c1", "rough")) -> Constant:
-    return Constant(_POLICY, name, values, sets=sets)
+def _given_value(module: str, name: str, value: float) -> str:
+    imported = f"import importlib; module = importlib.import_module({module!r}); "
+    if module == _POLICY:
+        return f"{imported}object.__setattr__(module.DEFAULT_POLICY, {name!r}, {value!r})"
+    return f"{imported}setattr(module, {name!r}, {value!r})"
+
+
+def _policy(name: str, *values: float, first_particles: int | None = None) -> Constant:
+    return Constant(_POLICY, name, values, first_particles=first_particles)
 
 
 CONSTANTS = (
@@ -76,9 +95,9 @@ CONSTANTS = (
     _policy("more_effort", 2, 5),
     _policy("least_iterations", 2, 4),
     _policy("few_jump", 0.1, 0.4),
-    _policy("share_growth", 1.5, 3.0),
-    _policy("nearly_all", 0.5, 0.9),
-    _policy("first_particles", 300, 3000),
+    _policy("share_growth", 1.5, 3.0, first_particles=100),
+    _policy("nearly_all", 0.5, 0.9, first_particles=100),
+    _policy("first_particles", 100, 300),
     Constant(
         "cryorefine.weigh.stability", "_MIN_SIGMA_DEG", (0.5, 2.0), {"weight_stability": True}
     ),
@@ -184,9 +203,9 @@ def main() -> None:
         room = constant.module.rpartition(".")[2]
         for name in constant.sets:
             what = f"{room}.{constant.name}"
-            idle = f"{what}_own" if constant.options else "seed0"
+            as_it_is = f"{what}_own" if constant.options or constant.first_particles else "seed0"
             options = {"seed": 0, **constant.options}
-            base = outcome(name, idle, "pass", options, chosen.keep)
+            base = outcome(name, as_it_is, constant.start(), options, chosen.keep)
             for value in constant.values:
                 label = f"{what}_{value}"
                 found = outcome(name, label, constant.prelude(value), options, chosen.keep)

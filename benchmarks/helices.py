@@ -9,6 +9,7 @@ uncertainty (95 %) of twist and rise, of a search over all twists and rises from
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from cryorefine.fourier.fft import volume_to_half
 from cryorefine.fourier.shell import shell_power
 from cryorefine.geometry.helix import Helix
 from cryorefine.io.model import read_model
-from cryorefine.model.atoms import Atoms, scattering_basis, volume_from_atoms
+from cryorefine.model.atoms import Atoms
+from cryorefine.model.filament import filament_atoms, filament_map, made_up_subunit
 
-_BOX_PX, _BFACTOR_A2 = 128, 60.0
+_BOX_PX = 128
 _CASES = (
     (Helix(27.4, 1.4), 1.5, 6.0),
     (Helix(-27.4, 1.4), 1.5, 6.0),
@@ -30,13 +32,6 @@ _CASES = (
     (Helix(29.4, 21.8, fold=6), 2.2, 6.0),
     (Helix(-29.4, 21.8, fold=6), 2.2, 6.0),
 )
-
-
-def subunit(helix: Helix, far_A: float) -> np.ndarray:
-    """Return 150 atoms of a made-up subunit, 8 Å or more from the axis."""
-    rng = np.random.default_rng(int(100 * abs(helix.twist_deg)))
-    radius = far_A * np.sqrt(rng.uniform((8 / far_A) ** 2, 1, 150))
-    return np.stack([radius, rng.normal(0, 8, 150), rng.normal(0, 8, 150)], -1)
 
 
 def layer_of_fibril(path: Path) -> tuple[np.ndarray, Helix]:
@@ -66,28 +61,28 @@ def layer_of_fibril(path: Path) -> tuple[np.ndarray, Helix]:
     return layer, Helix(float(np.degrees(twist_rad)), float(axis @ move))
 
 
-def helical_map(unit_A: np.ndarray, helix: Helix, voxel_A: float) -> torch.Tensor:
-    """Return the map of a helix that is longer than the box."""
-    copies = helix.within(1.5 * _BOX_PX * voxel_A)
-    moved = unit_A @ copies.matrices.numpy().transpose(0, 2, 1) + copies.shifts_A.numpy()[:, None]
-    n = moved[..., 0].size
-    atoms = Atoms(
-        xyz_A=moved.reshape(-1, 3),
-        gaussian_a=np.array([[0.73, 1.19, 0.46, 0.12, 0.0]]),
-        gaussian_b_A2=np.array([[37.0, 11.3, 2.8, 0.35, 0.0]]),
+def fibril_unit(layer_A: np.ndarray) -> Atoms:
+    """Return the atoms of a layer as carbon, with the B-factor of made-up subunits."""
+    like = made_up_subunit(100.0, 0)
+    n = len(layer_A)
+    return replace(
+        like,
+        xyz_A=layer_A,
         type_index=np.zeros(n, np.int64),
-        bfactor_A2=np.full(n, _BFACTOR_A2),
+        bfactor_A2=np.full(n, float(like.bfactor_A2[0])),
         occupancy=np.ones(n),
     )
-    basis = scattering_basis(atoms, 0.95 / voxel_A)
-    whole = volume_from_atoms(atoms, basis, size_px=2 * _BOX_PX, voxel_A=voxel_A)
-    middle = slice(_BOX_PX // 2, 3 * _BOX_PX // 2)
-    return whole[middle, middle, middle].contiguous()
 
 
-def row(name: str, unit_A: np.ndarray, helix: Helix, voxel_A: float, resolution_A: float) -> str:
+def helical_map(unit: Atoms, helix: Helix, voxel_A: float) -> torch.Tensor:
+    """Return the map of a helix that is longer than the box."""
+    atoms = filament_atoms(unit, helix, box_A=_BOX_PX * voxel_A)
+    return filament_map(atoms, size_px=_BOX_PX, voxel_A=voxel_A)
+
+
+def row(name: str, unit: Atoms, helix: Helix, voxel_A: float, resolution_A: float) -> str:
     """Make half maps, search, and return a row of the table."""
-    volume = helical_map(unit_A, helix, voxel_A)
+    volume = helical_map(unit, helix, voxel_A)
     power = shell_power(volume_to_half(volume), _BOX_PX)
     shell = round(_BOX_PX * voxel_A / resolution_A)
     noise_power = float(power[shell - 2 : shell + 3].mean()) * (1 / 0.143 - 1)
@@ -128,9 +123,9 @@ def main() -> None:
     for path in sys.argv[1:]:
         layer, helix = layer_of_fibril(Path(path))
         for resolution_A in (6.0, 4.0):
-            print(row("fibril", layer, helix, 1.5, resolution_A), flush=True)
+            print(row("fibril", fibril_unit(layer), helix, 1.5, resolution_A), flush=True)
     for helix, voxel_A, resolution_A in _CASES:
-        unit = subunit(helix, 0.3 * _BOX_PX * voxel_A)
+        unit = made_up_subunit(0.6 * _BOX_PX * voxel_A, int(100 * abs(helix.twist_deg)))
         print(row("made up", unit, helix, voxel_A, resolution_A), flush=True)
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryorefine.io.mrc import StackHeader, read_stack_header, write_stack
+from cryorefine.io.mrc import read_stack_header, write_stack
 from cryorefine.io.open_files import OpenFiles
+from cryorefine.io.stack import StackHeader
 from trial import markdown, number
 
 _BATCH = 128  # images, as in a run

@@ -14,7 +14,7 @@ import torch
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.helix import Helix
-from cryorefine.model.atoms import Atoms, scattering_basis, volume_from_atoms
+from cryorefine.model.filament import filament_atoms, filament_map, made_up_subunit
 from cryorefine.model.observe import ImageStatistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
@@ -280,23 +280,8 @@ def make_checkpoint(state: State, *, n_unused: int = 1, **changes: Any) -> Check
 def helical_map(
     helix: Helix, size_px: int, voxel_A: float, *, bfactor_A2: float = 900.0, seed: int = 0
 ) -> torch.Tensor:
-    """Return a map of an exact helix, longer than the box, of made-up subunits of 150 atoms."""
-    rng = np.random.default_rng(seed)
-    far_A = 0.3 * size_px * voxel_A
-    radius = far_A * np.sqrt(rng.uniform((8 / far_A) ** 2, 1, 150))
-    unit_A = np.stack([radius, rng.normal(0, 8, 150), rng.normal(0, 8, 150)], -1)
-    copies = helix.within(1.6 * size_px * voxel_A)
-    moved_A = unit_A @ copies.matrices.numpy().transpose(0, 2, 1) + copies.shifts_A.numpy()[:, None]
-    n = moved_A[..., 0].size
-    atoms = Atoms(
-        xyz_A=moved_A.reshape(-1, 3),
-        gaussian_a=np.array([[0.73, 1.19, 0.46, 0.12, 0.0]]),
-        gaussian_b_A2=np.array([[37.0, 11.3, 2.8, 0.35, 0.0]]),
-        type_index=np.zeros(n, np.int64),
-        bfactor_A2=np.full(n, bfactor_A2),
-        occupancy=np.ones(n),
-    )
-    basis = scattering_basis(atoms, 0.95 / voxel_A)
-    whole = volume_from_atoms(atoms, basis, size_px=2 * size_px, voxel_A=voxel_A)
-    middle = slice(size_px - size_px // 2, 2 * size_px - size_px // 2)
-    return whole[middle, middle, middle].contiguous()
+    """Return a map of an exact helix, longer than the box, of made-up subunits."""
+    unit = made_up_subunit(0.6 * size_px * voxel_A, seed)
+    unit = replace(unit, bfactor_A2=np.full(len(unit), bfactor_A2))
+    atoms = filament_atoms(unit, helix, box_A=size_px * voxel_A)
+    return filament_map(atoms, size_px=size_px, voxel_A=voxel_A)

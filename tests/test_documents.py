@@ -75,6 +75,15 @@ def test_every_file_of_the_repository_that_is_named_exists(path):
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_every_test_that_a_document_names_exists():
+    text = (ROOT / "docs" / "robustness.md").read_text()
+    named = re.findall(r"`([\w/]+)::(test_\w+)`", text)
+    assert len(named) == sum(line.startswith("| ") for line in text.splitlines()) - 4  # heads
+    for file, name in named:
+        source = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in source, f"{file}::{name}"
+
+
 def test_the_readme_names_commands_and_options_that_exist():
     text = (ROOT / "README.md").read_text()
     commands = list(cli.list_commands(click.Context(cli)))

@@ -93,7 +93,7 @@ def test_numbers_of_an_iteration_that_do_not_exist_are_left_out_and_come_back_as
     del line["time"]
     assert line == {
         "kind": "iteration", "iteration": 1, "mode": "global", "resolution_A": math.inf,
-        "resolution_unmasked_A": None, "subset": None, "counts": None,
+        "resolution_unmasked_A": None, "subset": None, "counts": None, "helix": None,
     }  # fmt: skip
     (event,) = read_events(tmp_path / "events.jsonl")
     assert math.isnan(event.median_turn_deg)

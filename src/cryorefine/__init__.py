@@ -17,11 +17,11 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Refinement, Run, Iteration, Simulation
+    Particles, Volume, FscCurves, Inspection, Conversion, Refinement, Run, Iteration, Simulation
 Read and write
-    read_particles, read_volume, open_run, write_report
+    read_particles, read_volume, convert, open_run, write_report
 Compute
-    refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
+    inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
     rotations_from_euler, simulate; and the modules restore, with a function for each
     restoration of half maps, and symmetry, which finds and converts axes of maps
 Errors
@@ -41,8 +41,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cryorefine.api import restore, symmetry
+    from cryorefine.api.conversion import Conversion, convert
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
+    from cryorefine.api.inspection import Inspection, inspect
     from cryorefine.api.particles import Particles, read_particles
     from cryorefine.api.projection import project, rotations_from_euler
     from cryorefine.api.refinement import reconstruct, refine
@@ -56,9 +58,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Conversion",
     "CryorefineError",
     "FscCurves",
     "InputError",
+    "Inspection",
     "Iteration",
     "Particles",
     "Refinement",
@@ -67,9 +71,11 @@ __all__ = [
     "StoppedEarly",
     "Volume",
     "__version__",
+    "convert",
     "fsc",
     "helical_search",
     "impose_helix",
+    "inspect",
     "open_run",
     "project",
     "read_particles",
@@ -86,9 +92,11 @@ __all__ = [
 
 # Where a name is; its module, and torch with it, is loaded when the name is first used.
 _MODULES = {
+    "Conversion": "api.conversion",
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
+    "Inspection": "api.inspection",
     "Iteration": "api.results",
     "Particles": "api.particles",
     "Refinement": "api.results",
@@ -96,9 +104,11 @@ _MODULES = {
     "Simulation": "api.simulation",
     "StoppedEarly": "errors",
     "Volume": "api.volume",
+    "convert": "api.conversion",
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",
+    "inspect": "api.inspection",
     "open_run": "api.run_folder",
     "project": "api.projection",
     "read_particles": "api.particles",

@@ -54,10 +54,10 @@ def printed_by(program, *arguments):
 
 
 def test_the_public_names_are_these():
-    names = """CryorefineError FscCurves InputError Iteration Particles Refinement Run Simulation
-        StoppedEarly Volume __version__ fsc helical_search impose_helix open_run project
-        read_particles read_volume reconstruct refine restore rotations_from_euler sharpen
-        simulate symmetry write_report"""
+    names = """Conversion CryorefineError FscCurves InputError Inspection Iteration Particles
+        Refinement Run Simulation StoppedEarly Volume __version__ convert fsc helical_search
+        impose_helix inspect open_run project read_particles read_volume reconstruct refine
+        restore rotations_from_euler sharpen simulate symmetry write_report"""
     assert sorted(cr.__all__) == sorted(names.split())
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from cryorefine.geometry.rotation import geodesic_angle
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
+from cryorefine.storage.layout import committed_iterations
 
 _SAME_SIGMAS = 0.2
 """A climb ends within 0.14 standard deviations of its maximum; rounding decides at which step."""

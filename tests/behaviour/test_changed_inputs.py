@@ -14,10 +14,10 @@ from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
 from cryorefine.events import WarningGiven, read_events
 from cryorefine.io.mrc import read_stack_header, write_stack
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
 from cryorefine.settings import Changes, make_settings
+from cryorefine.storage.layout import committed_iterations
 from tests.builders import refused
 
 from .conftest import simulate_set

@@ -22,7 +22,7 @@ from cryorefine.io.mrc import read_stack_header, write_stack, write_volume
 from cryorefine.io.star import read_star
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.particles.formats.relion import read_relion, write_relion
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
 from cryorefine.settings import (
@@ -34,6 +34,7 @@ from cryorefine.settings import (
     merge_settings,
     save_settings,
 )
+from cryorefine.storage.layout import committed_iterations
 from tests.builders import refused
 from tests.run.test_checkpoint import assert_bit_equal
 

@@ -17,11 +17,12 @@ import cryorefine.run.later_segments as later_segments_module
 import cryorefine.run.loop as loop_module
 import cryorefine.run.running_segment as running_segment_module
 from cryorefine.errors import InputError, StoppedEarly
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
 from cryorefine.run.folder import check_output_folder
 from cryorefine.run.inputs import Opened
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
+from cryorefine.storage.layout import committed_iterations
 from tests.run.test_checkpoint import assert_bit_equal
 
 from .conftest import settings_for

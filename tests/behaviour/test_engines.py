@@ -12,8 +12,8 @@ import cryorefine.run.engines as engines_module
 from cryorefine.engine.processes import ProcessEngine
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.errors import StoppedEarly
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.loop import refine, resume
+from cryorefine.storage.layout import committed_iterations
 
 from .conftest import settings_for, simulate_set
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cryorefine.cli.main import main
-from cryorefine.run.checkpoint import committed_iterations
+from cryorefine.storage.layout import committed_iterations
 from tests.crash_points import assert_whole
 
 from .canned import Canned, make_canned

@@ -21,9 +21,9 @@ import pytest
 from cryorefine.cli.main import main
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import WarningGiven, read_events
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
-from cryorefine.storage.layout import LOCK
+from cryorefine.storage.layout import LOCK, committed_iterations
 from cryorefine.storage.publication import unlike_iteration
 from tests.builders import refused
 from tests.crash_points import assert_whole, full_disk_at, killed_at

@@ -9,9 +9,10 @@ import pytest
 import cryorefine as cr
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.settings import load_settings, make_settings
+from cryorefine.storage.layout import committed_iterations
 from cryorefine.storage.lock import locked
 from tests.builders import refused
 from tests.run.test_checkpoint import assert_bit_equal

@@ -292,9 +292,10 @@ def test_the_processed_map_has_its_mask_and_command_and_nothing_else_sees_them(t
     mask = sphere_mask(32, 5.0)
     write_volume(tmp_path / "mask.mrc", mask, 5.0)
     run(tiny, tmp_path / "plain")
-    how = {"post_mask": tmp_path / "mask.mrc", "post_command": command("-v")}
+    # What the command adds outside the mask does not stay: the mask comes last.
+    how = {"post_mask": tmp_path / "mask.mrc", "post_command": command("1 - v")}
     run(tiny, tmp_path / "run", **how)
-    expected = -maps(tmp_path / "plain", "map.mrc") * mask
+    expected = (1 - maps(tmp_path / "plain", "map.mrc")) * mask
     torch.testing.assert_close(maps(tmp_path / "run", "map_processed.mrc"), expected)
     assert torch.equal(maps(tmp_path / "run"), maps(tmp_path / "plain"))
     assert not (tmp_path / "plain" / "map_processed.mrc").exists()

@@ -18,11 +18,12 @@ from cryorefine.kernels.reference import extract_slices
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves
 from cryorefine.refine.reference import reference_grid
-from cryorefine.run.checkpoint import committed_iterations, load_state
+from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine, resume
 from cryorefine.state.particle_batches import half_optics
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Poses
+from cryorefine.storage.layout import committed_iterations
 from tests.kernels.problems import exact_slices, relative_error
 
 from .conftest import begun, settings_for, simulate_set

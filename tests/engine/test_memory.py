@@ -28,6 +28,7 @@ runs = st.fixed_dictionaries(
     {
         "size_px": st.integers(16, 900),
         "is_symmetric": st.booleans(),
+        "is_turned": st.booleans(),
         "searches": st.booleans(),
         "n_particles": st.integers(2, 10**6),
         "threads": st.integers(1, 128),
@@ -51,6 +52,7 @@ def planned(run, free):
         ("processes", 1),
         ("used_bytes", 1),
         ("is_symmetric", 1),
+        ("is_turned", 1),
         ("searches", 1),
     ],
 )
@@ -78,7 +80,7 @@ def test_one_thread_which_takes_half_after_half_needs_less_than_two(run):
     bare = {**run, "threads": 1, "searches": False, "size_px": 192}
     one, two = (planned({**bare, "threads": n}, 10**15) for n in (1, 2))
     assert one.partial_sums == two.partial_sums
-    assert two.peak_bytes - one.peak_bytes > 250e6  # three half grids of 98 MB, at least
+    assert two.peak_bytes - one.peak_bytes > 240e6  # two and a half half grids of 98 MB, at least
 
 
 @given(run=runs, free=st.integers(0, 10**11))
@@ -208,7 +210,8 @@ def kernels_on_disk(tmp_path_factory):
         ),
     ],
 )
-def test_the_predicted_peak_is_within_30_percent_of_the_measured_one(tmp_path, changes, options):
+def test_the_predicted_peak_is_near_the_measured_one(tmp_path, changes, options):
+    """From 5 % too low, which nine tenths of the free memory leave room for, to 15 % too high."""
     data = simulate_set(tmp_path / "data", **changes)
     command = [
         sys.executable, "-m", "cryorefine", "refine", data / "truth_particles.star",
@@ -218,4 +221,4 @@ def test_the_predicted_peak_is_within_30_percent_of_the_measured_one(tmp_path, c
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "predicted peak" in shown
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["predicted_peak_bytes"] == pytest.approx(summary["peak_rss_bytes"], rel=0.3)
+    assert 0.95 < summary["predicted_peak_bytes"] / summary["peak_rss_bytes"] < 1.15

@@ -142,3 +142,22 @@ def test_no_option_is_documented_that_is_not_there():
 def test_a_column_is_documented(label):
     text = DOCS.read_text()
     assert f"`{label}`" in text or f"`{label.removeprefix('cryorefine')}`" in text
+
+
+def protocol_parameters() -> list[str]:
+    """Return the parameters of the HighRes protocol that the documents translate."""
+    rows = [
+        line.strip("|").split("|") for line in DOCS.read_text().splitlines() if line[:2] == "| "
+    ]
+    names = [row[0].strip() for row in rows if len(row) == 5]
+    return [name for name in names if name not in ("HighRes parameter", "–")]
+
+
+def test_each_parameter_of_the_protocol_has_a_test_that_is_there():
+    page = (DOCS.parent / "protocol_tests.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| `(.+?)` \| `(\w+)` \|$", page, re.M)
+    without = {"Perturbations, replicates (hidden)"}
+    assert {name for name, _, _ in rows} == set(protocol_parameters()) - without
+    for name, file, test in rows:
+        source = (Path(__file__).parents[1] / file).read_text()
+        assert f"def {test}(" in source, name

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cryorefine.errors import shown
-from cryorefine.run.checkpoint import committed_iterations
+from cryorefine.storage.layout import committed_iterations
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import itertools
 import os
 import resource
 import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import mrcfile
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryorefine.io import mrc
+from cryorefine.io import stack as raw_stack
 from cryorefine.io.mrc import read_stack_header, read_volume, write_stack, write_volume
 from cryorefine.io.open_files import OpenFiles
 from tests.builders import refused, write_mrc
@@ -45,6 +47,41 @@ def test_the_mrcfile_package_reads_the_same(tmp_path, kind):
         np.testing.assert_array_equal(read_stack_header(path).read(), other.data)
 
 
+@pytest.mark.parametrize("stamp", ["4444", "4441", "1111", "0000", "1144", "ffff"])
+@pytest.mark.parametrize("byte_order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("name", [b"MAP ", b"MAP\0", b"\0\0\0\0", b"what"])
+def test_headers_of_programs_that_take_liberties_are_read_as_the_mrcfile_package_does(
+    tmp_path, name, byte_order, stamp
+):
+    path = write_mrc(tmp_path / "a.mrc", numbers((5, 5, 5), "u2"), byte_order=byte_order)
+    content = bytearray(path.read_bytes())
+    content[208:214] = name + bytes.fromhex(stamp)
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with mrcfile.open(path, permissive=True) as other:
+            data, voxel_A = np.array(other.data), float(other.voxel_size.x)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.data, data.astype(np.float32))
+    assert volume.voxel_A == pytest.approx(voxel_A)
+
+
+def test_threads_that_read_headers_leave_the_programs_warnings_alone(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", numbers((2, 4, 4)))
+    content = bytearray(path.read_bytes())
+    content[208:212] = b"what"  # which the mrcfile package warns of
+    path.write_bytes(content)
+    seen, before = set(), list(warnings.filters)
+
+    def read(_):
+        read_stack_header(path)
+        seen.add(tuple(warnings.filters) == tuple(before))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(400)))
+    assert (seen, list(warnings.filters)) == ({True}, before)
+
+
 @pytest.mark.parametrize("length", [4, 1024, 1331])
 def test_images_start_behind_the_extended_header(tmp_path, length):
     images = numbers((2, 4, 4))
@@ -72,7 +109,8 @@ def test_images_are_read_to_their_places_and_no_others(tmp_path):
 def test_chosen_images_are_those_of_the_whole_stack_in_any_precision(
     tmp_path, monkeypatch, kind, byte_order, size
 ):
-    monkeypatch.setattr(mrc, "_CONVERTED_BYTES", 3 * size * size)  # some images in several parts
+    # Some images in several parts.
+    monkeypatch.setattr(raw_stack, "_CONVERTED_BYTES", 3 * size * size)
     images = numbers((7, size, size), kind)
     header = read_stack_header(write_mrc(tmp_path / "a.mrcs", images, byte_order=byte_order))
     indices = np.array([6, 1, 2, 3, 4, 0, 3])
@@ -324,3 +362,10 @@ def test_a_map_that_finds_no_room_leaves_no_file_open(tmp_path):
     assert held.tb is not None  # who looks at the error keeps all that it came through
     assert len(os.listdir("/dev/fd")) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mrc")
+    for read in (read_volume, read_stack_header):
+        with refused("pipe.mrc: is a pipe or a device"):
+            read(tmp_path / "pipe.mrc")

@@ -22,8 +22,19 @@ from cryorefine.state.state import Inputs, State
 from tests.behaviour.conftest import begun, settings_for, simulate_set
 
 SYMMETRISED = {"post_symmetry": "i1", "post_symmetry_mask": Path("shell.mrc")}
+HELIX = {"helical_twist_deg": 22.03, "helical_rise_angstrom": 1.408}
+SEARCHED = {**HELIX, "helical_twist_range_deg": (20, 24), "helical_rise_range_angstrom": (1.2, 2)}
 NEEDS: dict[str, dict[str, Any]] = {
     "command_shell": {"reference_command": "sharpen {volume}"},
+    "helical_fraction": HELIX,
+    "helical_inner_radius_angstrom": HELIX,
+    "helical_max_out_of_plane_deg": HELIX,
+    "helical_psi_range_deg": HELIX,
+    "helical_radius_angstrom": HELIX,
+    "helical_rise_angstrom": HELIX,
+    "helical_rise_range_angstrom": SEARCHED,
+    "helical_twist_deg": HELIX,
+    "helical_twist_range_deg": SEARCHED,
     "initial_lowpass_angstrom": {"reference": (Path("start.mrc"),)},
     "mask_voxel_angstrom": {"mask": Path("mask.mrc")},
     "max_defocus_change_angstrom": {"refine_defocus": True},
@@ -43,6 +54,9 @@ NEEDS: dict[str, dict[str, Any]] = {
 VALUES: dict[str, list[Any]] = {
     "symmetry": ["d7"],
     "target_resolution": [(15.0, 8.25)],
+    "helical_fraction": [0.25],
+    "helical_rise_range_angstrom": [(1.25, 1.5)],
+    "helical_twist_range_deg": [(21.25, 23.5)],
     "reference": [(Path("start.mrc"),), (Path("first.mrc"), Path("second.mrc"))],
     "reference_command": ["denoise {volume} --strong"],
     "post_command": ["flip {volume}"],

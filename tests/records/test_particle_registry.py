@@ -53,6 +53,18 @@ def test_particles_are_recognised_by_their_image_whatever_their_row():
     assert (registry_of(table).match(other) == -1).all()
 
 
+def test_new_segments_join_the_half_of_their_filament():
+    # Both micrographs have been used in both halves, so that only the filament tells.
+    tubes = [1, 1, 2, 2, 1, 1, 2, 2]
+    columns = {"rlnHelicalTubeID": np.array([str(t) for t in tubes], "S8")}
+    table = replace(make_table(8, micrograph=[0, 0, 0, 0, 1, 1, 1, 1]), extra=columns)
+    first = registry_of(table.select(np.array([0, 2, 4, 6])), half=[1, 2, 2, 1])
+    for seed in range(8):
+        half, warnings = extended(table, first, seed=(seed, 2))
+        assert half.tolist() == [1, 1, 2, 2, 2, 2, 1, 1]
+        assert not warnings
+
+
 def picked(table, places_px):
     """Return a table whose particles were picked at these coordinates."""
     columns = np.char.mod("%.3f", np.asarray(places_px)).astype("S")
@@ -197,6 +209,22 @@ def test_poses_of_a_new_file_win_and_new_particles_without_one_are_not_assigned(
                            is_new_file=False)  # fmt: skip
     assert poses is not None
     assert poses.shift_A[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_new_particles_begin_with_the_values_that_their_file_has():
+    table = make_table(3)
+    registry = registry_of(table, [1, 2, 1])
+    larger = replace(
+        make_table(5), has_pose=True, earlier={"cryorefineGreyScale": np.full(5, 1.25)}
+    )
+    match = registry.match(larger)
+    for own, expected in ((None, 0.0), (torch.full((3, 8), 0.5, dtype=torch.float64), 0.5)):
+        known = known_poses(registry, np.arange(3), replace(poses_of(3), optics=own))
+        poses = known.of_table(registry, larger, match, is_new_file=True)
+        assert poses is not None
+        assert poses.optics is not None
+        assert poses.optics[:, 0].tolist() == [expected] * 3 + [0.25] * 2
+        assert (poses.optics[3:, 1:] == 0).all()
 
 
 def test_a_change_of_defocus_that_the_new_file_has_already_is_not_made_twice():

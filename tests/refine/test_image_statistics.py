@@ -140,6 +140,22 @@ def test_each_optics_group_has_a_noise_spectrum_of_its_own(tmp_path):
     assert float(second[1:].mean()) == pytest.approx(4 * 9**2, rel=0.1)
 
 
+def test_groups_of_one_box_share_their_spectrum_to_the_bit_unless_their_noise_differs(tmp_path):
+    n = 24
+    statistics = ImageStatistics(torch.zeros(3 * n), torch.ones(3 * n))
+    for std, name in ((1.0, "alike"), (2.0, "apart")):
+        (tmp_path / name).mkdir()
+        contents = (noise_images(n, 16, std=s, seed=k) for k, s in enumerate((1.0, 1.0, std)))
+        table, images = opened(tmp_path / name, *contents)
+        found, _ = first_noise(table, images, statistics)
+        if name == "alike":
+            assert torch.equal(found[0], found[1])
+            assert torch.equal(found[0], found[2])
+        else:
+            assert float(found[2][1:].mean()) == pytest.approx(4 * 16**2, rel=0.1)
+            assert float(found[0][1:].mean()) == pytest.approx(16**2, rel=0.1)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_or_two_images_give_a_noise_that_can_be_divided_by(tmp_path, n):
     table, images = opened(tmp_path, noise_images(n, 16))

@@ -185,6 +185,9 @@ SIMULATE = {
     "--imaging-bfactor": ("1e308", "-1e9"), "--scale-spread": ("nan", "1e308"),
     "--axis-tilt-deg": ("inf",), "--defocus-error-angstrom": ("nan",),
     "--amplitude-contrast": ("nan", "2"), "--junk-fraction": ("nan", "1"),
+    "--helical-twist-deg": ("nan", "30", "1e9"), "--helical-rise-angstrom": ("nan", "0", "5", "-1"),
+    "--segments-per-tube": ("0", "-1", "3"), "--segment-step-angstrom": ("nan", "0", "7"),
+    "--tube-tilt-spread-deg": ("nan", "90", "1"), "--psi-prior-error-deg": ("inf", "-1", "1"),
 }  # fmt: skip
 
 

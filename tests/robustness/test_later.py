@@ -17,11 +17,11 @@ from cryorefine.errors import InputError
 from cryorefine.events import Event, EventLog, IterationBegun, WarningGiven
 from cryorefine.refine.finite import require_finite_halves, require_finite_poses
 from cryorefine.refine.image_statistics import screen_images
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.inputs import open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine, resume
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Poses
+from cryorefine.storage.layout import committed_iterations
 from tests.behaviour.conftest import begun
 from tests.builders import line_of, refused
 from tests.robustness.small_set import BOX_PX, PIXELS_OFFSET, valid_set

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import cryorefine as cr
 from cryorefine.errors import InputError
 from cryorefine.report.build import write_report
-from cryorefine.run.checkpoint import committed_iterations, load_measurements, load_state
+from cryorefine.run.checkpoint import load_measurements, load_state
 from cryorefine.run.loop import resume
+from cryorefine.storage.layout import committed_iterations
 from tests.builders import refused
 from tests.robustness.judged import (
     Served,

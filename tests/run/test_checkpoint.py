@@ -11,8 +11,6 @@ from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.records.checkpoint_versions import _MIGRATIONS, VERSION
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.run.checkpoint import (
-    committed_iterations,
-    iteration_folder,
     load_measurements,
     load_start,
     load_state,
@@ -23,6 +21,7 @@ from cryorefine.run.checkpoint import (
 from cryorefine.state.counts import ParticleCounts
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import OtherPoses, Poses
+from cryorefine.storage.layout import committed_iterations, iteration_folder
 from tests.builders import make_checkpoint, make_state, refused
 
 

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from cryorefine.run.checkpoint import committed_iterations, save_state
+from cryorefine.run.checkpoint import save_state
 from cryorefine.run.folder import check_inputs_stay, check_output_folder
 from cryorefine.settings import make_settings
-from cryorefine.storage.layout import RESULTS, RUN_FILES
+from cryorefine.storage.layout import RESULTS, RUN_FILES, committed_iterations
 from cryorefine.storage.removal import clear_run
 from tests.builders import make_checkpoint, make_state, refused
 

@@ -171,3 +171,12 @@ def test_no_factor_is_held_for_each_of_many_groups():
     assert len(optics.geometry_bands) == 1
     held = factors.basis.numel() + factors.coefficients.numel()
     assert held < 5 * (len(many) + len(optics.band_of(0).band))
+
+
+def test_groups_of_one_noise_spectrum_are_whitened_together():
+    optics = make_half_optics(SHIFTS, **VIEW)
+    other = 2 * optics.noise[0]
+    optics = replace(optics, noise=(*(noise.clone() for noise in optics.noise[:5]), other))
+    assert len(optics.noise_of(np.array([0, 3, 1, 1]))) == 1
+    apart = optics.noise_of(np.array([4, 5, 0]))
+    assert torch.equal(apart, torch.stack([optics.noise[4], other, optics.noise[0]]))

@@ -10,9 +10,9 @@ from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError
 from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.geometry.helix import Helix
-from cryorefine.restore.filament import filament_radius_A, halves_fsc
-from cryorefine.restore.helical_search import HelicalRanges, HelicalSearch, search_helix
-from cryorefine.restore.helical_symmetry import impose_helix as impose
+from cryorefine.helices.filament import filament_radius_A, halves_fsc
+from cryorefine.helices.helical_search import HelicalRanges, HelicalSearch, search_helix
+from cryorefine.helices.helical_symmetry import impose_helix as impose
 
 __all__ = ["helical_search", "impose_helix", "searched"]
 

@@ -14,12 +14,13 @@ from jaxtyping import Float
 
 from cryorefine.api.boundary import library_call
 from cryorefine.errors import InputError
+from cryorefine.formats.read import read_particles as read_table
 from cryorefine.geometry.rotation import euler_from_matrix, matrix_from_euler
 from cryorefine.io.output_path import check_output_file
 from cryorefine.io.star import StarBlock, read_star, write_star
-from cryorefine.particles.formats.relion import image_names
+from cryorefine.particles.formats.image_files import image_names
+from cryorefine.particles.formats.relion import relion_blocks
 from cryorefine.particles.images import ImageSource, open_images
-from cryorefine.particles.read import read_particles as read_table
 from cryorefine.particles.table import ParticleTable
 from cryorefine.records.particle_tables import QUALITY_COLUMNS
 from cryorefine.units import DEG
@@ -270,8 +271,13 @@ class Particles:
 
 
 @library_call
-def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particles:
-    """Read a particle file: a STAR file of RELION 3.1 to 5, or of a run.
+def read_particles(
+    path: str | os.PathLike[str],
+    *,
+    ctf: bool = True,
+    image_root: str | os.PathLike[str] | None = None,
+) -> Particles:
+    """Read a particle file of any known format (``docs/formats.md``), or of a run.
 
     Images stay in their stacks until they are asked for.
 
@@ -279,6 +285,9 @@ def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particl
     ----------
     ctf
         Whether the images have contrast transfer, so that its columns must be there.
+    image_root
+        Folder that the stacks were moved to: the longest end of a stack's name that is there is
+        taken.
 
     Raises
     ------
@@ -291,6 +300,21 @@ def read_particles(path: str | os.PathLike[str], *, ctf: bool = True) -> Particl
     >>> cr.read_particles("particles.star")
     <Particles: 120 of particles.star, without poses>
     """
-    table = read_table(Path(path), ctf=ctf)
-    blocks = read_star(Path(path))
-    return Particles(table, blocks["optics"].columns, blocks["particles"])
+    root = None if image_root is None else Path(image_root)
+    table = read_table(Path(path), ctf=ctf, image_root=root)
+    optics, block = _columns(Path(path), table)
+    return Particles(table, optics, block)
+
+
+def _columns(path: Path, table: ParticleTable) -> tuple[Mapping[str, np.ndarray], StarBlock]:
+    """Return the columns of a file as they are written in it, or those that RELION would have."""
+    if not table.foreign_format:
+        blocks = read_star(path)
+        if "optics" in blocks and "particles" in blocks:
+            return blocks["optics"].columns, blocks["particles"]
+    optics, particles = relion_blocks(path, table)
+    texts = {
+        label: column if column.dtype.kind == "S" else np.char.encode(column.astype("U"), "utf-8")
+        for label, column in particles.items()
+    }
+    return optics, StarBlock("particles", texts, path=path)

@@ -21,6 +21,7 @@ from cryorefine.events import (
     WorkAdvanced,
 )
 from cryorefine.state.counts import counts_from_values
+from cryorefine.state.helix import HelixRecord, helix_from_values
 
 __all__ = ["ProgressDisplay", "iteration_line"]
 
@@ -37,11 +38,24 @@ def iteration_line(event: IterationDone) -> str:
         parts.append(f"(unmasked {event.resolution_unmasked_A:.2f} Å)")
     if not math.isnan(event.median_turn_deg):
         parts.append(f"poses turned {event.median_turn_deg:.2f}°")
+    helix = helix_from_values(event.helix)
+    if helix is not None:
+        parts.append(helix_words(helix))
     counts = counts_from_values(event.counts)
     if counts is not None and counts.n_used < counts.n_in_use:
         parts.append(f"{counts.n_used} of {counts.n_in_use} particles in the maps")
     parts.append(f"{event.cpu_s:.0f} s CPU")
     return "  ".join(parts)
+
+
+def helix_words(helix: HelixRecord) -> str:
+    """Return twist and rise with their uncertainties, where they were found."""
+    if helix.twist_uncertainty_deg is None or helix.rise_uncertainty_A is None:
+        return f"helix {helix.twist_deg:.3f}°, {helix.rise_A:.3f} Å"
+    return (
+        f"helix {helix.twist_deg:.3f} ± {helix.twist_uncertainty_deg:.3f}°, "
+        f"{helix.rise_A:.3f} ± {helix.rise_uncertainty_A:.3f} Å"
+    )
 
 
 class ProgressDisplay:

@@ -16,9 +16,9 @@ from cryorefine.api.results import Refinement
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import Event, Listener, WarningGiven
 from cryorefine.run import loop
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.folder import check_output_folder
 from cryorefine.settings import make_settings
+from cryorefine.storage.layout import committed_iterations
 
 __all__ = ["Progress", "listening", "reconstruct", "refine"]
 

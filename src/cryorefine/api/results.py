@@ -10,10 +10,11 @@ from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.errors import InputError
 from cryorefine.events import WarningGiven, read_events
-from cryorefine.run.checkpoint import iteration_folder, load_measurements
+from cryorefine.run.checkpoint import load_measurements
 from cryorefine.settings import RefineSettings, load_settings, make_settings
 from cryorefine.state.plan import IterationRecord
 from cryorefine.storage.json_record import read_json
+from cryorefine.storage.layout import iteration_folder
 
 __all__ = ["Iteration", "Refinement"]
 

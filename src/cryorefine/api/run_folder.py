@@ -10,11 +10,10 @@ from cryorefine.api.refinement import Progress, listening
 from cryorefine.api.results import Iteration, Refinement
 from cryorefine.errors import InputError
 from cryorefine.run import loop
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.folder import check_output_folder
 from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationRecord
-from cryorefine.storage.layout import check_no_devices
+from cryorefine.storage.layout import check_no_devices, committed_iterations
 from cryorefine.storage.manifest import is_being_filled
 from cryorefine.storage.publication import repair_if_free
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.symmetry import SymmetryGroup, parse_symmetry
 from cryorefine.io.model import read_model
 from cryorefine.io.mrc import write_stack, write_volume
-from cryorefine.io.output_path import check_new_folder
 from cryorefine.model.atoms import Atoms
+from cryorefine.model.filament import filament_atoms, made_up_subunit
 from cryorefine.model.orient import orienting_rotation
 from cryorefine.model.phantom import make_phantom
 from cryorefine.model.simulate import (
@@ -37,8 +37,18 @@ from cryorefine.model.simulate import (
 )
 from cryorefine.model.simulated_table import simulated_table
 from cryorefine.particles.formats.relion import write_relion
+from cryorefine.storage.result_folder import ResultFolder
 
-__all__ = ["Simulation", "simulate", "write_simulation"]
+__all__ = ["SIMULATED_FILES", "Simulation", "simulate", "write_simulation"]
+
+SIMULATED_FILES = (
+    "particles.mrcs",
+    "truth_map.mrc",
+    "reference.mrc",
+    "truth_particles.star",
+    "particles.star",
+)
+"""What a simulation leaves in its folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +109,11 @@ def simulate(
         Number of images, their side, the size of their pixels in Å; particles a micrograph; number
         of optics groups.
     symmetry
-        Point group; a model is turned to its conventional axes.
+        Point group; a model is turned to its conventional axes. Of a helix: that of its axis, z.
     assembly
         Biological assembly of the model; None takes the first.
     diameter_angstrom
-        Of the phantom.
+        Of the phantom, or of its filament.
     snr
         Variance of the signal over that of the noise, over the whole box.
     noise
@@ -127,6 +137,16 @@ def simulate(
         Low-pass of ``reference`` in Å.
     seed
         Of all random choices.
+    helical_twist_deg, helical_rise_angstrom
+        Turn (positive is right-handed) and move of a step: the object is then a filament along z,
+        longer than any image, and particles are segments of tubes. A model is one of its units,
+        about the z axis of the file. Both tables hold the tubes' numbers, tracks, coordinates, and
+        priors of tilt and psi.
+    segments_per_tube, segment_step_angstrom
+        Of a filament: 10, and a tenth of the box, if None.
+    tube_tilt_spread_deg, psi_prior_error_deg
+        Standard deviation of the filaments' tilts about 90°, and of their psi priors about their
+        true psi (half a turn apart where a filament runs back): 5° and 2° if None.
 
     Raises
     ------
@@ -170,29 +190,34 @@ def write_simulation(
     Raises
     ------
     InputError
-        If the model cannot be read or is larger than the box, or the folder is not empty.
+        If the model cannot be read or is larger than the box, or the folder holds something else
+        than a simulation that was killed.
     """
-    check_new_folder(output)
+    results = ResultFolder(output, "simulate", SIMULATED_FILES)
+    results.check_new()
     group = parse_symmetry(options.symmetry)
     atoms, plan = _atoms(model, group, options), options.plan
-    extent_A = 2 * float(np.linalg.norm(atoms.xyz_A, axis=1).max())
+    # A filament goes on along z.
+    extent_A = 2 * float(np.linalg.norm(atoms.xyz_A[:, : 2 if plan.tubes else 3], axis=1).max())
     if extent_A > plan.box_px * plan.pixel_A:
         raise InputError(
             f"the particle is {extent_A:.0f} Å across, the box {plan.box_px * plan.pixel_A:.0f} Å",
             where="--box-px",
             do="give a larger box or pixel",
         )
+    if plan.tubes is not None:
+        atoms = filament_atoms(atoms, plan.tubes.helix, box_A=plan.box_px * plan.pixel_A)
     with threads_restored():
         use_threads(None)  # the same numbers on machines of one CPU and of many
         drawn = draw_parameters(atoms, plan)
-        output.mkdir(parents=True, exist_ok=True)
-        stack = output / "particles.mrcs"
-        write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
-        truth = truth_volume(atoms, plan, drawn)
-        write_volume(output / "truth_map.mrc", truth, plan.pixel_A)
-        start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
-        write_volume(output / "reference.mrc", start, plan.pixel_A)
-        _write_tables(output, drawn, stack)
+        with results.filled(results.check_new) as folder:
+            stack = folder / "particles.mrcs"
+            write_stack(stack, _images(atoms, plan, drawn, listener), plan.pixel_A, half=True)
+            truth = truth_volume(atoms, plan, drawn)
+            write_volume(folder / "truth_map.mrc", truth, plan.pixel_A)
+            start = low_pass(truth, voxel_A=plan.pixel_A, resolution_A=options.reference_angstrom)
+            write_volume(folder / "reference.mrc", start, plan.pixel_A)
+            _write_tables(folder, drawn, stack)
 
 
 def _images(
@@ -219,16 +244,24 @@ def _write_tables(output: Path, drawn: SimulatedSet, stack: Path) -> None:
             "cryorefineTrueScale": drawn.scale.double().numpy(),
             "cryorefineTrueDefocusError": (drawn.defocus.u_A - drawn.stated_defocus.u_A).numpy(),
             "cryorefineIsJunk": drawn.is_junk.astype(np.int64),
+            **({} if drawn.tubes is None else {"cryorefineTruePolarity": drawn.tubes.polarity}),
         },
     )
 
 
 def _atoms(model: str, group: SymmetryGroup, options: SimulationOptions) -> Atoms:
     """Return the atoms of a phantom or model file, centred and turned to the group's axes."""
+    if model == "phantom" and options.helix is not None:
+        unit = made_up_subunit(options.diameter_angstrom, options.seed)
+        given = options.atom_bfactor
+        return unit if given is None else replace(unit, bfactor_A2=np.full(len(unit), given))
     if model == "phantom":
         return make_phantom(group, diameter_A=options.diameter_angstrom, seed=options.seed)
     file = read_model(Path(model), assembly=options.assembly)
     centre = file.xyz_A.mean(0)
+    if options.helix is not None:
+        # One unit of a helix about z through the origin of its file: that is where its axis is.
+        centre, group = centre * [0, 0, 1], parse_symmetry("c1")
     copies = [[chain - centre for chain in chains] for chains in file.copies]
     matrix = orienting_rotation(copies, group)
     types, a, b = file.scattering()

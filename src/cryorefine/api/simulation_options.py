@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from cryorefine.engine.memory import free_bytes
 from cryorefine.errors import InputError
+from cryorefine.geometry.helix import Helix
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.model.simulate import SimulationPlan
+from cryorefine.model.tubes import TubePlan, micrograph_side_px
 
 __all__ = ["SimulationOptions", "make_options"]
 
@@ -37,6 +40,12 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "per_micrograph": (1, 10**9, "1 or more, up to a billion"),
     "reference_angstrom": (0.1, 10_000, "positive, 0.1 to 10000"),
     "diameter_angstrom": (40, 10_000, "40 or more, up to 10000"),
+    "helical_twist_deg": (-360, 360, "-360 to 360"),
+    "helical_rise_angstrom": (0.1, 10_000, "positive, 0.1 to 10000"),
+    "segments_per_tube": (1, 10**6, "1 or more, up to a million"),
+    "segment_step_angstrom": (0.1, 1e6, "positive, 0.1 to 1e6"),
+    "tube_tilt_spread_deg": (0, 15, "0 to 15"),
+    "psi_prior_error_deg": (0, 90, "0 to 90"),
     "seed": (0, 2**62, "0 to 2^62"),
 }
 """Least and largest value of the options, and how a message says it. Those that a particle file
@@ -44,6 +53,20 @@ has, too, are what one may hold; the others are far beyond use, and keep numbers
 
 _BYTES_A_VOXEL = 40
 """Of the true map while it is made: single precision, its transform, and copies of both."""
+
+_FILAMENT = 3.4
+"""So many times as large is the map that the true one of a filament is cut from."""
+
+_TUBES: dict[str, float] = {
+    "segments_per_tube": 10,
+    "tube_tilt_spread_deg": 5.0,
+    "psi_prior_error_deg": 2.0,
+}
+"""What is not given of a filament: ten segments are a good piece of one, filaments lie flat in ice
+to about 5°, and lines that are drawn along them are right to about 2°. Not measured."""
+
+_STEP_SHARE = 0.1
+"""Of the box, from segment to segment: neighbours share nine tenths of their images, as usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +100,52 @@ class SimulationOptions:
     per_micrograph: int = 50
     reference_angstrom: float = 30.0
     seed: int = 0
+    helical_twist_deg: float | None = None
+    helical_rise_angstrom: float | None = None
+    segments_per_tube: int | None = None
+    segment_step_angstrom: float | None = None
+    tube_tilt_spread_deg: float | None = None
+    psi_prior_error_deg: float | None = None
+
+    @property
+    def helix(self) -> Helix | None:
+        """Of filaments; None: single particles are simulated.
+
+        Raises
+        ------
+        InputError
+            If the point group is not one about an axis.
+        """
+        if self.helical_twist_deg is None or self.helical_rise_angstrom is None:
+            return None
+        group = parse_symmetry(self.symmetry)
+        if group.name[0] not in "cd" or not group.name[1:].isdecimal():
+            raise InputError(
+                f"a helix has no point group {group.name}",
+                where="--symmetry",
+                do="give a cyclic or dihedral one, such as c1, c6 or d1",
+            )
+        return Helix(
+            self.helical_twist_deg,
+            self.helical_rise_angstrom,
+            int(group.name[1:]),
+            is_dihedral=group.name[0] == "d",
+        )
+
+    @property
+    def tubes(self) -> TubePlan | None:
+        """How filaments lie; None: single particles are simulated."""
+        if self.helix is None:
+            return None
+        given = {name: getattr(self, name) for name in _TUBES}
+        chosen = {**_TUBES, **{k: v for k, v in given.items() if v is not None}}
+        return TubePlan(
+            self.helix,
+            segments_per_tube=int(chosen["segments_per_tube"]),
+            step_A=self.segment_step_angstrom or _STEP_SHARE * self.box_px * self.pixel_angstrom,
+            tilt_spread_deg=chosen["tube_tilt_spread_deg"],
+            prior_error_deg=chosen["psi_prior_error_deg"],
+        )
 
     @property
     def plan(self) -> SimulationPlan:
@@ -105,6 +174,7 @@ class SimulationOptions:
             junk_fraction=self.junk_fraction,
             noise=self.noise,
             seed=self.seed,
+            tubes=self.tubes,
         )
 
 
@@ -138,15 +208,63 @@ def make_options(values: Mapping[str, Any]) -> SimulationOptions:
         )
         if bad
     ]
+    problems += _problems_of_tubes(v)
     if problems:
         raise InputError("; ".join(problems), do="correct the options")
-    _require_memory(v["particles"], v["box_px"])
-    return SimulationOptions(**v)
+    options = SimulationOptions(**v)
+    _require_room_for_tubes(options)
+    n_voxels = v["box_px"] ** 3 * (1 if options.tubes is None else _FILAMENT)
+    _require_memory(v["particles"], v["box_px"], n_voxels)
+    return options
 
 
-def _require_memory(n_particles: int, box_px: int) -> None:
+def _problems_of_tubes(v: Mapping[str, Any]) -> list[str]:
+    """Say which options of filaments do not go together."""
+    both = ("helical_twist_deg", "helical_rise_angstrom")
+    shown = [f"--{name.replace('_', '-')}" for name in both]
+    is_helical = [v[name] is not None for name in both]
+    problems = [
+        f"{one} needs {other}"
+        for one, other, given in zip(shown, shown[::-1], is_helical, strict=True)
+        if given and not all(is_helical)
+    ]
+    if not any(is_helical):
+        names = [name for name in (*_TUBES, "segment_step_angstrom") if v[name] is not None]
+        problems += [f"--{n.replace('_', '-')} needs {shown[0]} and {shown[1]}" for n in names]
+    elif v["poses"] != "uniform":
+        problems.append("--poses axis cannot be of a helix, which is seen from its side")
+    return problems
+
+
+def _require_room_for_tubes(options: SimulationOptions) -> None:
+    """Refuse a helix that does not repeat in the box, and tubes longer than a micrograph."""
+    tubes, box_px, pixel_A = options.tubes, options.box_px, options.pixel_angstrom
+    if tubes is None:
+        return
+    if tubes.helix.rise_A > box_px * pixel_A / 2:
+        raise InputError(
+            f"a rise of {tubes.helix.rise_A:g} Å does not repeat within a box of "
+            f"{box_px * pixel_A:g} Å",
+            where="--helical-rise-angstrom",
+            do="give a smaller rise, or a larger box or pixel",
+        )
+    longest = min(tubes.segments_per_tube, options.particles, options.per_micrograph)
+    length_px = (longest - 1) * tubes.step_A / pixel_A + box_px
+    # Picks may stray by a few standard deviations.
+    length_px += 10 * options.shift_angstrom / pixel_A
+    side_px = micrograph_side_px(box_px)
+    if length_px > side_px:
+        raise InputError(
+            f"a tube of {longest} segments is {length_px:.0f} pixels long, and a micrograph has "
+            f"{side_px}",
+            where="--segments-per-tube, --segment-step-angstrom, --shift-angstrom",
+            do="give fewer segments, a smaller step or a smaller shift",
+        )
+
+
+def _require_memory(n_particles: int, box_px: int, n_voxels: float) -> None:
     """Refuse a set that this machine cannot hold: all images, in half precision, and a map."""
-    needed = 2 * n_particles * box_px**2 + _BYTES_A_VOXEL * box_px**3
+    needed = 2 * n_particles * box_px**2 + _BYTES_A_VOXEL * n_voxels
     free = free_bytes()
     if needed > free:
         raise InputError(

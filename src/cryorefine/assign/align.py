@@ -17,6 +17,7 @@ from cryorefine.geometry.rotation import (
     matrix_from_rotvec,
     rotvec_from_matrix,
 )
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.kernels.dispatch import pick_separated, refine_poses
 from cryorefine.kernels.poses import (
     LevenbergMarquardt,
@@ -108,6 +109,9 @@ class AlignmentOptions:
         spaces the restarts of a local search.
     local
         Limits of local refinement.
+    step
+        Of the helix, its rise in pixels: of poses that it makes alike, that within half a rise
+        along the filament is meant. None without a helix.
     tilt_range_rad
         Viewing tilts allowed.
     candidate_window
@@ -122,6 +126,7 @@ class AlignmentOptions:
     local: LocalLimits = LocalLimits()
     tilt_range_rad: tuple[float, float] = (0.0, math.pi)
     candidate_window: float = 12.0
+    step: HelicalStep | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,8 +352,11 @@ def _finalists(
     table, depth, b = search.table, search.depth, len(images)
     symmetry = reference.symmetry
     found = search_coarse(
-        table, images.x, images.c, depth.on_grid, shift_precision=options.shift_sigma_px**-2
-    )
+        table, images.x, images.c, depth.on_grid, shift_precision=options.shift_sigma_px**-2,
+        allowed=None if images.axis is None else images.axis.allows(
+            table.rotations, table.step_rad
+        ),
+    )  # fmt: skip
     score = found.score
     candidates = _Candidates(
         found.image_of, table.rotations[found.rotation], table.shifts_px[found.shift]
@@ -367,6 +375,7 @@ def _finalists(
             max_shell=shell,
             max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
         )  # fmt: skip
+        refined = _confined(refined, options)
         apart_rad = table.step_rad * coarse_shell / shell
         left = _likely_apart(
             candidates.image_of, refined, b, symmetry, depth.after_refinement,
@@ -719,6 +728,7 @@ def _within_tilts(
 
     The others are scored again on the edge: their refinement's score is that of another pose.
     """
+    found = _confined(found, options)
     moved, is_inside = _into_band(found.rotations, reference.symmetry, options.tilt_range_rad)
     rows = torch.nonzero(~is_inside)[:, 0]
     found = replace(found, rotations=moved)
@@ -731,6 +741,14 @@ def _within_tilts(
     names = ("score", "power", "information", "at_edge")
     scored = {n: getattr(found, n).index_copy(0, rows, getattr(edge, n)) for n in names}
     return replace(found, **scored), is_inside
+
+
+def _confined(found: PoseResult, options: AlignmentOptions) -> PoseResult:
+    """Return poses of a helix within half a rise along the filament; they score the same."""
+    if options.step is None:
+        return found
+    rotations, shifts_px = options.step.confined(found.rotations, found.shifts_px)
+    return replace(found, rotations=rotations, shifts_px=shifts_px)
 
 
 def _into_band(

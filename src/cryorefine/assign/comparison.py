@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.assign.axis_prior import AxisPrior
 from cryorefine.assign.own_noise import OwnNoise
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import SliceGrid
@@ -28,12 +29,16 @@ class WhitenedImages:
     own
         What poses gain by their image's own noise in the reference, which does not count; None
         where the reference holds none of the images.
+    axis
+        Where their filaments lie, for searches; None of particles that are none, or where nothing
+        is known.
     """
 
     view: GroupBand
     x: Complex[Tensor, "b p"]
     c: Float[Tensor, "b p"]
     own: OwnNoise | None = None
+    axis: AxisPrior | None = None
 
     def __len__(self) -> int:
         """Return how many images there are."""

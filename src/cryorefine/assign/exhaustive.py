@@ -49,11 +49,14 @@ class PoseGrid:
         Angle between neighbours.
     shifts_px
         (t, 2) shifts in image pixels; see :func:`shift_grid`.
+    is_within
+        (t, q): with which shifts each rotation is looked at, one at least; None: with all.
     """
 
     rotations: Float[Tensor, "q 3 3"]
     step_rad: float
     shifts_px: Float[Tensor, "t 2"]
+    is_within: Bool[Tensor, "t q"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,8 @@ class CoarseSearch:
         (t, 2) grid of shifts in image pixels.
     ramps
         (t, p) phase factors that centre an image shifted so.
+    is_beyond
+        (t, q): with which shifts each rotation is not looked at; None: all are.
     first, last
         The points used are ``first:last`` of the group's band (the zero frequency is left out).
     """
@@ -88,6 +93,7 @@ class CoarseSearch:
     first: int
     last: int
     step_rad: float
+    is_beyond: Bool[Tensor, "t q"] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,7 @@ def make_coarse_search(
         first=first,
         last=last,
         step_rad=poses.step_rad,
+        is_beyond=None if poses.is_within is None else ~poses.is_within,
     )
 
 
@@ -242,6 +249,7 @@ def search_coarse(
     pruning: Pruning,
     *,
     shift_precision: float = 0.0,
+    allowed: Bool[Tensor, "b q"] | None = None,
 ) -> Candidates:
     """Compare images with every pose of the grid; return those that the data do not rule out.
 
@@ -252,6 +260,8 @@ def search_coarse(
         :class:`~cryorefine.kernels.poses.PoseProblem`.
     shift_precision
         Inverse variance (1/px²) of the prior on shifts about the centre.
+    allowed
+        Which rotations each image may have, one at least; None: all.
 
     Returns
     -------
@@ -272,17 +282,16 @@ def search_coarse(
     if b > most:
         parts = [
             search_coarse(
-                search, x[i : i + most], c[i : i + most], pruning, shift_precision=shift_precision
+                search,
+                x[i : i + most],
+                c[i : i + most],
+                pruning,
+                shift_precision=shift_precision,
+                allowed=None if allowed is None else allowed[i : i + most],
             )
             for i in range(0, b, most)
         ]
-        return Candidates(
-            torch.cat([part.image_of + i * most for i, part in enumerate(parts)]),
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ("rotation", "shift", "score")
-            ),
-        )
+        return _joined(parts, most)
     packed, norm = _packed(search, x, c)
     prior = (0.5 * shift_precision * search.shifts_px.square().sum(1)).float()
     score = torch.empty(b, q, device=x.device)
@@ -298,19 +307,46 @@ def search_coarse(
             tile = tile.view(-1, t, slices.shape[1])
             if shift_precision > 0:
                 tile.sub_(0.5 * prior[:, None])
+            if search.is_beyond is not None:
+                tile.masked_fill_(search.is_beyond[:, left : left + columns], -torch.inf)
             at_best = score[start : start + images, left : left + columns]
             torch.amax(tile, 1, out=at_best)
     score.mul_(2).sub_(norm)
+    if allowed is not None:
+        score.masked_fill_(~allowed, -torch.inf)
     top, index = score.topk(kept, dim=1)
     power = norm.gather(1, index[:, :1])[:, 0]
     is_kept = within_mass(top, torch.logsumexp(score, 1), power, pruning)
     image_of = torch.nonzero(is_kept)[:, 0]
     # The best shift of those that are kept, each image's padded to as many as any keeps.
     width = int(is_kept.sum(1).max())
-    chosen = search.slices.T[index[:, :width]]
-    shift = (2 * (packed @ chosen.mT) - prior[:, None]).argmax(1)
+    shift = _best_shifts(search, packed, prior, index[:, :width])
     is_kept = is_kept[:, :width]
     return Candidates(image_of, index[:, :width][is_kept], shift[is_kept], top[:, :width][is_kept])
+
+
+def _joined(parts: list[Candidates], size: int) -> Candidates:
+    """Return the candidates of batches of so many images, one after the other."""
+    return Candidates(
+        torch.cat([part.image_of + i * size for i, part in enumerate(parts)]),
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("rotation", "shift", "score")
+        ),
+    )
+
+
+def _best_shifts(
+    search: CoarseSearch,
+    packed: Float[Tensor, "b t r"],
+    prior: Float[Tensor, "t"],
+    index: Int[Tensor, "b k"],
+) -> Int[Tensor, "b k"]:
+    """Return the best shift of images at some rotations each."""
+    at_shifts = 2 * (packed @ search.slices.T[index].mT) - prior[:, None]
+    if search.is_beyond is not None:
+        at_shifts.masked_fill_(search.is_beyond.T[index].mT, -torch.inf)
+    return at_shifts.argmax(1)
 
 
 def within_mass(

@@ -31,7 +31,8 @@ def planted_poses(
     length = shifts.norm(dim=1, keepdim=True).clamp_min(1e-12)
     shifts = shifts * (0.9 * options.max_shift_px / length).clamp(max=1.0)
     rotations = matrix_from_rotvec(beside).to(device) @ search.rotations[at.to(device)]
-    return rotations, shifts.to(device)
+    shifts = shifts.to(device)
+    return (rotations, shifts) if options.step is None else options.step.confined(rotations, shifts)
 
 
 def plant_images(

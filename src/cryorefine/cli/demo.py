@@ -6,8 +6,16 @@ from pathlib import Path
 import click
 
 from cryorefine.cli.file_path import FILE_PATH
+from cryorefine.errors import InputError
+from cryorefine.io.output_path import is_there
+from cryorefine.storage.layout import LOCK, committed_iterations
+from cryorefine.storage.lock import locked
+from cryorefine.storage.removal import remove_folder
 
 __all__ = ["command"]
+
+_MARK = ".demo.part"
+"""Folder that is there until the demonstration is done."""
 
 
 @click.command("demo")
@@ -28,15 +36,32 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
     Everything a real refinement does, on images whose true map is known: the report shows the FSC
     against it.
     """
-    from cryorefine.io.output_path import check_new_folder
+    _check_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        _check_folder(output)
+        mark = output / _MARK
+        mark.mkdir(exist_ok=True)
+        try:
+            _simulate_and_refine(context, output, particles, symmetry, seed)
+        except BaseException:
+            if not _names(output):
+                mark.rmdir()
+            raise
+        mark.rmdir()
 
-    check_new_folder(output)
+
+def _simulate_and_refine(
+    context: click.Context, output: Path, particles: int, symmetry: str, seed: int
+) -> None:
+    from cryorefine.api.simulation import SIMULATED_FILES
     from cryorefine.cli.run_display import run_and_show
     from cryorefine.cli.simulate import command as simulate
     from cryorefine.run.loop import refine
     from cryorefine.settings import make_settings
 
     data, run = output / "particles", output / "run"
+    remove_folder(data, SIMULATED_FILES)  # of a demonstration that was killed
     click.echo(f"simulating {particles} particles in {data}")
     context.invoke(
         simulate,
@@ -59,4 +84,28 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
             "seed": seed,
         }
     )
-    run_and_show(partial(refine, settings, run), run)
+    run_and_show(partial(refine, settings, run, overwrite=run.exists()), run)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse a folder that holds something, other than a demonstration that stopped too early.
+
+    Raises
+    ------
+    InputError
+        If so, or if there is a run to resume.
+    """
+    if not is_there(output) or not _names(output):
+        return
+    if not (output / _MARK).is_dir() or _names(output) - {"particles", "run"}:
+        raise InputError("exists and is not empty", where=str(output), do="give a new --output")
+    if committed_iterations(output / "run"):
+        raise InputError(
+            "holds a demonstration that has begun to refine",
+            where=str(output),
+            do=f"continue it with 'cryorefine resume {output / 'run'}', or give a new --output",
+        )
+
+
+def _names(output: Path) -> set[str]:
+    return {path.name for path in output.iterdir()} - {LOCK, _MARK}

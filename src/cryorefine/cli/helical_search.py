@@ -5,15 +5,18 @@ from typing import Any
 
 import click
 
-from cryorefine.errors import InputError
+from cryorefine.cli.file_path import FILE_PATH
+from cryorefine.storage.result_folder import ResultFolder
 
 __all__ = ["command"]
 
+_FILES = ("landscape.png", "landscape.html", "symmetrised.mrc", "helix.json")
+
 
 @click.command("helical-search")
-@click.argument("map1", type=click.Path(path_type=Path))
-@click.argument("map2", type=click.Path(path_type=Path), required=False)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.argument("map1", type=FILE_PATH)
+@click.argument("map2", type=FILE_PATH, required=False)
+@click.option("--output", type=FILE_PATH, required=True, help="New folder.")
 @click.option(
     "--twist-range-deg",
     type=(float, float),
@@ -50,14 +53,14 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
     average of both) with its helix imposed. A map that is no helix, and a best value at the border
     of its range, are refused.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError("exists and is not empty", where=str(output), do="give a new --output")
+    results = ResultFolder(output, "helical-search", _FILES)
+    results.check_new()
     from cryorefine.api.helices import searched
     from cryorefine.api.progress import ProgressDisplay
     from cryorefine.api.volume import Volume, as_volume, require_same_grid
     from cryorefine.engine.threads import use_threads
+    from cryorefine.helices.helical_symmetry import impose_helix
     from cryorefine.report.helical_landscape import write_helical_report
-    from cryorefine.restore.helical_symmetry import impose_helix
 
     use_threads(None)
     maps = [as_volume(map1, str(map1))]
@@ -74,8 +77,6 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
             resolution_A=ranges["resolution_angstrom"],
             listener=display,
         )
-    output.mkdir(parents=True, exist_ok=True)
-    write_helical_report(found, output)
     import torch
 
     average = torch.stack([torch.from_numpy(m.data) for m in maps]).mean(0)
@@ -83,13 +84,20 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
     imposed = impose_helix(
         average, helix, voxel_A=voxel_A, radius_px=found.ranges.radius_A / voxel_A
     )
-    Volume(imposed.numpy(), voxel_A).write(output / "symmetrised.mrc")
+    with results.filled(results.check_new) as folder:
+        Volume(imposed.numpy(), voxel_A).write(folder / "symmetrised.mrc")
+        write_helical_report(found, folder)
     hand = "right" if helix.twist_deg > 0 else "left"
     click.echo(
         f"twist {helix.twist_deg:9.3f} ± {found.twist_uncertainty_deg:.3f}° ({hand}-handed)\n"
         f"rise  {helix.rise_A:9.3f} ± {found.rise_uncertainty_A:.3f} Å\n"
         f"detail to {found.ranges.resolution_A:.2f} Å within {found.ranges.radius_A:.0f} Å"
     )
+    for other in found.alternatives:
+        if other.relation.startswith("every second"):
+            click.echo(
+                f"{other.relation}: {other.helix.twist_deg:.3f}°, {other.helix.rise_A:.3f} Å"
+            )
     for number, half in enumerate(found.halves, 1):
         click.echo(f"half {number} {half.helix.twist_deg:9.3f}°, {half.helix.rise_A:.3f} Å")
     for other in (*found.alternatives, *found.runners_up):

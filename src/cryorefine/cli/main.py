@@ -21,10 +21,12 @@ _COMMANDS = {
     "refine": "Refine particles against an initial map to the highest resolution they hold.",
     "resume": "Continue a run: where it stopped, or with other settings or particles.",
     "reconstruct": "Half maps, FSC and map from the poses in a particle file.",
+    "inspect": "Show what a particle file holds, and whether it can be refined.",
     "fsc": "Fourier shell correlation of two half maps.",
     "restore": "Process two half maps: denoise, deconvolve, symmetrise within a mask and more.",
     "helical-search": "Twist and rise of a map of a filament, and how sure they are.",
     "symmetry": "Find the symmetry axes of a map; convert maps and poses to other axes.",
+    "convert": "Write particles in the format of another program, and list what it cannot hold.",
     "simulate": "Simulate particle images with known poses.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",
@@ -65,8 +67,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Refine cryo-EM single-particle images.
 
-    Every command has its own --help. Exit codes: 0 done, 2 bad input, 3 stopped early but
-    resumable.
+    Every command has its own --help. Exit codes: 0 done, 1 usable with warnings (inspect), 2 bad
+    input, 3 stopped early but resumable.
     """
 
 

@@ -31,6 +31,7 @@ def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> N
 
 
 settings_options(
+    "image_root",
     "symmetry",
     "particle_radius_px",
     "mask",
@@ -52,6 +53,13 @@ settings_options(
     "min_cc_weight",
     "file_weights",
     "file_values",
+    "helical_twist_deg",
+    "helical_rise_angstrom",
+    "helical_twist_range_deg",
+    "helical_rise_range_angstrom",
+    "helical_radius_angstrom",
+    "helical_inner_radius_angstrom",
+    "helical_fraction",
     *RestorationSettings.model_fields,
     "command_shell",
     "compare_to",

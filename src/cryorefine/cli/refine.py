@@ -32,7 +32,7 @@ def command(
     allow_commands: bool,
     **options: Any,
 ) -> None:
-    """Refine PARTICLES (a RELION 3.1 to 5 STAR file) against an initial map.
+    """Refine PARTICLES (RELION, cryoSPARC, Xmipp, cisTEM or cryoDRGN) against an initial map.
 
     Two half sets are refined apart from each other. The run folder gets the map, raw half maps,
     FSC and poses with quality columns after every iteration; report.html is

@@ -1,27 +1,41 @@
 """``cryorefine restore``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import GroupedCommand, given, settings_options
 from cryorefine.errors import InputError
+from cryorefine.io.output_path import is_there
 from cryorefine.settings.restoration import RestorationSettings
+from cryorefine.storage.result_folder import ResultFolder
 
 __all__ = ["command"]
 
-_OUR_FILE = "restorations.json"
+_FILES = (
+    "map_processed.mrc",
+    "half1_processed.mrc",
+    "half2_processed.mrc",
+    "disagreement.mrc",
+    "mask.mrc",
+    "fsc.star",
+    "fsc_processed.star",
+    "restored.png",
+    "restorations.json",
+)
 
 
 @click.command("restore", cls=GroupedCommand)
-@click.argument("half1", type=click.Path(path_type=Path))
-@click.argument("half2", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to fill.")
+@click.argument("half1", type=FILE_PATH)
+@click.argument("half2", type=FILE_PATH)
+@click.option("--output", type=FILE_PATH, required=True, help="Folder to fill.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier call has left in it.")
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=FILE_PATH,
     help="Soft mask, 0 to 1, of where the particle is (default: found in the average).",
 )
 @click.option(
@@ -46,7 +60,9 @@ def command(
     Writes processed half maps and map, FSC of raw and of processed half maps, what was done
     (restorations.json) and pictures (restored.png).
     """
-    _check_folder(output, overwrite=overwrite)
+    results = ResultFolder(output, "restore", _FILES)
+    check = partial(_check_folder, results, overwrite=overwrite)
+    check()
     from cryorefine.api import restore
     from cryorefine.engine.threads import use_threads
     from cryorefine.report.processed import what_was_done
@@ -62,9 +78,9 @@ def command(
         command_shell=command_shell,
         **given(options),
     )
-    output.mkdir(parents=True, exist_ok=True)
-    made.write(output)
-    draw_restored(made, output / "restored.png")
+    with results.filled(check) as folder:
+        made.write(folder)
+        draw_restored(made, folder / "restored.png")
     text, notes = what_was_done(made.record)
     for line in (text, *notes):
         click.echo(f"done        {line}")
@@ -77,13 +93,12 @@ def command(
 settings_options(*RestorationSettings.model_fields)(command)
 
 
-def _check_folder(output: Path, *, overwrite: bool) -> None:
+def _check_folder(results: ResultFolder, *, overwrite: bool) -> None:
     """Refuse a folder that holds anything but what this command has written."""
-    if output.exists() and not output.is_dir():
-        raise InputError("is a file", where=str(output), do="give a folder with --output")
-    if not output.exists() or not any(output.iterdir()):
+    output = results.path
+    if not is_there(output) or not results.others() or results.is_unfinished:
         return
-    if not (output / _OUR_FILE).exists() or (output / "settings.toml").exists():
+    if not (output / _FILES[-1]).exists() or (output / "settings.toml").exists():
         raise InputError(
             "the folder holds something else",
             where=str(output),

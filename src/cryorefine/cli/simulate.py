@@ -27,7 +27,7 @@ __all__ = ["command"]
     "--diameter-angstrom",
     default=120.0,
     show_default=True,
-    help="Of the phantom; models have their own.",
+    help="Of the phantom, or of its filament; models have their own.",
 )
 @click.option(
     "--snr",
@@ -117,12 +117,38 @@ __all__ = ["command"]
     show_default=True,
     help="Low-pass of reference.mrc, a start for refinement.",
 )
+@click.option(
+    "--helical-twist-deg",
+    type=float,
+    help="Makes the object a filament, with --helical-rise-angstrom: turn of a step; positive is "
+    "right-handed. --symmetry is then its axis along z (cN, or dN with two-fold axes across), a "
+    "model is one unit about the z axis of its file, and particles are segments of tubes.",
+)
+@click.option("--helical-rise-angstrom", type=float, help="Move of a step of the filament.")
+@click.option("--segments-per-tube", type=int, help="Segments of each filament.  [default: 10]")
+@click.option(
+    "--segment-step-angstrom",
+    type=float,
+    help="From segment to segment along the filament.  [default: a tenth of the box]",
+)
+@click.option(
+    "--tube-tilt-spread-deg",
+    type=float,
+    help="Standard deviation of the filaments' tilts about 90°.  [default: 5]",
+)
+@click.option(
+    "--psi-prior-error-deg",
+    type=float,
+    help="Standard deviation of the psi that filaments are given about their true one.  "
+    "[default: 2]",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of all random choices.")
 def command(model: str, output: Path, **options: Any) -> None:
     """Simulate particle images of MODEL: a .pdb or .cif file, or the word phantom.
 
     Writes particles.star and particles.mrcs, and the truth beside them: truth_particles.star with
-    the true poses, truth_map.mrc, and reference.mrc (the truth low-passed).
+    the true poses, truth_map.mrc, and reference.mrc (the truth low-passed). A filament ends in no
+    image; both tables say its tubes, their tracks and the priors of the angles.
     """
     from cryorefine.api.progress import ProgressDisplay
     from cryorefine.api.simulation import write_simulation

@@ -41,15 +41,16 @@ _LARGEST_BATCH, _POINT_BYTES = 128, 32
 """Images of a batch; a coefficient's share of it: image, transfer, model and residual."""
 
 # Measured: the peak above what is in use when the images have been screened, in half grids of
-# complex numbers up to Nyquist; what is kept of a batch.
-_GRIDS, _GRIDS_SYMMETRIC = 9.0, 11.0
-_GRIDS_BOTH, _GRIDS_BOTH_SYMMETRIC = 12.0, 16.0  # with both halves at a time
+# complex numbers up to Nyquist; what is kept of a batch. Symmetries that take grid points to grid
+# points need less room than those whose copies are turned and interpolated.
+_GRIDS, _GRIDS_PERMUTED, _GRIDS_TURNED = 9.0, 10.0, 11.0
+_GRIDS_BOTH, _GRIDS_BOTH_PERMUTED, _GRIDS_BOTH_TURNED = 12.0, 12.5, 17.0  # both halves at a time
 # While images are inserted: what partial sums take, and the references and sums beside them.
 _GRIDS_PER_SUM, _GRIDS_BESIDE_SUMS = 1.5, 3.0
 _BATCHES = 4.0  # in the size of one, for each thread
-# Measured as above: what every run holds, what a search keeps, what each particle's values take.
-_ALWAYS_BYTES, _SEARCH_BYTES, _PARTICLE_BYTES = 48 << 20, 20 << 20, 4096
-_TABLE_BYTES = 90 << 20  # of both halves, while poses are searched, when there are no sums yet
+# Measured as above: what every run holds, what each particle's values take.
+_ALWAYS_BYTES, _PARTICLE_BYTES = 28 << 20, 4096
+_TABLE_BYTES = 64 << 20  # of both halves, while poses are searched, when there are no sums yet
 _PROCESS_BYTES = 350 << 20  # what the libraries take in each worker process
 _SPARE = 0.9
 """Share of the free memory that a run may use as it likes: predictions are 10 % exact."""
@@ -95,8 +96,9 @@ class RunSize:
     ----------
     size_px, oversampling
         Box of the maps; grid points per Fourier coefficient.
-    is_symmetric
-        Whether there is a point group to apply: it needs room for turned grids.
+    is_symmetric, is_turned
+        Whether there is a point group to apply; whether it takes some grid points to places between
+        others, which needs room for turned grids.
     searches
         Whether orientations are searched everywhere.
     n_particles
@@ -110,6 +112,7 @@ class RunSize:
     size_px: int
     oversampling: float = OVERSAMPLING
     is_symmetric: bool
+    is_turned: bool
     searches: bool
     n_particles: int
     threads: int
@@ -137,9 +140,10 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
         # One thread takes half after half, whether there is room for both or not.
         is_at_once = both_halves and run.threads > 1
         if is_at_once:
-            solving = _GRIDS_BOTH_SYMMETRIC if run.is_symmetric else _GRIDS_BOTH
+            kinds = _GRIDS_BOTH, _GRIDS_BOTH_PERMUTED, _GRIDS_BOTH_TURNED
         else:
-            solving = _GRIDS_SYMMETRIC if run.is_symmetric else _GRIDS
+            kinds = _GRIDS, _GRIDS_PERMUTED, _GRIDS_TURNED
+        solving = kinds[2 if run.is_turned else 1 if run.is_symmetric else 0]
         at_once = partial_sums * (2 if is_at_once else 1)
         grids = max(solving, _GRIDS_PER_SUM * at_once + _GRIDS_BESIDE_SUMS)
         images = image_bytes(run.size_px) * min(_LARGEST_BATCH, run.n_particles // 2)
@@ -148,8 +152,7 @@ def plan_memory(run: RunSize, *, used_bytes: int, free_bytes: int) -> MemoryPlan
         peak = fixed_bytes + round(volumes + batches)
         return MemoryPlan(partial_sums, both_halves, batch_bytes, _LARGEST_BATCH, peak, free_bytes)
 
-    fixed_bytes = used_bytes + _ALWAYS_BYTES
-    fixed_bytes += _PARTICLE_BYTES * run.n_particles + (_SEARCH_BYTES if run.searches else 0)
+    fixed_bytes = used_bytes + _ALWAYS_BYTES + _PARTICLE_BYTES * run.n_particles
     fixed_bytes += _PROCESS_BYTES * run.processes
 
     most = _PARTIAL_SUMS if grid <= _LARGE_GRID_BYTES else _PARTIAL_SUMS_LARGE

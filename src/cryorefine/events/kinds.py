@@ -303,7 +303,7 @@ class IterationDone(Event):
     ----------
     iteration, mode, resolution_A, align_resolution_A, reconstruct_resolution_A, median_turn_deg,
     jumped_fraction, median_sigma_rotation_deg, share, missed_fraction, unsearched_fraction,
-    undecided_fraction, jumped_at_least, mean_fsc, subset, counts
+    undecided_fraction, jumped_at_least, mean_fsc, subset, counts, helix
         As in :class:`~cryorefine.state.plan.IterationRecord`.
     resolution_unmasked_A
         From the unmasked FSC; None if the half maps share nothing.
@@ -329,6 +329,7 @@ class IterationDone(Event):
     mean_fsc: float = math.nan
     subset: int | None = None
     counts: dict[str, Any] | None = None
+    helix: dict[str, Any] | None = None
     resolution_unmasked_A: float | None = math.nan
     cpu_s: float = math.nan
     wall_s: float = math.nan
@@ -383,6 +384,8 @@ class RunEnded(Event):
         Of the last iteration.
     coverage
         Of directions, 1 if even.
+    helix
+        That of the half maps, as :class:`~cryorefine.state.helix.HelixRecord`; None without one.
     wall_s, cpu_s
         Time and CPU time of all parts of the run.
     predicted_peak_bytes, peak_rss_bytes, device_predicted_peak_bytes, device_peak_bytes
@@ -420,6 +423,7 @@ class RunEnded(Event):
     median_sigma_rotation_deg: float | None
     coverage: float | None
     symmetry: str
+    helix: dict[str, Any] | None
     voxel_A: float
     box_px: int
     particle_radius_px: float

@@ -15,9 +15,11 @@ from cryorefine.engine.progress import told_as
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.expectation.find_poses import FindPoses, FoundPoses
-from cryorefine.expectation.grey_scale import common_factor
+from cryorefine.expectation.grey_scale import believed_sums, common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
+from cryorefine.filaments.poses import axis_prior, helical_step
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import (
@@ -42,10 +44,6 @@ DECIDED = 1.5
 
 _AS_FINE = 1.2
 """A search at less than this many times the present resolution need not be repeated."""
-
-_SHARED_IMAGES = 3
-"""Images' worth of the mean amplitude in that of each optics group. One image tells its amplitude
-to 10 to 20 %, which is as much as groups differ by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +94,16 @@ def assign_poses(
         stack=particle_stack(inputs),
         optics=optics,
         grids=grids,
-        searches=_searches(inputs, optics, grids, options, parts, plan, events, engine),
+        searches=_searches(
+            inputs, optics, grids, options, parts, plan, helical_step(inputs, state), events, engine
+        ),
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
         own_share=state.own_share,
         values=values,
         prior=prior,
+        axis=axis_prior(inputs),
     )
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
     done = told_as(stage, events, len(inputs.table))
@@ -180,6 +181,7 @@ def _alignment_options(
                 resolution_turn_rad=plan.align_resolution_A / inputs.geometry.radius_A,
                 local=_local_limits(inputs, band),
                 tilt_range_rad=inputs.tilt_range_rad,
+                step=helical_step(inputs, state, band.group.pixel_A),
             )
     return out
 
@@ -191,6 +193,7 @@ def _searches(
     options: dict[tuple[int, int], AlignmentOptions],
     parts: list[Rows],
     plan: IterationPlan,
+    step: HelicalStep | None,
     events: EventLog,
     engine: Engine,
 ) -> dict[tuple[int, int], PreparedSearch]:
@@ -206,7 +209,7 @@ def _searches(
         table=inputs.table.without_labels(),
         optics=optics,
         grids=grids,
-        space=pose_space(inputs),
+        space=replace(pose_space(inputs), step=step),
         options=options,
         plan=plan,
         seed=inputs.settings.seed,
@@ -316,12 +319,6 @@ def _updated_scale(
     # The measured amplitude is relative to a model that had the old one.
     old = np.array(state.group_scale[half - 1])[groups]
     cross_i = old * scale[torch.from_numpy(mine)].numpy() * power_i
-    n = len(inputs.optics)
-    counts = np.bincount(groups, minlength=n)
-    cross_g = np.bincount(groups, cross_i, minlength=n)
-    power_g = np.bincount(groups, power_i, minlength=n)
-    if np.count_nonzero(counts) > 1:
-        shared = _SHARED_IMAGES / len(groups)
-        cross_g += shared * cross_g.sum() * (counts > 0)
-        power_g += shared * power_g.sum() * (counts > 0)
+    counts = np.bincount(groups, minlength=len(inputs.optics))
+    cross_g, power_g = believed_sums(cross_i, power_i, groups, counts)
     return common_factor(cross_g, power_g, counts)[1]

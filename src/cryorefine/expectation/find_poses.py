@@ -15,6 +15,7 @@ from cryorefine.assign.align import (
     align_locally,
     score_poses,
 )
+from cryorefine.assign.axis_prior import AxisPrior
 from cryorefine.assign.comparison import Reference, WhitenedImages
 from cryorefine.assign.own_noise import OwnNoise, own_bonus
 from cryorefine.assign.particle_optics import GroupImages, OpticsPrior
@@ -80,6 +81,8 @@ class FindPoses:
     values, prior
         The particles' own optics, and the bounds within which they are refined; None where there
         are none, or where they are not refined.
+    axis
+        Where all particles' filaments lie; None where nothing is known.
     """
 
     stack: ParticleStack
@@ -92,6 +95,7 @@ class FindPoses:
     own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None
     values: Float[Tensor, "n v"] | None
     prior: OpticsPrior | None
+    axis: AxisPrior | None = None
 
     def run(self, block: Block, done: Done) -> FoundPoses:
         """Return the poses of a block's particles, on the CPU."""
@@ -118,6 +122,8 @@ class FindPoses:
         options = self.options[key]
         reference = Reference(self.grids[block.half - 1], self.symmetry)
         images = batch.whitened(band)
+        if self.axis is not None:
+            images = replace(images, axis=self.axis.select(batch.index, images.device))
         if block.action == "find":
             return align_globally(images, reference, self.searches[key].search, options)
         own = self._own_noise(block.half, batch, images, options.resolution_turn_rad)

@@ -37,8 +37,16 @@ from cryorefine.state.particle_batches import (
 )
 from cryorefine.state.plan import IterationPlan
 from cryorefine.state.state import Inputs, Poses, State
+from cryorefine.weigh.group_differences import group_differences
 
-__all__ = ["GreyScale", "ScaledReferences", "common_factor", "find_grey_scales", "scale_references"]
+__all__ = [
+    "GreyScale",
+    "ScaledReferences",
+    "believed_sums",
+    "common_factor",
+    "find_grey_scales",
+    "scale_references",
+]
 
 _SAMPLE = 64
 """Images of each half and sampling geometry that the grey scale is found with: a sum over all poses
@@ -305,10 +313,10 @@ def scale_references(
     events.emit(GreyScaleFound(half1=found[0].factor, half2=found[1].factor))
     odds = ContrastOdds.together(half.odds for half in found)
     if is_inverted(odds):
-        switch = "leave out" if inputs.settings.invert_contrast else "give"
+        advice = inputs.settings.contrast_advice(of_file=inputs.table.is_inverted)
         events.warn(
             f"the images fit the initial map better with its contrast inverted (log-likelihood "
-            f"ratio {-odds.log_ratio:.0f} of {odds.n_images} images): {switch} --invert-contrast "
+            f"ratio {-odds.log_ratio:.0f} of {odds.n_images} images): {advice} "
             "if it is the images whose contrast is not that of white particles, or multiply the "
             "initial map by -1 if its particle is dark"
         )
@@ -335,6 +343,39 @@ def scale_references(
         is_scaled=True,
     )
     return ScaledReferences(state, (first, second), factors)
+
+
+def believed_sums(
+    cross: np.ndarray, power: np.ndarray, group_of: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the optics groups' sums of cross terms and powers, as far as groups truly differ.
+
+    Where images do not show that, a group's amplitude, the quotient, is that of all images.
+
+    Parameters
+    ----------
+    cross, power
+        Of each image: its least-squares amplitude is the quotient.
+    group_of, counts
+        Group of each image, and images of each group.
+    """
+    cross_g = np.bincount(group_of, cross, minlength=len(counts))
+    power_g = np.bincount(group_of, power, minlength=len(counts))
+    known = power_g > 0
+    freedom = int(np.maximum(counts[known] - 1, 0).sum())
+    if np.count_nonzero(known) < 2 or cross_g.sum() <= 0:
+        return cross_g, power_g
+    common = cross_g.sum() / power_g.sum()
+    own = np.divide(cross_g, power_g, out=np.full(len(counts), common), where=known)
+    believed = np.zeros(len(counts))
+    # An image's amplitude varies as one over its power; images of one group tell how much.
+    of_image = np.divide(cross, power, out=own[group_of], where=power > 0)
+    spread = float((power * (of_image - own[group_of]) ** 2).sum())
+    if freedom > 0 and spread > 0:
+        variance = spread / freedom / common**2 / power_g[known]
+        found = group_differences(own[known] / common - 1, variance)
+        believed[known] = found.differs * found.spread**2 / (found.spread**2 + variance)
+    return (common + believed * (own - common)) * power_g, power_g
 
 
 def common_factor(

@@ -23,6 +23,7 @@ from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
 from cryorefine.events import SearchTried
 from cryorefine.geometry.protocol import Symmetry
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.geometry.so3 import rotation_grid
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
@@ -77,6 +78,8 @@ class PoseSpace:
         Allowed viewing tilts, and their share of the sphere.
     max_shift_fraction
         Largest shift, in boxes.
+    step
+        Of the helix, in ångströms; None without one.
     """
 
     symmetry: Symmetry
@@ -84,6 +87,7 @@ class PoseSpace:
     tilt_range_rad: tuple[float, float]
     tilt_fraction: float
     max_shift_fraction: float
+    step: HelicalStep | None = None
 
     def max_shift_px(self, band: GroupBand) -> float:
         """Return the largest shift in an image's pixels."""
@@ -115,15 +119,20 @@ class PoseSpace:
     ) -> CoarseSearch:
         """Take a reference's slices at all orientations within the allowed tilts.
 
-        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`.
+        ``weight``: see :func:`~cryorefine.assign.exhaustive.make_coarse_search`. Shifts along a
+        filament are within half a rise.
         """
         low, high = self.tilt_range_rad
         rotations = rotation_grid(
             step_rad, group=self.symmetry, min_tilt_rad=low, max_tilt_rad=high
         )
-        poses = PoseGrid(
-            rotations.to(band.points.device), step_rad, shift_grid(max_shift_px, shift_step_px)
-        )
+        rotations = rotations.to(band.points.device)
+        shifts = shift_grid(max_shift_px, shift_step_px)
+        within = None
+        if self.step is not None:
+            step = self.step.in_units_of(band.group.pixel_A)
+            within = step.is_within(rotations, shifts, shift_step_px)
+        poses = PoseGrid(rotations, step_rad, shifts, within)
         return make_coarse_search(grid, band, poses, max_shell=max_shell, weight=weight)
 
 

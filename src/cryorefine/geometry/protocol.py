@@ -22,7 +22,7 @@ class Symmetry(Protocol):
     ``point_group``. A pose's shift changes with the operator by the projection of ``shifts_A``,
     which is not taken into account where poses are compared, and sums on the Fourier grid take a
     point group only: maps of helices are symmetrised by
-    :func:`~cryorefine.restore.helical_symmetry.impose_helix`.
+    :func:`~cryorefine.helices.helical_symmetry.impose_helix`.
     """
 
     @property

@@ -1,6 +1,5 @@
-"""MRC maps and image stacks: headers through ``mrcfile``, images by reads at their places."""
+"""MRC maps and image stacks: read at their places, written through ``mrcfile``."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,17 +9,18 @@ from typing import Any
 import mrcfile
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Integer, Shaped
+from jaxtyping import Float
+from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
-from cryorefine.io.open_files import OpenFile, OpenFiles
+from cryorefine.io.spider import spider_volume
+from cryorefine.io.stack import StackHeader
 
 __all__ = [
     "LARGEST_VOXEL_A",
     "SMALLEST_VOXEL_A",
-    "StackHeader",
     "Volume",
     "read_stack_header",
     "read_volume",
@@ -40,14 +40,10 @@ have squares within single precision then; programs write values from 1e-5 to 1e
 SMALLEST_VOXEL_A, LARGEST_VOXEL_A = 0.01, 1000.0
 """Voxels of maps, from far below the size of an atom to far above that of a ribosome's domains."""
 
+_BIG_ENDIAN = b"\x11\x11"
+"""Machine stamp of a file in big-endian order; whatever else there is counts as little-endian."""
+
 _COMPRESSED = (b"\x1f\x8b", b"BZh")
-
-
-_CONVERTED_BYTES = 512 << 10
-"""Images of other precisions are read so much at a time: it stays in a core's cache."""
-
-_AT_ONCE_PX = (1 << 15) - 1
-"""Pixels that torch converts at a time: of 32,768 and more it would begin threads of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,156 +67,10 @@ class Volume:
         return self.data.shape[-1]
 
 
-@dataclass(frozen=True)
-class StackHeader:
-    """What one needs to read images of a stack.
-
-    Attributes
-    ----------
-    dtype
-        Of a pixel, byte order included.
-    offset_bytes
-        Where the first image starts, behind any extended header.
-    pixel_A
-        Pixel size of the header; 0 where it has none.
-    """
-
-    path: Path
-    n_images: int
-    size_yx_px: tuple[int, int]
-    dtype: np.dtype
-    offset_bytes: int
-    pixel_A: float
-
-    def require_whole(self) -> None:
-        """Refuse a file that is shorter than its header says.
-
-        Raises
-        ------
-        InputError
-            If so, or the file is gone.
-        """
-        nz, (ny, nx) = self.n_images, self.size_yx_px
-        try:
-            actual = self.path.stat().st_size
-        except OSError as error:
-            raise InputError(
-                f"cannot be read ({error.strerror})", where=str(self.path), do="check the path"
-            ) from None
-        if actual < self.offset_bytes + nz * self.image_bytes:
-            complete = max(0, (actual - self.offset_bytes) // self.image_bytes)
-            raise InputError(
-                f"truncated: the header promises {nz} images of {nx}×{ny} pixels, {complete} are "
-                "whole",
-                where=str(self.path),
-                do="copy the file again",
-            )
-
-    @property
-    def image_bytes(self) -> int:
-        """Size of an image in the file."""
-        return self.size_yx_px[0] * self.size_yx_px[1] * self.dtype.itemsize
-
-    def read(self) -> Shaped[np.ndarray, "n y x"]:
-        """Return all images, in the precision and byte order that they have in the file.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, cannot be read, or is shorter by now than its header says.
-        """
-        out = np.empty((self.n_images, *self.size_yx_px), self.dtype)
-        with self._readable():
-            OpenFile(self.path).read_into([_bytes_of(out)], self.offset_bytes)
-        return out
-
-    def read_images(
-        self,
-        files: OpenFiles,
-        indices: Integer[np.ndarray, " k"],
-        out: Float32[np.ndarray, "n y x"],
-        places: Integer[np.ndarray, " k"],
-    ) -> None:
-        """Read images to their places in ``out``; those that follow each other are one read.
-
-        Parameters
-        ----------
-        indices
-            Of the images in the stack, from 0.
-        places
-            Of the same images in ``out``.
-
-        Raises
-        ------
-        InputError
-            As :meth:`read`.
-        """
-        order = np.argsort(indices, kind="stable")
-        indices, places = indices[order], places[order]
-        is_ready = self.dtype == np.float32  # in the byte order of this machine, that is
-        most = len(indices) if is_ready else max(1, _CONVERTED_BYTES // self.image_bytes)
-        images = out if is_ready else np.empty((most, *self.size_yx_px), self.dtype)
-        memory, size = _bytes_of(images), self.image_bytes
-        with self._readable():
-            file = files.opened(self.path)
-            if file.size_bytes < self.offset_bytes + self.n_images * size:
-                raise EOFError
-            for begin, end in _consecutive(indices, most):
-                to = places[begin:end].tolist()
-                at = to if is_ready else range(end - begin)
-                pieces = [memory[i * size : (i + 1) * size] for i in at]
-                file.read_into(pieces, self.offset_bytes + int(indices[begin]) * size)
-                if not is_ready:
-                    _convert(images[: end - begin], out, to)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Say of a file that fails to be read what is wrong with it."""
-        do = "restore the file, and begin or resume again"
-        try:
-            yield
-        except EOFError:
-            self.require_whole()
-            raise InputError(
-                "ended too early while it was read", where=str(self.path), do=do
-            ) from None
-        except OSError as error:
-            what = f"cannot be read any more ({error.strerror})"
-            raise InputError(what, where=str(self.path), do=do) from None
-
-
-def _consecutive(indices: Integer[np.ndarray, " k"], most: int) -> Iterator[tuple[int, int]]:
-    """Yield where parts begin and end, at most so long, within which indices count up by one."""
-    begins = np.flatnonzero(np.diff(indices, prepend=-2) != 1).tolist()
-    for begin, end in zip(begins, [*begins[1:], len(indices)], strict=True):
-        for first in range(begin, end, most):
-            yield first, min(first + most, end)
-
-
-def _convert(
-    images: Shaped[np.ndarray, "k y x"], out: Float32[np.ndarray, "n y x"], places: list[int]
-) -> None:
-    """Take images of another precision or byte order to their places in ``out``."""
-    if images.dtype != np.float16:
-        out[places] = images
-        return
-    # By torch: numpy takes fifteen times as long for half precision.
-    old, new = torch.from_numpy(images).flatten(1), torch.from_numpy(out).flatten(1)
-    for begin in range(0, old.shape[1], _AT_ONCE_PX):
-        end = begin + _AT_ONCE_PX
-        for i, k in enumerate(places):
-            new[k, begin:end].copy_(old[i, begin:end])
-
-
-def _bytes_of(array: Shaped[np.ndarray, "..."]) -> memoryview:
-    """Return the memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data
-
-
 def _open_header(path: Path, kind: str):
     path = Path(path)
     try:
-        size = path.stat().st_size
+        path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is in no file's name
         raise InputError(f"no such {kind}", where=str(path), do="check the path") from None
     except OSError as error:
@@ -229,29 +79,39 @@ def _open_header(path: Path, kind: str):
         ) from None
     if path.is_dir():
         raise InputError(f"is a folder, not a {kind}", where=str(path), do="name the file")
-    if size < _HEADER_BYTES:
-        raise InputError(
-            f"{size} bytes are too few for an MRC header",
-            where=str(path),
-            do="was the file copied whole?",
-        )
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"is a pipe or a device, not a {kind}", where=str(path), do="name a file")
     try:
         with open(path, "rb") as file:
-            start = file.read(3)
-        if start.startswith(_COMPRESSED):
-            raise InputError("the file is compressed", where=str(path), do="decompress it first")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.open(path, mode="r", permissive=True, header_only=True) as mrc:
-                if mrc.header is None:
-                    raise ValueError("no readable header")
-                return mrc.header.copy()
+            content = file.read(_HEADER_BYTES)
     except PermissionError:
         raise InputError("may not be read", where=str(path), do="check its permissions") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise InputError(
             f"not an MRC file ({error})", where=str(path), do="give an MRC file"
         ) from None
+    if content.startswith(_COMPRESSED):
+        raise InputError("the file is compressed", where=str(path), do="decompress it first")
+    if len(content) < _HEADER_BYTES:
+        raise InputError(
+            f"{len(content)} bytes are too few for an MRC header",
+            where=str(path),
+            do="was the file copied whole?",
+        )
+    return _header_of(content)
+
+
+def _header_of(content: bytes) -> np.recarray:
+    """Return a header in the byte order that it says, or in the other where its mode is one there.
+
+    Not by ``mrcfile.open``: it warns of much that programs write, and Python has one list of the
+    warnings to be kept quiet, which threads that read at the same time would change for each other.
+    """
+    little = np.frombuffer(content, HEADER_DTYPE.newbyteorder("<")).reshape(()).view(np.recarray)
+    big = little.view(HEADER_DTYPE.newbyteorder(">"), np.recarray)
+    said, other = (big, little) if bytes(little.machst)[:2] == _BIG_ENDIAN else (little, big)
+    modes = (*_MODES, *_OTHER_MODES)
+    return other if int(said.mode) not in modes and int(other.mode) in modes else said
 
 
 def read_stack_header(path: Path) -> StackHeader:
@@ -302,7 +162,7 @@ def _voxel_sides_A(header) -> tuple[float, float, float]:
 
 
 def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str = "") -> Volume:
-    """Read a cubic map, bringing its axes to z, y, x order.
+    """Read a cubic map, MRC or SPIDER, bringing its axes to z, y, x order.
 
     Parameters
     ----------
@@ -318,8 +178,11 @@ def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str =
         that are not finite.
     """
     path = Path(path)
-    header = _open_header(path, "map")
-    stack = read_stack_header(path)
+    stack, sides, axes = spider_volume(path), (0.0, 0.0, 0.0), (3, 2, 1)
+    if stack is None:
+        header = _open_header(path, "map")
+        stack, sides = read_stack_header(path), _voxel_sides_A(header)
+        axes = (int(header.maps), int(header.mapr), int(header.mapc))
     shape_xyz = (*stack.size_yx_px[::-1], stack.n_images)
     if len(set(shape_xyz)) != 1:
         raise InputError(
@@ -328,14 +191,13 @@ def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str =
             do="pad or crop it to a cube",
         )
     if voxel_A is None:
-        voxel_A = _pixel_A(header)
+        voxel_A = sides[0]
         if voxel_A == 0:
             raise InputError(
                 "the header has no voxel size",
                 where=str(path),
                 do="set it in the header" + (f", or give {voxel_option}" if voxel_option else ""),
             )
-        sides = _voxel_sides_A(header)
         if max(sides) > 1.01 * min(sides):
             raise InputError(
                 "voxels of {:.4g} × {:.4g} × {:.4g} Å are not cubes".format(*sides),
@@ -351,7 +213,6 @@ def read_volume(path: Path, *, voxel_A: float | None = None, voxel_option: str =
             do="correct the header" + (f", or give {voxel_option}" if voxel_option else ""),
         )
     data = np.asarray(stack.read(), dtype=np.float32)
-    axes = (int(header.maps), int(header.mapr), int(header.mapc))
     if sorted(axes) == [1, 2, 3] and axes != (3, 2, 1):
         data = np.ascontiguousarray(data.transpose([axes.index(a) for a in (3, 2, 1)]))
     if not np.isfinite(data).all():

@@ -16,7 +16,7 @@ import numpy as np
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
 
-__all__ = ["StarBlock", "read_star", "write_star"]
+__all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
 _CHUNK_ROWS = 50_000
 """Rows that are held as text before they become columns of bytes, so that text never takes more
@@ -129,6 +129,10 @@ class StarBlock:
         """Return a value as a message shows it: not all of a very long one."""
         text = self._column(label)[row].decode("utf-8", "replace")
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+    def named(self, label: str) -> str:
+        """Return a column's name as a message shows it."""
+        return f"_{label}"
 
     def where(self, row: int, label: str) -> str:
         """Return "file, line N, column label" for a message about one value."""
@@ -441,8 +445,31 @@ def _quote(value: str, where: str) -> str:
     )
 
 
-def write_star(path: Path, blocks: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Write loop blocks atomically, in RELION 3.1's form.
+@dataclass(frozen=True)
+class StarForm:
+    """How a program writes STAR files.
+
+    Attributes
+    ----------
+    first_line
+        Of the file.
+    version
+        Line above each block.
+    is_numbered
+        Whether columns are numbered after their labels.
+    """
+
+    first_line: str = ""
+    version: str = "# version 30001"
+    is_numbered: bool = True
+
+
+def write_star(
+    path: Path,
+    blocks: Mapping[str, Mapping[str, np.ndarray]],
+    form: StarForm = StarForm(),
+) -> None:
+    """Write loop blocks atomically, in RELION 3.1's form or another.
 
     Parameters
     ----------
@@ -460,10 +487,12 @@ def write_star(path: Path, blocks: Mapping[str, Mapping[str, np.ndarray]]) -> No
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
     ):
+        file.write(form.first_line and f"{form.first_line}\n")
         for name, columns in blocks.items():
-            file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
+            above = f"\n{form.version}\n\n" if form.version else ""
+            file.write(f"{above}data_{name}\n\nloop_\n")
             for i, label in enumerate(columns, 1):
-                file.write(f"_{label} #{i}\n")
+                file.write(f"_{label} #{i}\n" if form.is_numbered else f" _{label}\n")
             texts = [
                 _format(np.asarray(c), f"{path}, column _{label}") for label, c in columns.items()
             ]

@@ -101,6 +101,7 @@ def project_atoms(
     pixel_A: float,
     *,
     accuracy: float = 1e-5,
+    is_periodic: bool = True,
 ) -> Complex[Tensor, "n p"]:
     """Return the transforms of projections of the atoms, exactly at the band's frequencies.
 
@@ -110,6 +111,8 @@ def project_atoms(
         Object-to-image matrices.
     band
         Coefficients wanted, in cycles per ``band.size_px`` pixels.
+    is_periodic
+        Whether atoms beyond the box come in from its other side; if not, they are left out.
 
     Returns
     -------
@@ -141,35 +144,44 @@ def project_atoms(
     )
     out = np.empty((len(rotations), len(band)), np.complex64)
     for i, matrix in enumerate(rotations.double().numpy()):
-        xy = (atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A)
-        xy = np.mod(xy + math.pi, 2 * math.pi) - math.pi
+        xy, inside = _phases((atoms.xyz_A @ matrix[:2].T) * (2 * math.pi / box_A), is_periodic)
         plan.setpts(
             np.ascontiguousarray(xy[:, 1], dtype=np.float32),
             np.ascontiguousarray(xy[:, 0], dtype=np.float32),
         )
-        spectra = plan.execute(strength).reshape(len(strength), modes, modes)
+        shown = strength if inside.all() else np.ascontiguousarray(strength[:, inside])
+        spectra = plan.execute(shown).reshape(len(strength), modes, modes)
         out[i] = (spectra[:, ky, kx] * curves).sum(0)
     return torch.from_numpy(out / pixel_A**3)
 
 
 def volume_from_atoms(
-    atoms: Atoms, basis: ScatteringBasis, *, size_px: int, voxel_A: float
+    atoms: Atoms, basis: ScatteringBasis, *, size_px: int, voxel_A: float, is_periodic: bool = True
 ) -> Float[Tensor, "z y x"]:
     """Return the map of the atoms, band-limited to the sphere below Nyquist.
 
-    On the same scale as :func:`project_atoms`: its projections are those images.
+    On the same scale as :func:`project_atoms`, whose ``is_periodic`` is the same: its projections
+    are those images.
     """
-    xyz = np.mod(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)) + math.pi, 2 * math.pi) - math.pi
+    xyz, inside = _phases(atoms.xyz_A * (2 * math.pi / (size_px * voxel_A)), is_periodic)
     radius = frequency_radius(size_px, 3)
     curves = basis.at(radius.numpy() / (size_px * voxel_A)).astype(np.float32)
     total = np.zeros(radius.shape, np.complex64)
     z, y, x = (np.ascontiguousarray(xyz[:, a], dtype=np.float32) for a in (2, 1, 0))
     for strength, curve in zip(basis.strength, curves, strict=True):
         spectrum = finufft.nufft3d1(
-            z, y, x, strength.astype(np.complex64), (size_px,) * 3, eps=1e-5, isign=-1
+            z, y, x, strength[inside].astype(np.complex64), (size_px,) * 3, eps=1e-5, isign=-1
         )
         spectrum = np.fft.ifftshift(spectrum)[:, :, : size_px // 2 + 1]
         total += spectrum * curve
     half = torch.from_numpy(total / voxel_A**3)
     half[radius > (size_px - 1) / 2] = 0
     return volume_from_half(half, size_px)
+
+
+def _phases(phase_rad: np.ndarray, is_periodic: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the phases of the atoms that are shown, brought to one period, and which these are."""
+    inside = np.ones(len(phase_rad), bool)
+    if not is_periodic:
+        inside = np.abs(phase_rad).max(1) <= math.pi
+    return np.mod(phase_rad[inside] + math.pi, 2 * math.pi) - math.pi, inside

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -11,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.fourier.band import make_band, phase_ramp
-from cryorefine.fourier.fft import image_from_half, image_to_half
+from cryorefine.fourier.fft import fast_even_length, image_from_half, image_to_half
 from cryorefine.fourier.shell import frequency_radius
 from cryorefine.geometry.rotation import matrix_from_euler, random_rotations
 from cryorefine.model.atoms import Atoms, project_atoms, scattering_basis, volume_from_atoms
+from cryorefine.model.filament import filament_map
+from cryorefine.model.tubes import TubePlan, Tubes, draw_tubes
 from cryorefine.optics.aberration import odd_phase
 from cryorefine.optics.ctf import Defocus, contrast_transfer, image_frequencies
 from cryorefine.optics.group import OpticsGroup
@@ -60,6 +63,8 @@ class SimulationPlan:
         ``white``; ``coloured``: stronger at low resolution, scaled to unit variance; ``ice``: white
         noise of unit variance that is then given the power ``0.6 + 2 exp(-k / 0.03 Å⁻¹)``, so that
         ``snr`` is against the white noise that it was.
+    tubes
+        How segments of filaments lie, whose poses and shifts these are; None: single particles.
     """
 
     n_particles: int
@@ -84,6 +89,7 @@ class SimulationPlan:
     junk_fraction: float = 0.0
     noise: Literal["white", "coloured", "ice"] = "coloured"
     seed: int = 0
+    tubes: TubePlan | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +102,8 @@ class SimulatedSet:
         What the images have, and what the particle file says.
     grey_scale
         Images hold this many times the atoms' units; see :class:`SimulationPlan` for the noise.
+    tubes
+        Of segments of filaments; None: single particles.
     """
 
     groups: tuple[OpticsGroup, ...]
@@ -108,6 +116,7 @@ class SimulatedSet:
     scale: Float[Tensor, "n"]
     is_junk: np.ndarray
     grey_scale: float
+    tubes: Tubes | None = None
 
 
 def _draw_rotations(plan: SimulationPlan, generator: torch.Generator) -> Tensor:
@@ -179,7 +188,22 @@ def draw_parameters(atoms: Atoms, plan: SimulationPlan) -> SimulatedSet:
         is_junk=junk.numpy(),
         grey_scale=1.0,
     )
-    return _scaled_to_snr(atoms, plan, drawn)
+    return _scaled_to_snr(atoms, plan, _laid_in_tubes(plan, drawn))
+
+
+def _laid_in_tubes(plan: SimulationPlan, drawn: SimulatedSet) -> SimulatedSet:
+    """Put the poses of segments in the place of single particles', if filaments are simulated."""
+    if plan.tubes is None:
+        return drawn
+    tubes = draw_tubes(
+        plan.tubes,
+        drawn.micrograph_index,
+        box_px=plan.box_px,
+        pixel_A=plan.pixel_A,
+        pick_error_A=plan.shift_A,
+        seed=plan.seed,
+    )
+    return replace(drawn, tubes=tubes, rotations=tubes.rotations, shift_A=tubes.shift_A)
 
 
 def _scaled_to_snr(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> SimulatedSet:
@@ -205,7 +229,11 @@ def _noise_free(
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         index = torch.from_numpy(part)
-        spectra = project_atoms(atoms, basis, drawn.rotations[index], band, plan.pixel_A)
+        # A filament that leaves the box must not come in again on its other side.
+        spectra = project_atoms(
+            atoms, basis, drawn.rotations[index], band, plan.pixel_A,
+            is_periodic=plan.tubes is None,
+        )  # fmt: skip
         # A shift centres the content, so the simulated content is moved the other way.
         spectra = spectra * phase_ramp(band, (-drawn.shift_A[index] / plan.pixel_A).float())
         for g in np.unique(drawn.group_index[part]):
@@ -254,19 +282,47 @@ def simulate_images(
     """Yield (rows, images) of all particles in order.
 
     Projections come straight from the atoms at the exact pose; contrast transfer acts in a box
-    of twice the side, so that nothing delocalised wraps round.
+    of twice the side, so that nothing delocalised wraps round. Segments of a tube share the noise
+    where they overlap.
     """
     generator = torch.Generator().manual_seed(plan.seed + 1)
     amplitude = noise_amplitude(plan)
     rows = np.arange(plan.n_particles)
+    shared = None if drawn.tubes is None else _shared_noise(plan, drawn, drawn.tubes, generator)
     for part, images in _noise_free(atoms, plan, drawn, rows, batch):
+        if shared is not None:
+            yield part, images + torch.stack(list(islice(shared, len(part))))
+            continue
         noise = torch.randn(images.shape, generator=generator)
         coloured = image_from_half(image_to_half(noise) * amplitude, plan.box_px)
         yield part, images + coloured
 
 
+def _shared_noise(
+    plan: SimulationPlan, drawn: SimulatedSet, tubes: Tubes, generator: torch.Generator
+) -> Iterator[Float[Tensor, "y x"]]:
+    """Yield the noise of each segment in order, cut from that of its tube's piece of micrograph."""
+    n = plan.box_px
+    key = np.stack([drawn.micrograph_index, tubes.number])
+    begins = np.flatnonzero((np.diff(key, prepend=-1) != 0).any(0))
+    for begin, end in zip(begins, [*begins[1:], len(tubes.number)], strict=True):
+        corner = tubes.corner_px[begin:end] - tubes.corner_px[begin:end].min(0)
+        side = fast_even_length(int(corner.max()) + n)
+        piece = replace(plan, box_px=side)
+        white = image_to_half(torch.randn(side, side, generator=generator))
+        field = image_from_half(white * noise_amplitude(piece), side)
+        for x, y in corner:
+            yield field[y : y + n, x : x + n]
+
+
 def truth_volume(atoms: Atoms, plan: SimulationPlan, drawn: SimulatedSet) -> Float[Tensor, "z y x"]:
-    """Return the true map on the images' grey scale, band-limited below Nyquist."""
+    """Return the true map on the images' grey scale, band-limited below Nyquist.
+
+    Of a filament it is the middle, which goes on beyond the box.
+    """
+    if plan.tubes is not None:
+        piece = filament_map(atoms, size_px=plan.box_px, voxel_A=plan.pixel_A)
+        return piece * drawn.grey_scale
     basis = scattering_basis(atoms, 0.95 / plan.pixel_A)
     volume = volume_from_atoms(atoms, basis, size_px=plan.box_px, voxel_A=plan.pixel_A)
     return volume * drawn.grey_scale

@@ -41,4 +41,5 @@ def simulated_table(drawn: SimulatedSet, stack: Path, *, with_poses: bool) -> Pa
         ctf_scale=column(d.scale),
         half_set=np.zeros(n, np.int8),
         names=np.array([f"{i + 1:06d}@{stack.name}" for i in index]),
+        extra={} if drawn.tubes is None else drawn.tubes.columns(),
     )

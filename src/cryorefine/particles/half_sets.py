@@ -6,7 +6,7 @@ from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.particles.table import ParticleTable
 
-__all__ = ["assign_halves", "deal_halves", "filaments", "find_duplicates"]
+__all__ = ["assign_halves", "deal_halves", "filaments", "find_duplicates", "halves_of_filaments"]
 
 _TUBE = "rlnHelicalTubeID"
 
@@ -35,6 +35,19 @@ def filaments(table: ParticleTable) -> np.ndarray | None:
     if not table.micrographs:
         key[:, 0] = 0  # without names every particle counts as alone in its micrograph
     return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def halves_of_filaments(table: ParticleTable, half: np.ndarray) -> np.ndarray:
+    """Return the only half, 1 or 2, in which segments of each particle's filament are, else 0.
+
+    ``half`` is that of every particle, 0 where it has none yet.
+    """
+    tubes = filaments(table)
+    if tubes is None:
+        return np.zeros(len(table), np.int8)
+    n = int(tubes.max(initial=-1)) + 1
+    first, second = (np.bincount(tubes[half == number], minlength=n) > 0 for number in (1, 2))
+    return np.where(first & ~second, 1, np.where(second & ~first, 2, 0)).astype(np.int8)[tubes]
 
 
 def assign_halves(table: ParticleTable, *, seed: int, events: EventLog) -> np.ndarray:

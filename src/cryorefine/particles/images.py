@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.errors import InputError
-from cryorefine.io.mrc import StackHeader, read_stack_header
 from cryorefine.io.open_files import OpenFiles
+from cryorefine.io.open_stack import open_stack
+from cryorefine.io.stack import ImageStack
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 
@@ -37,7 +38,7 @@ class ImageSource:
     """
 
     def __init__(
-        self, table: ParticleTable, headers: Sequence[StackHeader], *, inverted: bool = False
+        self, table: ParticleTable, headers: Sequence[ImageStack], *, inverted: bool = False
     ):
         self.is_inverted = inverted
         self._stack_index = table.stack_index
@@ -132,14 +133,14 @@ class ImageSource:
 
 
 def open_images(
-    table: ParticleTable, *, inverted: bool = False
+    table: ParticleTable, *, inverted: bool | None = None
 ) -> tuple[ParticleTable, ImageSource]:
     """Check that every particle's image exists and fits its optics group.
 
     Parameters
     ----------
     inverted
-        As in :class:`ImageSource`.
+        As in :class:`ImageSource`; None: as the particle file says.
 
     Returns
     -------
@@ -152,10 +153,12 @@ def open_images(
         If a stack is missing or damaged, an image number is beyond its end, images are not
         square, or box or pixel size differ within an optics group.
     """
+    if inverted is None:
+        inverted = table.is_inverted
     headers = []
     for index, path in enumerate(table.stacks):
         try:
-            headers.append(read_stack_header(path))
+            headers.append(open_stack(path))
         except InputError as error:
             row = int(np.argmax(table.stack_index == index))
             raise InputError(
@@ -205,7 +208,7 @@ def open_images(
 
 
 def _check_pixel_sizes(
-    table: ParticleTable, headers: Sequence[StackHeader], rows: np.ndarray, group: OpticsGroup
+    table: ParticleTable, headers: Sequence[ImageStack], rows: np.ndarray, group: OpticsGroup
 ) -> list[str]:
     """Refuse a group whose stacks say different pixel sizes; headers without one say nothing.
 

@@ -53,6 +53,15 @@ class ParticleTable:
         Line of each particle in that file, for messages.
     remarks
         What a user should hear of the file: columns that are not what they seem, an odd end.
+    is_inverted
+        Whether the file says that particles are black in the images.
+    foreign, foreign_format
+        Columns of a file of another format than RELION's, as they were, and the format's name: they
+        are written where that format is written again.
+    extra_blocks
+        Further blocks of a RELION file, name to columns.
+    unread
+        Labels of columns that are neither read nor kept: words that a run wrote, stale shifts.
     """
 
     stacks: tuple[Path, ...]
@@ -80,6 +89,11 @@ class ParticleTable:
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     is_unassigned: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     remarks: tuple[str, ...] = ()
+    is_inverted: bool = False
+    foreign: dict[str, np.ndarray] = field(default_factory=dict)
+    foreign_format: str = ""
+    extra_blocks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -121,6 +135,7 @@ class ParticleTable:
             else self.is_unassigned,
             extra={label: column[rows] for label, column in self.extra.items()},
             earlier={label: column[rows] for label, column in self.earlier.items()},
+            foreign={label: column[rows] for label, column in self.foreign.items()},
         )
 
     def without_labels(self) -> "ParticleTable":
@@ -133,6 +148,8 @@ class ParticleTable:
             extra={},
             extra_optics={},
             earlier={},
+            foreign={},
+            extra_blocks={},
             lines=np.zeros(0, np.int64),
         )
 

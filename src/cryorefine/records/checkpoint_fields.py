@@ -27,6 +27,7 @@ from cryorefine.records.checkpoint_versions import VERSION, migrated
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.state.counts import counts_from_values
+from cryorefine.state.helix import helix_from_values
 from cryorefine.state.plan import IterationRecord
 from cryorefine.state.scores import ParticleScores
 from cryorefine.state.state import Evaluation, OtherPoses, Poses, State
@@ -317,7 +318,13 @@ def _history(arrays: CheckpointArrays) -> list[IterationRecord]:
     text = str(arrays.array("history", "text"))
     try:
         return [
-            IterationRecord(**{**record, "counts": counts_from_values(record.get("counts"))})
+            IterationRecord(
+                **{
+                    **record,
+                    "counts": counts_from_values(record.get("counts")),
+                    "helix": helix_from_values(record.get("helix")),
+                }
+            )
             for record in json.loads(text)
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

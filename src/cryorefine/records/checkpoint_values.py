@@ -88,6 +88,7 @@ def _record(number: int, record: IterationRecord) -> Wrong:
         return
     # Both are there in some records only.
     subset, counts = values.pop("subset"), values.pop("counts")
+    values.pop("helix")  # looked at where it is read
     if not all(_is_whole(count) and count >= 0 for count in (subset or 0, *_counted(counts))):
         yield "history", "with counts of particles", "with others"
         return

@@ -33,6 +33,8 @@ def _line(record: IterationRecord) -> str:
     resolution = None if record.resolution_A == float("inf") else record.resolution_A
     counts = record.counts
     used = "" if counts is None else f", {counts.n_used} particles in the maps"
+    if record.helix is not None:
+        used += f", twist {record.helix.twist_deg:.3f}°, rise {record.helix.rise_A:.3f} Å"
     return (
         f"  {record.iteration:3d}  {record.mode:6s}  compared to {record.align_resolution_A:6.2f} Å"
         f"  resolution {_angstrom(resolution)}{_deg(record.median_turn_deg)}{used}"
@@ -69,6 +71,7 @@ def summary_text(
     lines += [
         f"half sets     {statistics['half_sets'][0]} and {statistics['half_sets'][1]}",
         f"symmetry      {inputs.group.name}",
+        *_helix(state.history),
         f"maps          {inputs.size_px} voxels of {inputs.voxel_A:.4g} Å, particle radius "
         f"{inputs.geometry.radius_A:.1f} Å",
         f"resolution    {_angstrom(summary['resolution_A'])} at FSC {settings.fsc_criterion:g} "
@@ -90,6 +93,21 @@ def summary_text(
         *map(_line, state.history),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _helix(history: list[IterationRecord]) -> list[str]:
+    """Return the last helix, how well it is known, and what each half showed."""
+    helix = history[-1].helix if history else None
+    if helix is None:
+        return []
+    if helix.twist_uncertainty_deg is None or helix.rise_uncertainty_A is None:
+        why = f"not found anew: {helix.refused}" if helix.refused else "as given"
+        return [f"helix         {helix.twist_deg:.3f}°, {helix.rise_A:.3f} Å ({why})"]
+    halves = [f"{twist_deg:.3f}°, {rise_A:.3f} Å" for twist_deg, rise_A in helix.halves]
+    return [
+        f"helix         {helix.twist_deg:.3f} ± {helix.twist_uncertainty_deg:.3f}°, "
+        f"{helix.rise_A:.3f} ± {helix.rise_uncertainty_A:.3f} Å (halves: {listed(halves)})"
+    ]
 
 
 def _weights(inputs: Inputs, state: State) -> str:

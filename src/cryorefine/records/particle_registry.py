@@ -9,7 +9,7 @@ import torch
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
 from cryorefine.geometry.rotation import matrix_from_euler
-from cryorefine.particles.half_sets import deal_halves, find_duplicates
+from cryorefine.particles.half_sets import deal_halves, find_duplicates, halves_of_filaments
 from cryorefine.particles.identity import (
     SAME_PLACE_PX,
     coordinates_px,
@@ -18,6 +18,7 @@ from cryorefine.particles.identity import (
     stack_names,
 )
 from cryorefine.particles.table import ParticleTable
+from cryorefine.state.earlier_values import earlier_values
 from cryorefine.state.state import Poses, unknown_poses
 
 __all__ = [
@@ -347,18 +348,23 @@ class KnownPoses:
     ) -> Poses | None:
         """Return what the particles of a file begin with: poses of a new file, else the run's.
 
-        None if nothing is known of any. Parameters as for :func:`next_registry`.
+        None if nothing is known of any. New particles begin with the values of their own that an
+        earlier run left in the file, known ones keep the run's. Parameters as for
+        :func:`next_registry`.
         """
         if self.poses is None and not table.has_pose:
             return None
         given = unknown_poses(len(table))
         if table.has_pose:
             rotations = matrix_from_euler(torch.from_numpy(table.euler_rad))
-            given = Poses(rotations, torch.from_numpy(table.shift_A))
+            given = Poses(rotations, torch.from_numpy(table.shift_A), optics=earlier_values(table))
         if self.poses is None:
             return given
         rows = np.flatnonzero((match >= 0) & self.has_pose[match])
-        out = given.updated(rows, self.poses.select(match[rows]))
+        known = self.poses.select(match[rows])
+        if given.optics is not None and known.optics is None:
+            known = replace(known, optics=torch.zeros_like(given.optics[: len(rows)]))
+        out = given.updated(rows, known)
         if not is_new_file:
             return out
         if table.has_pose:
@@ -411,9 +417,10 @@ def extend_halves(
     """Return the half of every particle: known ones keep theirs, new ones are dealt.
 
     A particle that has been in a half stays in it. Then the file's halves hold, if they agree with
-    the run's; then a new particle goes where its micrograph is, if that is in one half only. The
-    rest is dealt as at the start of a run: whole micrographs to the smaller half, or single
-    images where that would make the halves uneven. ``match`` is as for :func:`next_registry`.
+    the run's; then a new particle goes where its filament is, or else where its micrograph is, if
+    that is in one half only. The rest is dealt as at the start of a run: whole micrographs to the
+    smaller half, or filaments or single images where that would make the halves uneven. ``match``
+    is as for :func:`next_registry`.
 
     Raises
     ------
@@ -430,6 +437,7 @@ def extend_halves(
                 "the half sets of the particle file are not those of the run, and are not used: "
                 "halves that were refined apart stay apart"
             )
+    half = np.where(half > 0, half, halves_of_filaments(table, half))
     half = np.where(half > 0, half, registry.halves_of_micrographs(table)).astype(np.int8)
     rest = np.flatnonzero(half == 0)
     if len(rest):

@@ -64,7 +64,7 @@ def settings_sentences(settings: RefineSettings) -> list[str]:
     Those that stand in the method's own sentences are left to them: particles, symmetry, contrast
     transfer, initial maps and their low-pass, the mask, criterion and command of the resolution.
     """
-    subjects = [_images, _file, _weighing, _reconstruction, _processing, _chance]
+    subjects = [_images, _file, _weighing, _reconstruction, _helix, _processing, _chance]
     if settings.alignment != "none":
         subjects[2:2] = [_schedule, _search, _references]
     if settings.has_local_iterations:
@@ -233,6 +233,34 @@ def _reconstruction(s: RefineSettings) -> Iterator[str]:
     yield from _tilts(s)
     if _differs(s, "fourier_padding"):
         yield f"References and sums were padded {s.fourier_padding:g} times in real space."
+
+
+def _helix(s: RefineSettings) -> Iterator[str]:
+    if not s.has_helix:
+        return
+    yield (
+        "Half maps were symmetrised as a helix over the central part "
+        f"({s.helical_fraction:g}) of the box, with a twist of {s.helical_twist_deg:g}° and a rise "
+        f"of {s.helical_rise_angstrom:g} Å{' to begin with' if s.searches_helix else ''}; the "
+        "resolution is that of the symmetrised half maps."
+    )
+    if s.searches_helix:
+        low, high = s.helical_twist_range_deg
+        least, most = s.helical_rise_range_angstrom
+        yield (
+            f"Twist and rise were searched in each half map by itself, within {low:g}° to "
+            f"{high:g}° and {least:g} Å to {most:g} Å, and their mean used."
+        )
+    if s.helical_radius_angstrom is not None:
+        yield f"The filament was confined to a radius of {s.helical_radius_angstrom:g} Å."
+    if s.helical_inner_radius_angstrom is not None:
+        yield f"A channel of {s.helical_inner_radius_angstrom:g} Å radius was set to 0."
+    if s.alignment != "none":
+        yield (
+            f"Filaments lay within {s.helical_max_out_of_plane_deg:g}° of the image plane, and "
+            f"searches within {s.helical_psi_range_deg:g}° of where the particle file says that "
+            "they lie, if it does."
+        )
 
 
 _RESTORATIONS = {

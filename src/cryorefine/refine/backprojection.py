@@ -26,6 +26,7 @@ from cryorefine.reconstruct.accumulate import (
 )
 from cryorefine.reconstruct.balance import DataPerShell, balancing_curve
 from cryorefine.reconstruct.crowding import Crowding, view_crowding
+from cryorefine.reconstruct.group_power import GroupPower, power_sums
 from cryorefine.reconstruct.solve import FoldedSums, fold, solve
 from cryorefine.refine.finite import require_finite_halves, require_finite_sums
 from cryorefine.refine.noise import group_noise
@@ -34,6 +35,7 @@ from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     both_optics,
+    has_several_groups,
     largest_magnification,
     particle_stack,
     rows_by_geometry,
@@ -66,17 +68,17 @@ class PartialSums:
     accumulator
         Weighted slices.
     power
-        By optics group and shell, sums over particles of the mean squared residual.
+        Of the particles' residuals, by optics group.
     """
 
     accumulator: Accumulator
-    power: Float[Tensor, "g s"]
+    power: GroupPower
 
     def merge(self, other: "PartialSums") -> "PartialSums":
         """Return the sum of both, in the memory of this one."""
         self.accumulator.values.add_(other.accumulator.values)
         self.accumulator.weights.add_(other.accumulator.weights)
-        self.power.add_(other.power)
+        self.power.merge(other.power)
         return self
 
 
@@ -138,7 +140,6 @@ class InsertImages:
     def run(self, block: Block, done: Done) -> PartialSums:
         """Return the sums over a block, which may hold images of several geometries."""
         optics = self.optics[block.half - 1]
-        n_shells = optics.n_shells()
         sums = PartialSums(
             make_accumulator(
                 self.size_px,
@@ -146,27 +147,30 @@ class InsertImages:
                 oversampling=self.oversampling,
                 device=self.stack.device,
             ),
-            torch.zeros(
-                len(n_shells), max(n_shells), dtype=torch.float64, device=self.stack.device
-            ),
+            power_sums(optics.n_shells(), self.stack.device),
         )
         geometry_of = np.array(optics.geometry_of)[self.stack.table.optics_index[block.rows]]
         for geometry in np.unique(geometry_of):
             rows = block.rows[geometry_of == geometry]
             for batch in optics.batches(self.stack, int(geometry), rows, self.poses.optics):
-                self._insert(sums, block.half, optics.band_of(int(geometry)), batch)
+                self._insert(sums, block.half, int(geometry), batch)
                 done(len(batch.rows))
         return sums
 
-    def _insert(self, sums: PartialSums, half: int, band: GroupBand, batch: Batch) -> None:
+    def _insert(self, sums: PartialSums, half: int, geometry: int, batch: Batch) -> None:
+        optics = self.optics[half - 1]
+        band = optics.band_of(geometry)
         grid, shell = None, 0
         if self.model is not None:
             grid = self.model.grids[half - 1]
             shell = _model_shell(band, self.model.resolution_A * self.largest[half - 1])
         poses = self.poses.select(batch.rows)
         weight = _weights(poses).to(self.stack.device)
-        groups, place = np.unique(batch.group_of, return_inverse=True)
-        of = torch.from_numpy(place).to(self.stack.device)
+        # Image by image where groups are compared, else all at once.
+        compared = has_several_groups(self.stack.table, optics, geometry)
+        groups = batch.group_of if compared else batch.group_of[:1]
+        of = torch.arange(len(batch.rows), device=self.stack.device).clamp(max=len(groups) - 1)
+        residual: Tensor | int = 0
         inverse_variance = batch.inverse_variance
         for part in _insertions(poses, len(batch.rows), band):
             x = centre(band, batch.x[part.image], part.shifts_px)
@@ -177,12 +181,17 @@ class InsertImages:
             power = residual_power(
                 grid, shared, max_shell=shell, of=of[part.image], n_sums=len(groups)
             )
-            sums.power[torch.from_numpy(groups).to(of), : power.shape[1]] += power
+            if compared:
+                residual = residual + power
+            else:
+                sums.power.add(groups, power)
             accumulate(
                 sums.accumulator, images,
                 inverse_variance if len(inverse_variance) == 1 else inverse_variance[part.image],
                 weight[part.image] * p, self.levels[half - 1],
             )  # fmt: skip
+        if isinstance(residual, Tensor):
+            sums.power.add_images(groups, residual, band.band)
 
 
 def _weights(poses: Poses) -> Float[Tensor, "n"]:

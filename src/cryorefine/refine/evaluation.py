@@ -11,6 +11,7 @@ from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.directional import directional_resolution
 from cryorefine.evaluate.fsc import FscCurves, fsc_within, half_map_fsc
 from cryorefine.events import EventLog
+from cryorefine.filaments.imposition import mask_of_filament
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.state.state import Evaluation, Inputs, Poses
 
@@ -40,7 +41,8 @@ def evaluate_halves(
 ) -> tuple[Float[Tensor, "z y x"], Evaluation]:
     """Measure two half maps.
 
-    The mask is the user's, or found in the average of the halves low-passed to 15 Å.
+    The mask is the user's, or that of a filament, or found in the average of the halves low-passed
+    to 15 Å.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def evaluate_halves(
     """
     average = torch.add(*halves) / 2
     mask = inputs.mask
+    if mask is None and inputs.settings.has_helix:
+        mask = mask_of_filament(inputs, average)
     if mask is None:
         mask = found_mask(inputs, average, limit_A)
     curves = half_map_fsc(halves[0], halves[1], voxel_A=inputs.voxel_A, mask=mask, seed=seed)

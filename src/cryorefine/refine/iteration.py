@@ -14,6 +14,10 @@ from cryorefine.expectation.assign_poses import (
     is_unsearched,
 )
 from cryorefine.expectation.grey_scale import scale_references
+from cryorefine.filaments.direction import with_one_direction
+from cryorefine.filaments.frame import in_one_frame
+from cryorefine.filaments.imposition import with_helix
+from cryorefine.filaments.poses import with_poses_beside
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, solve_halves
 from cryorefine.refine.evaluation import evaluate_halves
@@ -75,7 +79,9 @@ def iterate(
         state, references = _scaled(inputs, state, references, plan, events, engine)
     found = assign_poses(inputs, state, references.grids, plan, events, engine)
     require_finite_poses(inputs, found.poses)
-    poses = weigh_particles(inputs, state, found.poses, plan)
+    poses = found.poses if plan.mode == "none" else with_one_direction(inputs, found.poses)
+    beside = with_poses_beside(inputs, state, poses)
+    poses = weigh_particles(inputs, beside, poses, plan)
     state = replace(state, group_scale=found.group_scale)
     inserted = reconstruct_halves(
         inputs, state, poses, ResidualModel(references.grids, plan.align_resolution_A),
@@ -85,19 +91,25 @@ def iterate(
     if plan.subset is not None:
         sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
         data_per_shell = None
-    halves = solve_halves(inputs, sums)
+    solved = solve_halves(inputs, sums)
+    solved, poses = in_one_frame(inputs, state, solved, poses, plan)
+    halves, helix = with_helix(inputs, state.history, solved, events)
     limit_A = plan.reconstruct_resolution_A
     mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
-    processed = processed_halves(inputs, halves, mask, evaluation, plan.iteration)
+    processed = halves  # of helices: their sums have none
+    if helix is None:
+        processed = processed_halves(inputs, halves, mask, evaluation, plan.iteration)
     following, own_share = next_references(
         inputs, poses, halves, sums, evaluation, data_per_shell, processed
     )
-    record = _record(inputs, state, poses, plan, evaluation, found.missed_fraction)
+    record = _record(inputs, beside, poses, plan, evaluation, found.missed_fraction)
+    record = replace(record, helix=helix)
     after = replace(
         state, iteration=plan.iteration, poses=poses, references=following, noise=inserted.noise,
         halves=(halves[0].cpu(), halves[1].cpu()), mask=mask.cpu(), evaluation=evaluation,
         history=[*state.history, record], own_share=own_share,
         sums=None if plan.subset is None else sums, used_references=references.volumes,
+        unsymmetrised=None if helix is None else (solved[0].cpu(), solved[1].cpu()),
     )  # fmt: skip
     return Iteration(inputs, plan, state, references.grids, after, found.n_aligned)
 

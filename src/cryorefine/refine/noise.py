@@ -1,10 +1,11 @@
 """Noise spectra of optics groups: before any pose is known, and from residuals."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.engine.blocks import Block, plan_blocks
@@ -13,21 +14,18 @@ from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.events import EventLog
 from cryorefine.fourier.band import Band
 from cryorefine.reconstruct.accumulate import power_per_shell
+from cryorefine.reconstruct.group_power import GroupPower, band_edges, power_in_bands, power_sums
 from cryorefine.state.particle_batches import (
     HalfOptics,
     ParticleStack,
     group_counts,
+    has_several_groups,
     rows_by_geometry,
 )
 from cryorefine.state.state import Inputs, State
+from cryorefine.weigh.group_differences import group_differences
 
-__all__ = ["MeasurePower", "group_noise", "initial_noise", "positive_spectrum"]
-
-_OF_GEOMETRY = 30
-"""Particles' worth of the common spectrum of a half's images of one geometry in that of each of
-its optics groups. Shell 5 has 16 coefficients, so that 30 images tell its noise to 5 %, about as
-much as groups of one microscope differ in it; one image tells it to 25 %, and whitening by that
-would make noise of its own."""
+__all__ = ["MeasurePower", "group_noise", "initial_noise", "own_share", "positive_spectrum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +35,12 @@ class PowerSums:
     Attributes
     ----------
     power
-        By optics group and shell: sums over images of the shells' mean power.
+        By optics group.
     total
         Sum of the images' coefficients, by geometry.
     """
 
-    power: Float[Tensor, "g s"]
+    power: GroupPower
     total: dict[int, Complex[Tensor, "p"]]
 
     def merge(self, other: "PowerSums") -> "PowerSums":
@@ -50,7 +48,7 @@ class PowerSums:
         total = dict(self.total)
         for geometry, values in other.total.items():
             total[geometry] = total[geometry] + values if geometry in total else values
-        return PowerSums(self.power + other.power, total)
+        return PowerSums(self.power.merge(other.power), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +62,16 @@ class MeasurePower:
         """Return the sums over a block, on the CPU."""
         optics = self.optics[block.half - 1]
         band = optics.band_of(block.geometry).band
-        n_shells = optics.n_shells()
-        power = torch.zeros(len(n_shells), max(n_shells), dtype=torch.float64)
+        power = power_sums(optics.n_shells())
+        compared = has_several_groups(self.stack.table, optics, block.geometry)
         total = torch.zeros(len(band), dtype=torch.complex128, device=self.stack.device)
         for batch in optics.batches(self.stack, block.geometry, block.rows):
             total += batch.x.to(torch.complex128).sum(0)
-            groups, place = np.unique(batch.group_of, return_inverse=True)
-            of = torch.from_numpy(place).to(self.stack.device)
-            found = power_per_shell(band, batch.x.abs().square(), of, len(groups))
-            power[torch.from_numpy(groups), : band.n_shells] += found.cpu()
+            groups = batch.group_of if compared else batch.group_of[:1]
+            n_sums = len(groups)
+            of = torch.arange(len(batch.rows), device=self.stack.device).clamp(max=n_sums - 1)
+            found = power_per_shell(band, batch.x.abs().square(), of, n_sums)
+            power.add_images(groups, found, band) if compared else power.add(groups, found)
             done(len(batch.rows))
         return PowerSums(power, {block.geometry: total.cpu()})
 
@@ -121,7 +120,7 @@ def _excess(
     if not sums:
         return tuple(torch.ones(n, dtype=torch.float64) for n in lengths)
     total: PowerSums = merged(sums)
-    spectra = _shared(optics, counts, total.power)
+    spectra = _spectra(optics, counts, total.power)
     n_of = np.bincount(optics.geometry_of, counts).astype(int)
     of_mean = {
         geometry: _mean_power(optics.band_of(geometry).band, values / int(n_of[geometry]))
@@ -147,33 +146,77 @@ def _mean_power(band: Band, x: Complex[Tensor, "p"]) -> Float[Tensor, "s"]:
     return torch.zeros_like(count).index_add_(0, shell, x.abs().square()) / count
 
 
-def _shared(
-    optics: HalfOptics, counts: np.ndarray, power: Float[Tensor, "g s"]
+def _spectra(
+    optics: HalfOptics, counts: np.ndarray, sums: GroupPower
 ) -> list[Float[Tensor, "_"] | None]:
-    """Return mean spectra of the groups: their own, and a little of their geometry's.
+    """Return mean spectra of the groups: that of all of their geometry, and own where they differ.
 
     None where the half has no image of the geometry.
     """
     out: list[Tensor | None] = [None] * len(counts)
     for geometry, band in enumerate(optics.geometry_bands):
-        alike = np.flatnonzero(np.array(optics.geometry_of) == geometry)
-        n_alike = int(counts[alike].sum())
-        if n_alike == 0:
+        alike = np.flatnonzero((np.array(optics.geometry_of) == geometry) & (counts > 0))
+        if len(alike) == 0:
             continue
-        own = power[torch.from_numpy(alike), : band.band.n_shells]
-        common = own.sum(0) / n_alike
-        for g, spectrum in zip(alike, own, strict=True):
-            n = int(counts[g])
-            out[g] = (
-                spectrum / n
-                if n == n_alike
-                else (spectrum + _OF_GEOMETRY * common) / (n + _OF_GEOMETRY)
-            )
+        n_shells = band.band.n_shells
+        power = sums.power[torch.from_numpy(alike), :n_shells]
+        common = power.sum(0) / int(counts[alike].sum())
+        for g in np.flatnonzero(np.array(optics.geometry_of) == geometry):
+            out[g] = common
+        if len(alike) == 1:
+            continue
+        squares = sums.squares[torch.from_numpy(alike)]
+        count = torch.bincount(band.band.shell.cpu(), minlength=n_shells)
+        share = own_share(power, squares, torch.from_numpy(counts[alike]), count)
+        for g, own, part in zip(alike, power, share, strict=True):
+            if part.any():
+                out[g] = common + part * (own / int(counts[g]) - common)
     return out
 
 
+def own_share(
+    power: Float[Tensor, "g s"],
+    squares: Float[Tensor, "g b"],
+    n: Int[Tensor, "g"],
+    count: Int[Tensor, "s"],
+) -> Float[Tensor, "g s"]:
+    """Return how much of each group's own spectrum is to be believed; the rest is the common one's.
+
+    Parameters
+    ----------
+    power, squares
+        Of the groups; see :class:`~cryorefine.reconstruct.group_power.GroupPower`.
+    n
+        Images of each group, at least 1.
+    count
+        Coefficients of each shell.
+    """
+    share = torch.zeros_like(power)
+    freedom = int((n - 1).sum())
+    if freedom == 0:
+        # Nothing tells the differences of groups from those of images.
+        return share
+    own = power_in_bands(power, count) / n[:, None]
+    common = (own * n[:, None]).sum(0) / n.sum()
+    tiny = torch.finfo(torch.float64).tiny
+    relative = squares / own.square().clamp_min(tiny) - n[:, None]
+    spread2 = relative.sum(0) / freedom
+    for b, (first, last) in enumerate(pairwise(band_edges(len(count)))):
+        n_band = int(count[first:last].sum())
+        # Images differ at least by what noise does.
+        of_images = max(float(spread2[b]), 1 / n_band)
+        # The cube root of a mean power is next to Gaussian, however few coefficients it is of.
+        deviation = 3 * ((own[:, b] / common[b].clamp_min(tiny)) ** (1 / 3) - 1)
+        found = group_differences(deviation.numpy(), of_images / n.numpy())
+        # A shell's power varies more than the band's, by the noise of fewer coefficients.
+        of_shells = of_images - 1 / n_band + 1 / count[first:last].double()
+        believed = found.spread**2 / (found.spread**2 + of_shells / n[:, None])
+        share[:, first:last] = believed * torch.from_numpy(found.differs)[:, None]
+    return share
+
+
 def group_noise(
-    inputs: Inputs, state: State, optics: HalfOptics, half: int, power: Float[Tensor, "g s"]
+    inputs: Inputs, state: State, optics: HalfOptics, half: int, power: GroupPower
 ) -> tuple[Float[Tensor, "_"], ...]:
     """Return the optics groups' noise spectra from residuals.
 
@@ -183,10 +226,10 @@ def group_noise(
     Parameters
     ----------
     power
-        By optics group and shell: sums over particles of the mean squared residual.
+        Of the particles' residuals.
     """
     spectra = []
-    measured = _shared(optics, group_counts(inputs.table, inputs.half, half), power)
+    measured = _spectra(optics, group_counts(inputs.table, inputs.half, half), power)
     for old, new in zip(state.noise[half - 1], measured, strict=True):
         if new is None:
             spectra.append(old)

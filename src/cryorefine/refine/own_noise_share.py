@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.filaments.imposition import helical_copies
 from cryorefine.state.scores import measured
 from cryorefine.state.state import Inputs, Poses
 
@@ -66,7 +67,7 @@ def own_share(
     mine = torch.from_numpy(inputs.half == half)
     total = float(measured(poses.scores.weight)[mine].sum())
     k = torch.arange(inputs.size_px // 2 + 2, dtype=torch.float64).clamp_min(0.5)
-    known = data_per_shell * total * inputs.group.order / (2 * k)
+    known = data_per_shell * total * inputs.group.order * helical_copies(inputs) / (2 * k)
     padded = torch.zeros_like(known)
     padded[: len(kept)] = kept.double()[: len(known)]
     share = torch.where(known > 0, 2 * padded / known.clamp_min(1e-30), 0.0)

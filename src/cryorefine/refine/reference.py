@@ -153,7 +153,8 @@ def shaped_reference(inputs: Inputs, state: State, half: int) -> Float[Tensor, "
     settings = inputs.settings
     mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
     shape = _SHAPES[settings.reference_shape]
-    if mask is not None and settings.reference_shape == "found":
+    # The half maps of a helix are empty outside the filament.
+    if settings.reference_shape == "found" and (mask is not None or settings.has_helix):
         shape = "none"
     lowpass_A = None
     if state.evaluation is not None:
@@ -193,7 +194,7 @@ def next_reference(
     """
     settings = inputs.settings
     user_mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
-    if user_mask is not None or settings.reference_shape != "found":
+    if user_mask is not None or settings.reference_shape != "found" or settings.has_helix:
         fraction = _sphere_fraction(inputs) if user_mask is None else float(user_mask.mean())
         return regularised, kept_noise(fraction, ssnr, None)
     curves = evaluation.curves

@@ -184,10 +184,10 @@ def process(
         return _restored(inputs, state) if is_last else None
     if inputs.post_mask is None and settings.post_command is None:
         return None
-    if inputs.post_mask is not None:
-        weighted = weighted * inputs.post_mask
     if settings.post_command is not None:
         weighted = run_user_command(inputs, weighted, settings.post_command, 0, state.iteration)
+    if inputs.post_mask is not None:
+        weighted = weighted * inputs.post_mask
     return Processed(weighted)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from cryorefine.filaments.momentum import is_moving
 from cryorefine.refine.policy import DEFAULT_POLICY, SchedulePolicy
 from cryorefine.refine.resolution_offset import offset_limit_A
 from cryorefine.settings import RefineSettings
@@ -185,6 +186,8 @@ def _converged(
     if not settings.is_data_driven or len(history) < policy.least_iterations:
         return False
     if _mode(settings, history, policy) != "local":
+        return False
+    if is_moving([record.helix for record in history]):
         return False
     last = history[-1]
     return (

@@ -53,10 +53,9 @@ def reconstruct_start(inputs: Inputs, state: State, events: EventLog, engine: En
     both, halves = inputs.working_memory.both_halves, solve_halves(inputs, inserted.sums)
     _, evaluation = evaluate_halves(inputs, halves, state.poses, limit_A=nyquist_A, seed=0)
     if all(is_dark(half, voxel_A=inputs.voxel_A) for half in halves):
-        switch = "leave out" if settings.invert_contrast else "give"
         events.warn(
             f"{settings.particles}: with the given poses the particle is dark, and masks are made "
-            f"for white ones: {switch} --invert-contrast"
+            f"for white ones: {settings.contrast_advice(of_file=inputs.table.is_inverted)}"
         )
     ssnr = reference_ssnr(evaluation.curves, evaluation.resolution_A)
     references = tuple(

@@ -24,7 +24,7 @@ from cryorefine.report.histograms import (
 )
 from cryorefine.report.illustration import attempt
 from cryorefine.report.iterations import (
-    COLUMNS,
+    columns,
     draw_counts,
     draw_jumps,
     draw_resolution,
@@ -145,7 +145,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "figures": figures,
         "bfactor": _known(run, "bfactor_A2", 3),
         "coverage": _known(run, "coverage", 2),
-        "columns": COLUMNS,
+        "columns": columns(run),
         "rows": table_rows(run),
         "settings": setting_rows(run),
         "provenance": provenance(run),

@@ -6,8 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from cryorefine.helices.helical_search import Candidate, HelicalSearch
 from cryorefine.io.atomic import atomic_path, write_text
-from cryorefine.restore.helical_search import Candidate, HelicalSearch
 from cryorefine.storage.json_record import write_record
 
 __all__ = ["draw_landscape", "write_helical_report"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "draw_counts", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
+__all__ = ["columns", "draw_counts", "draw_jumps", "draw_resolution", "draw_turn", "table_rows"]
 
 _SIZE_IN = (3.45, 2.6)
 """Of a figure, in inches, as the page shows it."""
@@ -20,7 +20,7 @@ _MIN_TURN = 1e-3
 """Smallest rotation shown, over the largest: smaller ones are rounding."""
 
 _MODES = "Filled points are global searches, open ones local."
-COLUMNS = (
+_COLUMNS = (
     "Iteration",
     "Search",
     "Resolution",
@@ -35,9 +35,18 @@ COLUMNS = (
 )
 """Heads of the table of iterations."""
 
+_OF_HELICES = ("Twist", "Rise")
+"""Those of runs that imposed a helix, after the others."""
+
+
+def columns(run: RunFolder) -> tuple[str, ...]:
+    """Return the heads of the table of iterations."""
+    return (*_COLUMNS, *_OF_HELICES) if _has_helix(run) else _COLUMNS
+
 
 def table_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """Return one row of texts per iteration, as :data:`COLUMNS` says."""
+    """Return one row of texts per iteration, as :func:`columns` says."""
+    has_helix = _has_helix(run)
     return [
         (
             str(it.number),
@@ -51,9 +60,28 @@ def table_rows(run: RunFolder) -> list[tuple[str, ...]]:
             count(it.n_used),
             count(it.n_not_used),
             duration(it.spent_cpu_s),
+            *(_helix(it) if has_helix else ()),
         )
         for it in run.iterations
     ]
+
+
+def _has_helix(run: RunFolder) -> bool:
+    return any(it.twist_deg is not None for it in run.iterations)
+
+
+def _helix(it: Iteration) -> tuple[str, str]:
+    """Return twist and rise, with their uncertainties where they were found."""
+
+    def shown(value: float | None, uncertainty: float | None, unit: str) -> str:
+        if value is None:
+            return "–"
+        return f"{value:.3f}{'' if uncertainty is None else f' ± {uncertainty:.3f}'}{unit}"
+
+    return (
+        shown(it.twist_deg, it.twist_uncertainty_deg, "°"),
+        shown(it.rise_A, it.rise_uncertainty_A, " Å"),
+    )
 
 
 def draw_resolution(run: RunFolder) -> Illustration:

@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 from cryorefine.errors import InputError
 from cryorefine.events import Event, read_events
 from cryorefine.io.star import StarBlock, read_star
-from cryorefine.run.checkpoint import committed_iterations, iteration_folder
 from cryorefine.settings import load_settings
 from cryorefine.storage.json_record import read_json
+from cryorefine.storage.layout import committed_iterations, iteration_folder
 
 __all__ = ["READ_ERRORS", "Iteration", "RunFolder", "is_number"]
 
@@ -51,6 +51,8 @@ class Iteration:
         Particles by what became of them; see :class:`~cryorefine.state.counts.ParticleCounts`.
     spent_cpu_s
         CPU time of this iteration alone; the first one includes the preparation.
+    twist_deg, twist_uncertainty_deg, rise_A, rise_uncertainty_A
+        Of the helix that was imposed on half maps.
     """
 
     number: int
@@ -67,6 +69,10 @@ class Iteration:
     n_left_out: int | None
     n_not_drawn: int | None
     spent_cpu_s: float | None
+    twist_deg: float | None = None
+    twist_uncertainty_deg: float | None = None
+    rise_A: float | None = None
+    rise_uncertainty_A: float | None = None
 
     @property
     def n_not_used(self) -> int | None:
@@ -218,6 +224,8 @@ def _count(values: dict[str, Any], name: str) -> int | None:
 def _iteration(n: int, known: dict[int, dict[str, Any]]) -> Iteration:
     values = known[n]
     spent, before = _number(values, "cpu_s"), 0.0 if n == 1 else None
+    found = values.get("helix")
+    helix: dict[str, Any] = found if isinstance(found, dict) else {}
     if n - 1 in known:
         before = _number(known[n - 1], "cpu_s")
     return Iteration(
@@ -235,4 +243,8 @@ def _iteration(n: int, known: dict[int, dict[str, Any]]) -> Iteration:
         n_left_out=_count(values, "n_left_out"),
         n_not_drawn=_count(values, "n_not_drawn"),
         spent_cpu_s=None if spent is None or before is None else max(spent - before, 0.0),
+        twist_deg=_number(helix, "twist_deg"),
+        twist_uncertainty_deg=_number(helix, "twist_uncertainty_deg"),
+        rise_A=_number(helix, "rise_A"),
+        rise_uncertainty_A=_number(helix, "rise_uncertainty_A"),
     )

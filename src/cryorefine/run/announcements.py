@@ -84,7 +84,8 @@ def warn_of_poses(
             f"{what or kept}{f' and {kept}' if what and unchanged else ''}: find their poses with "
             f"'cryorefine resume {output} --alignment global --iterations 1'"
         )
-    limits = f"{settings.min_tilt_deg:g}° to {settings.max_tilt_deg:g}°"
+    low, high = settings.tilt_limits_deg
+    limits = f"{low:g}° to {high:g}°"
     if summary["n_outside_tilts"]:
         events.warn(
             f"{table}: {summary['n_outside_tilts']} of {n} particles have a pose outside the tilts "

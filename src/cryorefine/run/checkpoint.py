@@ -32,15 +32,12 @@ from cryorefine.storage.layout import (
 from cryorefine.storage.removal import remove_folder
 
 __all__ = [
-    "committed_iterations",
-    "iteration_folder",
     "load_measurements",
     "load_start",
     "load_state",
     "prune_iterations",
     "save_start",
     "save_state",
-    "segment_folder",
 ]
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
 from cryorefine.errors import InputError
+from cryorefine.formats.xmipp import without_block
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.io.output_path import is_there
@@ -140,7 +141,7 @@ def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path
         settings.compare_to,
     )
     given = [path for path in optional if path is not None]
-    return [settings.particles, *settings.reference, *stacks, *given]
+    return [without_block(settings.particles), *settings.reference, *stacks, *given]
 
 
 def _number(value: float) -> float | None:
@@ -167,6 +168,7 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "median_sigma_rotation_deg": _number(last.median_sigma_rotation_deg) if last else None,
         "coverage": _number(e.coverage) if e else None,
         "symmetry": inputs.group.name,
+        "helix": asdict(last.helix) if last and last.helix else None,
         "voxel_A": inputs.voxel_A,
         "box_px": inputs.size_px,
         "particle_radius_px": inputs.radius_px,
@@ -197,6 +199,8 @@ def write_iteration_files(
         return
     for half, volume in enumerate(state.used_references or (), 1):
         write_volume(folder / f"reference{half}_used.mrc", volume, inputs.voxel_A)
+    for half, volume in enumerate(state.unsymmetrised or (), 1):
+        write_volume(folder / f"half{half}_unsymmetrised.mrc", volume, inputs.voxel_A)
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)

@@ -18,8 +18,12 @@ from cryorefine.errors import InputError, Problems
 from cryorefine.evaluate.contrast import is_dark
 from cryorefine.evaluate.symmetry_agreement import symmetry_agreement
 from cryorefine.events import EventLog, RadiusMeasured
+from cryorefine.filaments.crowding import warn_of_crowded_segments
+from cryorefine.filaments.imposition import check_room_for_helix, with_helix_as_given
+from cryorefine.formats.read import read_particles
 from cryorefine.fourier.crop import resample_volume
 from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.cosets import coset_representatives
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.geometry.symmetry import parse_symmetry
@@ -29,7 +33,6 @@ from cryorefine.model.observe import select_statistics
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.half_sets import assign_halves
 from cryorefine.particles.images import ImageSource, open_images
-from cryorefine.particles.read import read_particles
 from cryorefine.particles.table import ParticleTable
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
 from cryorefine.refine.image_statistics import Screening, screen_images
@@ -129,6 +132,7 @@ class Opened:
             if settings.compare_to is not None:
                 comparison = read_volume(settings.compare_to)
         problems.raise_all()
+        check_room_for_helix(settings, self.size_px * self.voxel_A)
         for path, volume in (
             (settings.mask, masks[0]), (settings.reference_mask, masks[1]),
             (settings.post_mask, masks[2]), (settings.compare_to, comparison),
@@ -144,7 +148,12 @@ class Opened:
 
     def _read_particles(self, is_continued: bool) -> None:
         settings = self.settings
-        table = read_particles(settings.particles, ctf=settings.ctf, ignored=_ignored(settings))
+        table = read_particles(
+            settings.particles,
+            ctf=settings.ctf,
+            ignored=_ignored(settings),
+            image_root=settings.image_root,
+        )
         table = replace(table, optics=tuple(_declared(g, settings) for g in table.optics))
         if settings.refine_defocus and any(g.correction == "premultiplied" for g in table.optics):
             raise InputError(
@@ -418,10 +427,12 @@ def screened_inputs(
     good = table.select(kept)
     if half is None:
         half = assign_halves(good, seed=settings.seed, events=events)
+        if settings.helical_rise_angstrom is not None:
+            warn_of_crowded_segments(good, settings.helical_rise_angstrom, events)
     return Inputs(
         settings=settings,
         table=good,
-        images=ImageSource(good, opened.images.headers, inverted=settings.invert_contrast),
+        images=ImageSource(good, opened.images.headers, inverted=opened.images.is_inverted),
         rejected=table.select(rejected),
         rejected_reasons=tuple(screening.reasons[r] for r in rejected),
         statistics=select_statistics(screening.statistics, kept),
@@ -488,7 +499,7 @@ def _usable_rows(
 def _geometry(opened: Opened, radius_px: float, n_particles: int) -> Geometry:
     """Return what the schedule has to know of the particles in use."""
     settings = opened.settings
-    low, high = math.radians(settings.min_tilt_deg), math.radians(settings.max_tilt_deg)
+    low, high = (math.radians(limit) for limit in settings.tilt_limits_deg)
     return Geometry(
         box_A=opened.size_px * opened.voxel_A,
         nyquist_A=2 * opened.voxel_A,
@@ -506,6 +517,7 @@ def _run_size(opened: Opened) -> RunSize:
         size_px=opened.size_px,
         oversampling=settings.fourier_padding,
         is_symmetric=opened.group.order > 1,
+        is_turned=len(coset_representatives(opened.group)[0]) > 1,
         searches=_searches(settings),
         n_particles=len(opened.table),
         threads=threads_of(settings.threads),
@@ -577,10 +589,10 @@ def starting_state(
     """Return the state before the first iteration, with initial maps or, if None, without."""
     state = first_state(inputs, start, events, engine)
     if start is None:
-        return reconstruct_start(inputs, state, events, engine)
-    if inputs.settings.starts_from_poses:
-        return start_from_poses(inputs, state, events, engine)
-    return state
+        state = reconstruct_start(inputs, state, events, engine)
+    elif inputs.settings.starts_from_poses:
+        state = start_from_poses(inputs, state, events, engine)
+    return replace(state, references=with_helix_as_given(inputs, state.references))
 
 
 def _warn_of_far_shifts(inputs: Inputs, events: EventLog) -> None:

@@ -12,7 +12,6 @@ from cryorefine.events import IterationBegun, Listener, RunEnded, RunStopped
 from cryorefine.refine.advance import advance
 from cryorefine.run.announcements import emit_iteration, emit_restorations, warn_of_poses
 from cryorefine.run.beside import Beside
-from cryorefine.run.checkpoint import committed_iterations
 from cryorefine.run.copied_run import copied_run
 from cryorefine.run.first_segment import first_segment
 from cryorefine.run.folder import summarise
@@ -30,6 +29,7 @@ from cryorefine.run.stopped_run import (
 from cryorefine.settings import Changes, RefineSettings
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import State
+from cryorefine.storage.layout import committed_iterations
 from cryorefine.storage.lock import locked
 from cryorefine.storage.removal import sweep_inputs
 

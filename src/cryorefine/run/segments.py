@@ -17,10 +17,10 @@ from typing import Any, Literal
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
 from cryorefine.refine.schedule import next_plan
-from cryorefine.run.checkpoint import segment_folder
 from cryorefine.settings import RefineSettings, load_settings
 from cryorefine.state.plan import Geometry, IterationPlan, IterationRecord
 from cryorefine.storage.json_record import read_json
+from cryorefine.storage.layout import segment_folder
 
 __all__ = [
     "Segment",

@@ -9,6 +9,7 @@ from cryorefine.io.output_path import why_no_name
 from cryorefine.settings.alignment import AlignmentSettings
 from cryorefine.settings.computing import ComputingSettings
 from cryorefine.settings.group import SettingsGroup
+from cryorefine.settings.helix import HelixSettings
 from cryorefine.settings.local_alignment import LocalSettings
 from cryorefine.settings.particle_optics import ParticleOpticsSettings
 from cryorefine.settings.particles import ParticleSettings
@@ -26,6 +27,7 @@ GROUPS: dict[str, type[SettingsGroup]] = {
     "Values of single particles": ParticleOpticsSettings,
     "References": ReferenceSettings,
     "Reconstruction and resolution": ReconstructionSettings,
+    "Helices": HelixSettings,
     "Restoration": RestorationSettings,
     "Weights": WeightSettings,
     "Computing and files": ComputingSettings,
@@ -60,6 +62,7 @@ class RefineSettings(
     ComputingSettings,
     WeightSettings,
     RestorationSettings,
+    HelixSettings,
     ReconstructionSettings,
     ReferenceSettings,
     ParticleOpticsSettings,
@@ -78,6 +81,8 @@ class RefineSettings(
             *self._local(),
             *self._images(),
             *self.problems_of_restorations(),
+            *self.problems_of_helix(self.symmetry),
+            *self._helix(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -164,6 +169,28 @@ class RefineSettings(
             yield "--refine-defocus: images multiplied by their CTF hold no other defocus"
         if not self.ctf and (self.phase_flipped or self.ctf_premultiplied):
             yield "--phase-flipped, --ctf-premultiplied: the images have no contrast transfer"
+
+    def _helix(self) -> Iterator[str]:
+        if not self.has_helix:
+            return
+        low, high = self.tilt_limits_deg
+        if high - low < _NARROWEST_BAND_DEG:
+            yield (
+                f"--min-tilt-deg {self.min_tilt_deg:g} and --max-tilt-deg {self.max_tilt_deg:g} "
+                f"leave no filament within {self.helical_max_out_of_plane_deg:g}° of the image "
+                "plane (--helical-max-out-of-plane-deg)"
+            )
+        if self.reference_from_processed:
+            yield "--reference-from-processed: references of helices are made of raw half maps"
+
+    @property
+    def tilt_limits_deg(self) -> tuple[float, float]:
+        """Smallest and largest viewing tilt; those of filaments lie about 90°."""
+        low, high = self.min_tilt_deg, self.max_tilt_deg
+        if self.has_helix:
+            reach = self.helical_max_out_of_plane_deg
+            low, high = max(low, 90 - reach), min(high, 90 + reach)
+        return low, high
 
     @property
     def refines_values_at_end(self) -> bool:

@@ -1,5 +1,6 @@
 """Settings of the particles, and of how their images were made."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,14 @@ __all__ = ["ParticleSettings"]
 class ParticleSettings(SettingsGroup):
     """The particles and how their images were made."""
 
-    particles: Path = Field(description="Particle STAR file (RELION 3.1 to 5).")
+    particles: Path = Field(
+        description="Particle file of RELION, cryoSPARC, Xmipp, cisTEM or cryoDRGN."
+    )
+    image_root: Path | None = Field(
+        None,
+        description="Folder that the image stacks were moved to: the longest end of a stack's name "
+        "that is there is taken (default: where the particle file says).",
+    )
     symmetry: str = Field("c1", description="Point group: cN, dN, t, o, i1 to i4 (RELION's axes).")
     particle_radius_px: float | None = Field(
         None,
@@ -22,10 +30,11 @@ class ParticleSettings(SettingsGroup):
         description="Radius of a sphere that holds the particle, in image pixels; -1, or 0: half "
         "the box (default: measured on the reference).",
     )
-    invert_contrast: bool = Field(
-        False,
+    invert_contrast: bool | None = Field(
+        None,
         description="Particles are black in the images: invert them as they are read. Particles "
-        "must be white, as in the initial map.",
+        "must be white, as in the initial map (default: as the particle file says, which most do "
+        "not).",
     )
     ctf: bool = Field(True, description="Whether the images have contrast transfer.")
     ctf_envelope: bool = Field(
@@ -51,6 +60,25 @@ class ParticleSettings(SettingsGroup):
         le=1e9,
         description="Images of more power than this many times their background's are rejected.",
     )
+
+    @field_validator("image_root")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        # A run goes on from any working folder.
+        return value if value is None or "\0" in str(value) else Path(os.path.abspath(value))
+
+    def contrast_advice(self, *, of_file: bool) -> str:
+        """Return which option gives the other contrast.
+
+        Parameters
+        ----------
+        of_file
+            Whether the particle file says that particles are black.
+        """
+        is_inverted = of_file if self.invert_contrast is None else self.invert_contrast
+        if is_inverted:
+            return "give --no-invert-contrast" if of_file else "leave out --invert-contrast"
+        return "leave out --no-invert-contrast" if of_file else "give --invert-contrast"
 
     @field_validator("particle_radius_px")
     @classmethod

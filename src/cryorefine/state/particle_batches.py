@@ -40,6 +40,7 @@ __all__ = [
     "both_optics",
     "group_counts",
     "half_optics",
+    "has_several_groups",
     "is_assigned",
     "largest_magnification",
     "make_half_optics",
@@ -94,7 +95,7 @@ class Batch:
     x, c
         Coefficients and contrast transfer, not whitened, corrected for what is the particles' own.
     noise
-        Noise variance of each image by shell; one row for all where they share their group.
+        Noise variance of each image by shell; one row for all where they share their spectrum.
     shell
         Of each coefficient.
     """
@@ -237,10 +238,17 @@ class HalfOptics:
         return None if shared is None else shared[None]
 
     def noise_of(self, group_of: np.ndarray) -> Float[Tensor, "#b s"]:
-        """Return the noise variance of images; one row if they share their group."""
-        groups, place = np.unique(group_of, return_inverse=True)
-        noise = torch.stack([self.noise[g] for g in groups])
-        return noise if len(groups) == 1 else noise[torch.from_numpy(place).to(noise.device)]
+        """Return the noise variance of images; one row if they share their spectrum."""
+        first, spectrum_of = self._spectra
+        spectra, place = np.unique(spectrum_of[group_of], return_inverse=True)
+        noise = torch.stack([self.noise[first[s]] for s in spectra])
+        return noise if len(spectra) == 1 else noise[torch.from_numpy(place).to(noise.device)]
+
+    @cached_property
+    def _spectra(self) -> tuple[list[int], np.ndarray]:
+        """The first group of each different noise spectrum, and which of them each group has."""
+        first, spectrum_of = _numbered([noise.cpu().numpy().tobytes() for noise in self.noise])
+        return first, np.array(spectrum_of)
 
 
 def _in_place(parts: list[tuple[Tensor, ...]], view_of: np.ndarray) -> tuple[Tensor, ...]:
@@ -393,6 +401,12 @@ def rows_by_geometry(
 def group_counts(table: ParticleTable, half_of: np.ndarray, half: int) -> Int[np.ndarray, "g"]:
     """Return how many particles of a half each optics group has."""
     return np.bincount(table.optics_index[half_of == half], minlength=len(table.optics))
+
+
+def has_several_groups(table: ParticleTable, optics: HalfOptics, geometry: int) -> bool:
+    """Tell whether particles of a geometry are in several optics groups."""
+    counts = np.bincount(table.optics_index, minlength=len(table.optics))
+    return int((counts[np.array(optics.geometry_of) == geometry] > 0).sum()) > 1
 
 
 def poses_of(poses: Poses | None, rows: np.ndarray, group_band: GroupBand) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from cryorefine.state.counts import ParticleCounts
+from cryorefine.state.helix import HelixRecord
 
 __all__ = ["Geometry", "IterationPlan", "IterationRecord", "shown_share"]
 
@@ -80,6 +81,8 @@ class IterationRecord:
         Particles of each half that were to be drawn for it; None: all, or ``share`` of them.
     counts
         Of its particles; None in runs of earlier versions.
+    helix
+        That of its half maps; None where none was imposed.
     """
 
     iteration: int
@@ -98,6 +101,7 @@ class IterationRecord:
     mean_fsc: float = math.nan
     subset: int | None = None
     counts: ParticleCounts | None = None
+    helix: HelixRecord | None = None
 
 
 @dataclass(frozen=True)

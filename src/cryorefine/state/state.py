@@ -82,10 +82,8 @@ class Inputs:
     @property
     def tilt_range_rad(self) -> tuple[float, float]:
         """Viewing tilts that are allowed."""
-        return (
-            math.radians(self.settings.min_tilt_deg),
-            math.radians(self.settings.max_tilt_deg),
-        )
+        low, high = self.settings.tilt_limits_deg
+        return math.radians(low), math.radians(high)
 
     @property
     def optics(self) -> tuple[OpticsGroup, ...]:
@@ -326,6 +324,8 @@ class State:
     used_references
         What the iteration's images were compared with: shaped as asked for. Written where
         intermediate files are kept, and else, or in a state that was read, None.
+    unsymmetrised
+        Half maps before their helix was imposed; None without a helix, or in a state that was read.
     """
 
     iteration: int
@@ -344,6 +344,7 @@ class State:
     own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None = None
     start_A: float = math.nan
     used_references: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None = None
+    unsymmetrised: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None = None
 
     def average(self) -> Float[Tensor, "z y x"]:
         """Return the mean of the raw half maps."""

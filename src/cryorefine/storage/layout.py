@@ -55,6 +55,8 @@ RESULTS = (
     "disagreement.mrc",
     "fsc_processed.star",
     "restorations.json",
+    "half1_unsymmetrised.mrc",
+    "half2_unsymmetrised.mrc",
     "undecided_poses.star",
     "rejected_particles.star",
 )

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cryorefine.formats.read import read_particles
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
 from cryorefine.particles.images import open_images
-from cryorefine.particles.read import read_particles
 from tests.builders import (
     line_of,
     loop,
@@ -145,17 +145,57 @@ def test_real_files_survive_writing_and_reading(shared_data, tmp_path, name):
     assert_same_particles(read_relion(tmp_path / "out.star"), table)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "FinalRefinement-OriginalParticles-PfCRT.star",
-        "aspire_sample.star",
-        "empiar_10076_7.star",
-    ],
-)
-def test_a_one_block_file_of_relion_30_is_refused_with_advice(shared_data, name):
-    with refused(name, "RELION 3.0", "relion_convert_star"):
-        read_relion(shared_data / "formats" / name)
+def test_one_block_files_of_relion_30_are_read_in_angstroms(shared_data):
+    formats = shared_data / "formats"
+    table = read_relion(formats / "aspire_sample.star")
+    assert len(table) == 17
+    assert table.optics[0].pixel_A == pytest.approx(5e4 / 37369.207031, rel=1e-6)
+    np.testing.assert_allclose(table.shift_A[1], [-0.0504 * table.optics[0].pixel_A] * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.degrees(table.euler_rad[0]), [109.186640, 122.200343, 71.118492], rtol=1e-9
+    )
+    assert table.half_set[0] == 2
+    assert "rlnAutopickFigureOfMerit" in table.extra
+    group = read_relion(formats / "empiar_10076_7.star").optics[0]
+    assert (group.voltage_kV, group.cs_mm, group.amplitude_contrast) == (300.0, 2.7, 0.07)
+    assert group.pixel_A == pytest.approx(1.3099979, rel=1e-7)
+
+
+def test_a_one_block_file_without_amplitude_contrast_is_refused_unless_there_is_no_ctf(shared_data):
+    path = shared_data / "formats" / "FinalRefinement-OriginalParticles-PfCRT.star"
+    with refused(path.name, "_rlnAmplitudeContrast", "--no-ctf"):
+        read_relion(path)
+    table = read_relion(path, ctf=False)
+    np.testing.assert_allclose(table.shift_A[0], [-0.14063 * 1.035, -0.04688 * 1.035], rtol=1e-6)
+
+
+def test_rows_of_one_block_are_parted_into_optics_groups_by_their_microscopes(tmp_path):
+    columns = particle_columns(
+        4, rlnOpticsGroup=None, rlnVoltage=[300, 200, 300, 200], rlnSphericalAberration=2.7,
+        rlnAmplitudeContrast=0.1, rlnDetectorPixelSize=5.0, rlnMagnification=[50000] * 4,
+        rlnOriginX=2.0, rlnOriginY=-1.0, rlnAngleRot=10, rlnAngleTilt=20, rlnAnglePsi=30,
+    )  # fmt: skip
+    path = tmp_path / "p.star"
+    path.write_text(loop("", columns) + loop("model", {"rlnX": [1]}))
+    table = read_relion(path)
+    assert [g.voltage_kV for g in table.optics] == [300.0, 200.0]
+    assert table.optics_index.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(table.shift_A, [[2.0, -1.0]] * 4)
+    write_relion(tmp_path / "again.star", table)
+    again = read_relion(tmp_path / "again.star")
+    assert_same_particles(again, table)
+    assert again.extra_blocks["model"]["rlnX"].tolist() == [b"1"]
+
+
+def test_a_number_that_is_none_in_one_block_is_refused_by_line(tmp_path):
+    columns = particle_columns(
+        2, rlnOpticsGroup=None, rlnVoltage=300, rlnSphericalAberration=2.7,
+        rlnAmplitudeContrast=0.1, rlnDetectorPixelSize=5.0, rlnMagnification=[50000, "many"],
+    )  # fmt: skip
+    path = tmp_path / "p.star"
+    path.write_text(loop("", columns))
+    with refused(f"line {line_of(path, 'many')}, column _rlnMagnification", "'many'"):
+        read_relion(path)
 
 
 # Round trip of anything

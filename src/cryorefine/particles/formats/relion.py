@@ -1,4 +1,4 @@
-"""Particle metadata of RELION 3.1 to 5: ``data_optics`` and ``data_particles``."""
+"""Particle metadata of RELION: ``data_optics`` and ``data_particles``, or one block up to 3.0."""
 
 import json
 import math
@@ -15,6 +15,7 @@ from cryorefine.errors import InputError
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.formats.envelope import read_envelope
+from cryorefine.particles.formats.image_files import find_stack, image_names
 from cryorefine.particles.formats.plausible import (
     LONGEST_ZERNIKE,
     ZERNIKE,
@@ -23,11 +24,13 @@ from cryorefine.particles.formats.plausible import (
     check_ranges,
     require_bounded_envelope,
 )
+from cryorefine.particles.formats.read_options import ReadOptions
+from cryorefine.particles.formats.relion_30 import upgraded
 from cryorefine.particles.formats.remarks import hint, remarks_on
 from cryorefine.particles.table import ParticleTable
 from cryorefine.units import DEG
 
-__all__ = ["image_names", "read_relion", "write_relion"]
+__all__ = ["read_relion", "relion_blocks", "table_from_blocks", "write_relion"]
 
 _CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
@@ -36,6 +39,7 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
 _MAX_DIGITS = 18  # of an image number, to fit into int64
 _ASSIGNED = "cryorefineIsAssigned"
+_INVERTED = "cryorefineImagesAreInverted"
 _MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _PREMULTIPLIED, _FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
 _KNOWN_OPTICS = {
@@ -67,16 +71,18 @@ _KNOWN_PARTICLES = {
 
 
 def read_relion(
-    path: Path, *, ctf: bool = True, ignored: frozenset[str] = frozenset()
+    path: Path,
+    *,
+    ctf: bool = True,
+    ignored: frozenset[str] = frozenset(),
+    image_root: Path | None = None,
 ) -> ParticleTable:
-    """Read a particle STAR file of RELION 3.1, 4 or 5.
+    """Read a particle STAR file of RELION: 3.1, 4 or 5, or one block of 3.0 and before.
 
     Parameters
     ----------
-    ctf
-        Whether the images have contrast transfer. If so, the CTF columns must be there.
-    ignored
-        Labels of cryorefine's own columns that are not read.
+    ctf, ignored, image_root
+        As in :class:`~cryorefine.particles.formats.read_options.ReadOptions`.
 
     Raises
     ------
@@ -85,7 +91,22 @@ def read_relion(
         :mod:`~cryorefine.particles.formats.plausible` gives for it.
     """
     path = Path(path)
-    particles, optics_block = _read_blocks(path)
+    particles, optics, others = _read_blocks(path)
+    table = table_from_blocks(particles, optics, ReadOptions(ctf, ignored, image_root))
+    return replace(table, extra_blocks={name: dict(b.columns) for name, b in others.items()})
+
+
+def table_from_blocks(
+    particles: StarBlock, optics_block: StarBlock, options: ReadOptions
+) -> ParticleTable:
+    """Return the table that two blocks of RELION's labels make: every format's values pass here.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_relion`.
+    """
+    path, ctf, ignored = particles.path, options.ctf, options.ignored
     if ctf:
         _require_ctf(particles, optics_block)
     check_ranges(particles, optics_block, ctf=ctf)
@@ -93,7 +114,7 @@ def read_relion(
     optics, optics_index = _read_optics(optics_block, particles, ctf)
     if ctf:
         require_bounded_envelope(particles, np.array([g.pixel_A for g in optics])[optics_index])
-    stacks, stack_index, image_index, names = _read_images(particles)
+    stacks, stack_index, image_index, names = _read_images(particles, options.image_root)
     micrographs, micrograph_index = _read_micrographs(particles)
     has_pose, is_unassigned = _read_assigned(particles)
     earlier = _read_earlier(particles, ignored)
@@ -131,34 +152,49 @@ def read_relion(
         lines=particles.lines[:n],
         is_unassigned=is_unassigned,
         remarks=remarks_on(particles, optics_block, _KNOWN_PARTICLES, _KNOWN_OPTICS),
+        is_inverted=_read_contrast(particles),
+        unread=tuple(
+            label
+            for label in particles.columns
+            if not _is_extra(label, _KNOWN_PARTICLES, True)
+            and label not in {*_KNOWN_PARTICLES, *earlier, _ASSIGNED, _INVERTED}
+        ),
     )
 
 
-def _read_blocks(path: Path) -> tuple[StarBlock, StarBlock]:
-    """Return the blocks of particles and optics; refuse a file that has no particles."""
+def _read_blocks(path: Path) -> tuple[StarBlock, StarBlock, dict[str, StarBlock]]:
+    """Return the blocks of particles, of optics, and all others; refuse a file without particles.
+
+    A block of particles alone is one of RELION 3.0 or before.
+    """
     blocks = read_star(path)
-    if "particles" not in blocks or "optics" not in blocks:
+    names = [name for name, block in blocks.items() if "rlnImageName" in block]
+    name = "particles" if "particles" in blocks else names[0] if len(names) == 1 else ""
+    if name not in blocks:
         raise InputError(
-            "no data_optics and data_particles blocks (written by RELION 3.0 or another program?)",
+            "no block data_particles, nor another with a column _rlnImageName",
             where=str(path),
-            do="convert it with relion_convert_star",
+            do="give the particles' file, not that of micrographs, a model or an optimiser",
         )
-    particles = blocks["particles"]
+    particles = blocks[name]
     if len(particles) == 0:
-        raise InputError("data_particles has no rows", where=str(path), do="select some particles")
+        raise InputError(f"data_{name} has no rows", where=str(path), do="select some particles")
     if "rlnImageName" not in particles:
         raise InputError(
             f"column _rlnImageName is missing{hint(particles, ['rlnImageName'])}",
             where=str(path),
             do="extract the particles first",
         )
-    return particles, blocks["optics"]
+    others = {k: b for k, b in blocks.items() if k not in (name, "optics")}
+    if "optics" in blocks:
+        return particles, blocks["optics"], others
+    return *upgraded(particles), others
 
 
 def _require_ctf(particles: StarBlock, optics: StarBlock) -> None:
     """Refuse a file that lacks a column of the CTF."""
-    missing = [f"_{c}" for c in _CTF if c not in particles]
-    missing += [f"_{c}" for c in _MICROSCOPE if c not in optics]
+    missing = [particles.named(c) for c in _CTF if c not in particles]
+    missing += [optics.named(c) for c in _MICROSCOPE if c not in optics]
     if missing:
         raise InputError(
             f"CTF columns are missing: {', '.join(missing)}"
@@ -182,7 +218,8 @@ def _read_assigned(particles: StarBlock) -> tuple[bool, np.ndarray]:
 
 def _read_earlier(particles: StarBlock, ignored: frozenset[str]) -> dict[str, np.ndarray]:
     """Return cryorefine's own columns of numbers; those that are computed with must be sound."""
-    labels = [c for c in particles.columns if c.startswith("cryorefine") and c != _ASSIGNED]
+    marks = (_ASSIGNED, _INVERTED)
+    labels = [c for c in particles.columns if c.startswith("cryorefine") and c not in marks]
     labels = [label for label in labels if label not in ignored]
     check_earlier(particles, labels)
     earlier = {}
@@ -323,7 +360,7 @@ def _correction(block: StarBlock, row: int) -> Literal["none", "phase_flipped", 
 
 
 def _read_images(
-    particles: StarBlock,
+    particles: StarBlock, root: Path | None
 ) -> tuple[tuple[Path, ...], np.ndarray, np.ndarray, np.ndarray]:
     names = particles.text("rlnImageName")
     at = np.char.partition(names, "@")
@@ -353,7 +390,7 @@ def _read_images(
                 where=particles.where(row, "rlnImageName"),
                 do="correct the name",
             )
-    found = [_resolve(str(u), particles.path) for u in unique]
+    found = [find_stack(str(u), particles.path, root) for u in unique]
     # One file under two names is one stack: its images must be known for the same.
     real = [os.path.realpath(p) for p in found]
     _, first, stack_of_name = np.unique(real, return_index=True, return_inverse=True)
@@ -361,20 +398,9 @@ def _read_images(
     return stacks, stack_of_name[name_index].astype(np.int32), image_index, names
 
 
-def _resolve(name: str, star: Path) -> Path:
-    """Find a stack: beside the STAR file, in a folder above it, or in the working folder.
-
-    RELION writes paths from the project folder, which is above the job's; others write them from
-    the STAR file. A name that is found nowhere is returned as it would be beside the file.
-    """
-    path = Path(name)
-    if path.is_absolute():
-        return path
-    folder = star.absolute().parent
-    for base in (folder, *folder.parents, Path.cwd()):
-        if os.path.exists(base / path):  # never raises, however odd the name
-            return base / path
-    return folder / path
+def _read_contrast(particles: StarBlock) -> bool:
+    """Tell whether cryorefine wrote that particles are black in the images."""
+    return _INVERTED in particles and bool(particles.floats(_INVERTED).all())
 
 
 def _read_micrographs(particles: StarBlock) -> tuple[tuple[str, ...], np.ndarray]:
@@ -416,6 +442,26 @@ def write_relion(
         Further columns, label without underscore to values, written last.
     """
     path = Path(path)
+    optics, particles = relion_blocks(path, table)
+    particles.update(quality or {})
+    others = {name: columns for name, columns in table.extra_blocks.items() if columns}
+    write_star(path, {**others, "optics": optics, "particles": particles})
+
+
+def relion_blocks(
+    path: Path, table: ParticleTable
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the columns of ``data_optics`` and of ``data_particles``, by label.
+
+    Parameters
+    ----------
+    path
+        Of the file that they are for: names of images lead from there.
+    """
+    return _optics_columns(table), _particle_columns(path, table)
+
+
+def _optics_columns(table: ParticleTable) -> dict[str, np.ndarray]:
     groups = table.optics
     n_groups = len(groups)
     optics: dict[str, np.ndarray] = {
@@ -428,6 +474,8 @@ def write_relion(
         "rlnImageSize": np.array([g.box_px for g in groups]),
         "rlnImageDimensionality": np.full(n_groups, 2),
     }
+    if not optics["rlnImageSize"].all():  # of a file that has none, before the stacks are opened
+        del optics["rlnImageSize"]
     if any(any(g.beam_tilt_mrad) for g in groups):
         optics["rlnBeamTiltX"] = np.array([g.beam_tilt_mrad[0] for g in groups])
         optics["rlnBeamTiltY"] = np.array([g.beam_tilt_mrad[1] for g in groups])
@@ -443,12 +491,15 @@ def write_relion(
         if any(g.correction == state for g in groups):
             optics[label] = np.array([int(g.correction == state) for g in groups])
     optics.update(table.extra_optics)
+    return optics
 
+
+def _particle_columns(path: Path, table: ParticleTable) -> dict[str, np.ndarray]:
     particles: dict[str, np.ndarray] = {"rlnImageName": image_names(path, table)}
     if table.micrographs:
         particles["rlnMicrographName"] = np.array(table.micrographs)[table.micrograph_index]
     particles["rlnOpticsGroup"] = table.optics_index.astype(np.int64) + 1
-    if groups[0].has_ctf:
+    if table.optics[0].has_ctf:
         particles["rlnDefocusU"] = table.defocus_u_A
         particles["rlnDefocusV"] = table.defocus_v_A
         particles["rlnDefocusAngle"] = table.defocus_angle_rad / DEG
@@ -464,32 +515,7 @@ def write_relion(
             particles[_ASSIGNED] = (~table.is_unassigned).astype(np.int64)
     if (table.half_set > 0).any():
         particles["rlnRandomSubset"] = table.half_set.astype(np.int64)
+    if table.is_inverted:
+        particles[_INVERTED] = np.ones(len(table), np.int64)
     particles.update(table.extra)
-    particles.update(quality or {})
-    write_star(path, {"optics": optics, "particles": particles})
-
-
-def image_names(path: Path, table: ParticleTable, *, absolute: bool = False) -> np.ndarray:
-    """Return image names that lead to the stacks from a file to be written.
-
-    Names stay as they were read where they do so from ``path``'s folder or the working folder;
-    others, or with ``absolute`` all, name the stack by its absolute path.
-    """
-    written = np.char.partition(table.names, "@")
-    stack_names = {}
-    for index in np.unique(table.stack_index):
-        name = str(written[int(np.argmax(table.stack_index == index)), 2])
-        target = table.stacks[index]
-        if absolute:
-            stack_names[int(index)] = str(target.absolute())
-            continue
-        found = _resolve(name, path)
-        leads = found in [base / name for base in (Path.cwd(), path.absolute().parent)]
-        same = leads and os.path.exists(found) and found.samefile(target)
-        stack_names[int(index)] = name if same else str(target.absolute())
-    return np.array(
-        [
-            f"{n}@{stack_names[int(s)]}"
-            for n, s in zip(written[:, 0], table.stack_index, strict=True)
-        ]
-    )
+    return particles

@@ -6,12 +6,12 @@ import torch
 
 from cryorefine.geometry.helix import Helix
 from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.helices.filament import filament_radius_A
+from cryorefine.helices.helical_correlation import measure_correlation
+from cryorefine.helices.helical_search import HelicalRanges, prepared_map, search_helix
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
 from cryorefine.model.phantom import make_phantom
 from cryorefine.report.helical_landscape import write_helical_report
-from cryorefine.restore.filament import filament_radius_A
-from cryorefine.restore.helical_correlation import measure_correlation
-from cryorefine.restore.helical_search import HelicalRanges, prepared_map, search_helix
 from tests.builders import helical_map, refused
 
 SIZE_PX, VOXEL_A = 48, 3.0

@@ -17,14 +17,14 @@ from cryorefine.fourier.fft import fast_even_length, volume_from_half, volume_to
 from cryorefine.fourier.filter import filter_volume, interpolate_shells, raised_cosine
 from cryorefine.fourier.shell import shell_power
 from cryorefine.geometry.helix import Helix
-from cryorefine.masks.cylinder import cylinder_mask
-from cryorefine.restore.helical_correlation import (
+from cryorefine.helices.helical_correlation import (
     HelicalCorrelation,
     measure_correlation,
     peak_sum,
     significance,
 )
-from cryorefine.restore.helical_symmetry import central_window, impose_helix
+from cryorefine.helices.helical_symmetry import central_window, impose_helix
+from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
     "Candidate",
@@ -63,6 +63,10 @@ _NULL_TRIALS, _NULL_ROWS = 8, 4
 
 _CHANCE = 0.01
 """Probability that a map without a helix passes for one."""
+
+_LAYER_DEG = 20.0
+"""Turn of a double step below which its subunits are said to lie in layers, nearly above each
+other. It names what is found, and decides nothing; layers of amyloids turn by 1 to 5°."""
 
 _VOXELS = 3.0
 """Voxels of the working copy within the resolution."""
@@ -133,7 +137,8 @@ class HelicalSearch:
     runners_up
         Other peaks of the landscape, best first.
     alternatives
-        Half and double pitch, half and double steps, the other hand, and other axes along z.
+        Half and double pitch, half steps, the other hand, other axes along z; and every second and
+        third subunit, which are steps of the best helix, too, and how others may write it.
     landscape
         Of the first steps.
     threshold
@@ -545,12 +550,18 @@ def _with_new_noise(
 def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candidate, ...]:
     """Return scores of helices that are easily taken for the one that was found."""
     twist, rise = best.twist_deg, best.rise_A
+    sector = 360 / best.fold
+    twice = math.remainder(2 * twist, sector)
+    second = "every second subunit"
+    if abs(twice) < _LAYER_DEG < abs(twist):
+        second += ": a layer of the two-fold screw"
     related = {
         "double pitch": (twist / 2, rise),
         "half pitch": (2 * twist, rise),
         "half steps": (twist / 2, rise / 2),
-        "half steps, turned by half a turn": (twist / 2 + 180 / best.fold, rise / 2),
-        "double steps": (2 * twist, 2 * rise),
+        "two-fold screw: half steps, turned by half a turn": (twist / 2 + sector / 2, rise / 2),
+        second: (twice, 2 * rise),
+        "every third subunit": (math.remainder(3 * twist, sector), 3 * rise),
         "the other hand": (-twist, rise),
     }
     found = [

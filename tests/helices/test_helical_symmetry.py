@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cryorefine.geometry.helix import Helix
-from cryorefine.restore.helical_symmetry import impose_helix
+from cryorefine.helices.helical_symmetry import impose_helix
 from tests.builders import helical_map, refused
 
 VOXEL_A = 3.0

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryorefine.fourier.cylindrical import angular_orders, cylindrical_grid
-from cryorefine.restore.helical_symmetry import central_window, soft_radius
+from cryorefine.helices.helical_symmetry import central_window, soft_radius
 
 __all__ = ["HelicalCorrelation", "measure_correlation", "peak_sum", "significance"]
 
@@ -113,7 +113,7 @@ def measure_correlation(
     Parameters
     ----------
     volume
-        Filtered; see :func:`~cryorefine.restore.helical_search.prepared_map`.
+        Filtered; see :func:`~cryorefine.helices.helical_search.prepared_map`.
     fraction
         Part of the box along z that is used, the middle.
     """

@@ -10,7 +10,7 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.masks.soft import sphere_mask
 
-__all__ = ["filament_radius_A", "halves_fsc"]
+__all__ = ["filament_mask", "filament_radius_A", "halves_fsc"]
 
 _SMOOTH_A = 15.0
 """Low-pass before the radius is measured: noise of half maps does not hide a filament then."""
@@ -41,16 +41,20 @@ def filament_radius_A(volume: Float[Tensor, "z y x"], voxel_A: float) -> float:
     return min(found_px, 0.9 * n / 2) * voxel_A
 
 
+def filament_mask(size_px: int, radius_px: float) -> Float[Tensor, "z y x"]:
+    """Return the soft mask of a filament along z: the cylinder's part within the box's sphere."""
+    edge_px = max(0.05 * size_px, 2.0)
+    mask = cylinder_mask(size_px, min(radius_px, size_px / 2 - edge_px), edge_px)
+    return mask * sphere_mask(size_px, size_px / 2 - 2 * edge_px, 2 * edge_px)
+
+
 def halves_fsc(
     half1: Float[Tensor, "z y x"], half2: Float[Tensor, "z y x"], voxel_A: float, radius_A: float
 ) -> tuple[Float[Tensor, "s"], float]:
     """Return the FSC of half maps within the filament, corrected for the mask, and the resolution.
 
-    The mask is the cylinder's part within the sphere of the box.
+    The mask is :func:`filament_mask`.
     """
-    n = half1.shape[-1]
-    edge_px = max(0.05 * n, 2.0)
-    mask = cylinder_mask(n, min(radius_A / voxel_A, n / 2 - edge_px), edge_px)
-    mask = mask * sphere_mask(n, n / 2 - 2 * edge_px, 2 * edge_px)
+    mask = filament_mask(half1.shape[-1], radius_A / voxel_A)
     curves = half_map_fsc(half1, half2, voxel_A=voxel_A, mask=mask)
     return curves.corrected, curves.resolution_A()

@@ -91,7 +91,7 @@ def impose_helix(
     interpolated along z, and angular series are those of :mod:`cryorefine.fourier.cylindrical`.
     With a two-fold axis along x the terms are real. An exact helix loses what its sections hold
     beyond the circle of Nyquist, and 3e-4 of its standard deviation otherwise
-    (``tests/restore/test_helical_symmetry.py``). Cost: ten seconds for 256³ voxels on two cores,
+    (``tests/helices/test_helical_symmetry.py``). Cost: ten seconds for 256³ voxels on two cores,
     and the memory of six such maps.
     """
     n = volume.shape[-1]

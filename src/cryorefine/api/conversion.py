@@ -1,0 +1,207 @@
+"""Particle files from one format to another, with what is lost on the way."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from cryorefine.api.boundary import library_call
+from cryorefine.api.correlation import fsc
+from cryorefine.api.particles import Particles
+from cryorefine.api.refinement import reconstruct
+from cryorefine.errors import InputError
+from cryorefine.formats.protocol import ParticleFormat, Reading
+from cryorefine.formats.registry import format_of, format_to_write
+from cryorefine.formats.xmipp import without_block
+from cryorefine.io.output_path import check_output_file
+from cryorefine.particles.formats.read_options import ReadOptions
+from cryorefine.particles.formats.relion import write_relion
+from cryorefine.particles.table import ParticleTable
+
+__all__ = ["Agreement", "Conversion", "convert"]
+
+_MAX_VERIFIED = 500
+"""Particles that are reconstructed to verify a conversion: half a minute's work, and a sign or a
+unit that is wrong shows in twenty."""
+
+_SAME_MAP = 0.999
+"""FSC from which two maps of the same images are one: the rounding of files leaves above 0.9999,
+and a shift of a tenth of a pixel takes 5 % off the FSC near Nyquist."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far maps of the source and of the result agree.
+
+    Attributes
+    ----------
+    min_fsc, at_A
+        Least Fourier shell correlation of their half maps, and where it is.
+    n_particles
+        That were reconstructed.
+    """
+
+    min_fsc: float
+    at_A: float
+    n_particles: int
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both files make one map."""
+        return self.min_fsc >= _SAME_MAP
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion has done.
+
+    Attributes
+    ----------
+    source_format, target_format
+        As ``--to`` names them.
+    files
+        That were written.
+    n_particles
+        That are in them.
+    not_understood
+        What of the source is not in the particles that were read, in words.
+    not_held
+        What of the particles the target has no place for.
+    remarks
+        What else was noticed of the source.
+    agreement
+        Of maps, where they were asked for.
+    """
+
+    source_format: str
+    target_format: str
+    files: tuple[Path, ...]
+    n_particles: int
+    not_understood: tuple[str, ...]
+    not_held: tuple[str, ...]
+    remarks: tuple[str, ...]
+    agreement: Agreement | None = None
+
+
+@library_call
+def convert(
+    source: Any,
+    target: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
+    ctf: bool = True,
+    overwrite: bool = False,
+    verify: bool = False,
+) -> Conversion:
+    """Write particles in another format; images stay where they are.
+
+    Parameters
+    ----------
+    source
+        A particle file of any format that is known, or Particles.
+    target
+        File to write; its suffix tells the format, unless ``to`` does.
+    to
+        relion, cryosparc, xmipp, cistem or cryodrgn.
+    image_root
+        Folder that the stacks were moved to.
+    ctf
+        Whether the images have contrast transfer, so that its values must be there.
+    overwrite
+        Whether to replace files that are there.
+    verify
+        Whether to reconstruct up to 500 particles from both files and compare the maps.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read, or the target not be written.
+
+    Examples
+    --------
+    >>> import cryorefine as cr
+    >>> done = cr.convert("truth_particles.star", "particles.cs")
+    >>> done.not_held
+    ('names of optics groups',)
+    """
+    path = Path(target)
+    options = ReadOptions(ctf=ctf, image_root=None if image_root is None else Path(image_root))
+    name, reading = _read(source, options)
+    written = format_to_write(path, to)
+    files = written.files(path)
+    _check_files(files, reading.table, overwrite=overwrite)
+    not_held = written.write(path, reading.table)
+    agreement = None
+    if verify:
+        agreement = _agreement(reading.table, written.read(path, options).table)
+    return Conversion(
+        source_format=name,
+        target_format=written.name,
+        files=files,
+        n_particles=len(reading.table),
+        not_understood=reading.not_understood,
+        not_held=not_held,
+        remarks=tuple(r for r in reading.table.remarks if not _is_told(r, reading)),
+        agreement=agreement,
+    )
+
+
+def _read(source: Any, options: ReadOptions) -> tuple[str, Reading]:
+    if isinstance(source, Particles):
+        table = source._table
+        return table.foreign_format or "relion", Reading(table)
+    found: ParticleFormat = format_of(Path(source))
+    return found.name, found.read(Path(source), options)
+
+
+def _is_told(remark: str, reading: Reading) -> bool:
+    """Tell whether a remark says what is listed as not understood."""
+    return any(remark.endswith(clause) for clause in reading.not_understood)
+
+
+def _check_files(files: tuple[Path, ...], table: ParticleTable, *, overwrite: bool) -> None:
+    """Refuse to write where there is something, and over what is being converted."""
+    for path in files:
+        check_output_file(path, overwrite=overwrite)
+        sources = (without_block(table.source), *table.stacks)
+        if path.exists() and any(s.exists() and path.samefile(s) for s in sources):
+            raise InputError(
+                "is what is being converted", where=str(path), do="give another name to write"
+            )
+
+
+def _agreement(source: ParticleTable, result: ParticleTable) -> Agreement:
+    """Reconstruct the same particles of both, in the same halves, and compare the half maps."""
+    if not source.has_pose or not result.has_pose:
+        raise InputError(
+            "has no poses to reconstruct from, so that nothing can be verified",
+            where=str(source.source if not source.has_pose else result.source),
+            do="leave out --verify",
+        )
+    n = min(len(source), _MAX_VERIFIED)
+    rows = np.unique(np.linspace(0, len(source) - 1, n).astype(np.int64))
+    half = (1 + np.arange(len(rows)) % 2).astype(np.int8)
+    halves = []
+    with TemporaryDirectory(prefix="cryorefine-") as folder:
+        for name, table in (("source", source), ("result", result)):
+            star = Path(folder) / f"{name}.star"
+            # Names of micrographs may be lost, and halves with them: here both have the same.
+            chosen = replace(table.select(rows), half_set=half, extra={}, earlier={})
+            write_relion(star, chosen)
+            has_ctf = table.optics[0].has_ctf
+            halves.append(reconstruct(star, ctf=has_ctf, max_energy=_ALL_IMAGES).half_maps)
+    worst = (np.inf, np.nan)
+    for one, other in zip(*halves, strict=True):
+        curves = fsc(one, other)
+        values = curves.unmasked[1:]
+        shell = int(np.argmin(values))
+        with np.errstate(divide="ignore"):
+            worst = min(worst, (float(values[shell]), float(1 / curves.frequency_per_A[1:][shell])))
+    return Agreement(worst[0], worst[1], len(rows))
+
+
+_ALL_IMAGES = 1e9  # times the background's power: none is left out of one map and not of the other
