@@ -14,20 +14,24 @@ Examples
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.particles import Particles
-from cryorefine.api.volume import Volume, as_tensor, as_volume
+from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
 from cryorefine.engine.threads import use_threads
+from cryorefine.errors import InputError
 from cryorefine.geometry.axis_settings import setting_rotation
 from cryorefine.geometry.symmetry import parse_symmetry
+from cryorefine.symmetry.find import MAX_FOLD, FoundSymmetry, default_groups, find_symmetry
 from cryorefine.symmetry.turn import turned_map
 
-__all__ = ["convert", "operators", "rotation", "symmetry"]
+__all__ = ["FoundSymmetry", "convert", "find", "operators", "orient", "rotation", "symmetry"]
 
 
 @library_call
@@ -92,6 +96,86 @@ def convert(what: Any, from_: str, to: str) -> Any:
     with threads_restored():
         use_threads(None)
         return Volume(turned_map(as_tensor(volume), turn).numpy(), volume.voxel_A)
+
+
+@library_call
+def find(
+    map1: Any,
+    map2: Any = None,
+    *,
+    groups: Sequence[str] | None = None,
+    max_fold: int = 12,
+    resolution_angstrom: float | None = None,
+) -> FoundSymmetry:
+    """Find which point group a map shows and where its axes lie; no orientation is assumed.
+
+    Parameters
+    ----------
+    map1, map2
+        A map, or two half maps, each a Volume or a path.
+    groups
+        Names of the groups to look for; None looks for all up to ``max_fold``.
+    resolution_angstrom
+        Finest detail to compare; None takes what the maps have, of a single map to 8 Å.
+
+    Returns
+    -------
+    A record: ``name`` of the largest group that the map shows, ``c1`` if none; ``candidates`` with
+    ``agreement``, ``is_supported`` and ``reason`` of each; ``rotation`` and ``centre_A``, which
+    :func:`orient` uses.
+
+    Raises
+    ------
+    InputError
+        If the map shows no particle, its detail is too coarse to judge by, or a name is unknown.
+
+    Examples
+    --------
+    >>> import cryorefine as cr
+    >>> found = cr.symmetry.find("truth_map.mrc", groups=["c3", "d2"], resolution_angstrom=15)
+    >>> found.name
+    'd2'
+    """
+    first = as_volume(map1, "map1")
+    maps = [first]
+    if map2 is not None:
+        second = as_volume(map2, "map2")
+        require_same_grid(second, "map2", first, "map1")
+        maps.append(second)
+    if not 2 <= max_fold <= MAX_FOLD:
+        raise InputError(
+            f"no axes of {max_fold} fold are looked for",
+            where="--max-fold",
+            do=f"give 2 to {MAX_FOLD}",
+        )
+    names = default_groups(max_fold) if groups is None else list(groups)
+    with threads_restored():
+        use_threads(None)
+        return find_symmetry(
+            [as_tensor(m) for m in maps],
+            names,
+            voxel_A=first.voxel_A,
+            resolution_A=resolution_angstrom,
+        )
+
+
+@library_call
+def orient(map: Any, found: FoundSymmetry) -> Volume:
+    """Return a map turned and centred so that its axes lie as the name of its group says.
+
+    Examples
+    --------
+    >>> import cryorefine as cr
+    >>> found = cr.symmetry.find("truth_map.mrc", groups=["d2"], resolution_angstrom=15)
+    >>> cr.symmetry.orient("truth_map.mrc", found)
+    <Volume: 32³ voxels of 5 Å>
+    """
+    volume = as_volume(map, "map")
+    turn = found.rotation
+    shift_px = -(turn @ torch.tensor(found.centre_A, dtype=turn.dtype)) / volume.voxel_A
+    with threads_restored():
+        use_threads(None)
+        return Volume(turned_map(as_tensor(volume), turn, shift_px).numpy(), volume.voxel_A)
 
 
 symmetry = sys.modules[__name__]
