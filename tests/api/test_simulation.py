@@ -6,8 +6,8 @@ import torch
 from click.testing import CliRunner
 
 import cryorefine as cr
-from cryorefine.api.simulation_options import make_options
 from cryorefine.cli.simulate import command
+from cryorefine.model.simulation_options import make_options
 from tests.builders import refused
 
 

@@ -12,10 +12,10 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.api import helices, simulation
-from cryorefine.api.simulation_options import SimulationOptions
 from cryorefine.cli.main import main
 from cryorefine.geometry.helix import Helix
 from cryorefine.model.simulate import SimulationPlan
+from cryorefine.model.simulation_options import SimulationOptions
 from cryorefine.report import helical_landscape, restored
 from cryorefine.storage.layout import LOCK, committed_iterations
 from cryorefine.storage.lock import locked

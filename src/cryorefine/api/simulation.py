@@ -15,7 +15,6 @@ from torch import Tensor
 from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.particles import Particles, read_particles
 from cryorefine.api.progress import ProgressDisplay
-from cryorefine.api.simulation_options import SimulationOptions, make_options
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError
@@ -36,6 +35,7 @@ from cryorefine.model.simulate import (
     truth_volume,
 )
 from cryorefine.model.simulated_table import simulated_table
+from cryorefine.model.simulation_options import SimulationOptions, make_options
 from cryorefine.particles.formats.relion import write_relion
 from cryorefine.storage.result_folder import ResultFolder
 

@@ -152,7 +152,7 @@ def command(model: str, output: Path, **options: Any) -> None:
     """
     from cryorefine.api.progress import ProgressDisplay
     from cryorefine.api.simulation import write_simulation
-    from cryorefine.api.simulation_options import make_options
+    from cryorefine.model.simulation_options import make_options
 
     chosen = make_options(options)
     with ProgressDisplay() as display:
