@@ -2,6 +2,7 @@
 # make test   set up, run the tests but the slow ones; TESTS="slow or not slow" runs all, as CI does
 # make check  what CI checks besides the tests: formatting, lint, types, layers
 # make fuzz   try damaged files and odd values, and kill runs at every point; FUZZ=N so many of each
+# make scipion  set up Scipion's packages apart from ours, run the tests of its plugin
 # make bench  measure the kernels and a small refinement on this machine
 
 PYTHON ?= python3
@@ -13,8 +14,10 @@ PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SCIPION := plugins/scipion/.venv
+SCIPION_READY := $(SCIPION)/.ready
 
-.PHONY: demo test check fuzz bench clean
+.PHONY: demo test check fuzz scipion bench clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,17 +33,27 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "$(TESTS)" $(PYTEST_OPTIONS)
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks plugins
+	$(BIN)/ruff check src tests benchmarks plugins
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 fuzz: $(READY)
 	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
 
+$(SCIPION_READY): plugins/scipion/requirements.txt plugins/scipion/pyproject.toml
+	$(PYTHON) -m venv $(SCIPION)
+	$(SCIPION)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(SCIPION)/bin/python -m pip install --quiet --requirement plugins/scipion/requirements.txt
+	$(SCIPION)/bin/python -m pip install --quiet --no-deps --editable plugins/scipion
+	touch $(SCIPION_READY)
+
+scipion: $(READY) $(SCIPION_READY)
+	CRYOREFINE_BIN=$(abspath $(BIN)/cryorefine) $(SCIPION)/bin/python plugins/scipion/run_tests.py $(SCIPION)/home
+
 bench: $(READY)
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/compare.py phantom --symmetry d2 --no-relion
 
 clean:
-	rm -rf $(VENV) demo-run .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SCIPION) demo-run .pytest_cache .ruff_cache .import_linter_cache

@@ -15,6 +15,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     ROOT / "benchmarks" / "RESULTS.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "plugins" / "scipion" / "README.md",
 ]
 # Three lines of a wide editor window: what is longer is not read, and not seen in a comparison.
 MAX_LINE_CHARACTERS = 300

@@ -41,7 +41,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cryorefine.api import restore, symmetry
-    from cryorefine.api.conversion import Conversion, convert
     from cryorefine.api.correlation import FscCurves, fsc, sharpen
     from cryorefine.api.helices import helical_search, impose_helix
     from cryorefine.api.inspection import Inspection, inspect
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from cryorefine.api.run_folder import Run, open_run
     from cryorefine.api.simulation import Simulation, simulate
     from cryorefine.api.volume import Volume, read_volume
+    from cryorefine.conversion import Conversion, convert
     from cryorefine.errors import CryorefineError, InputError, StoppedEarly
     from cryorefine.report.build import write_report
 
@@ -92,7 +92,7 @@ __all__ = [
 
 # Where a name is; its module, and torch with it, is loaded when the name is first used.
 _MODULES = {
-    "Conversion": "api.conversion",
+    "Conversion": "conversion",
     "CryorefineError": "errors",
     "FscCurves": "api.correlation",
     "InputError": "errors",
@@ -104,7 +104,7 @@ _MODULES = {
     "Simulation": "api.simulation",
     "StoppedEarly": "errors",
     "Volume": "api.volume",
-    "convert": "api.conversion",
+    "convert": "conversion",
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",

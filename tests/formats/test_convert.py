@@ -113,7 +113,7 @@ def test_verification_finds_one_map_and_tells_of_a_shift_of_the_other_sign(star,
     assert done.agreement is not None
     assert done.agreement.is_same
     assert done.agreement.n_particles == 20
-    from cryorefine.api.conversion import _agreement
+    from cryorefine.conversion import _agreement
 
     table = read_particles(tmp_path / "p.cs")
     wrong = replace(table, shift_A=-table.shift_A)

@@ -42,7 +42,7 @@ def command(
     cryoDRGN poses.pkl. What OUT cannot hold is listed, and so is what of IN is not understood.
     Images stay where they are.
     """
-    from cryorefine.api.conversion import convert
+    from cryorefine.conversion import convert
 
     done = convert(
         source, target, to=to, image_root=image_root, ctf=ctf, overwrite=overwrite, verify=verify

@@ -71,6 +71,7 @@ class StarBlock:
     is_loop: bool = True
     label_lines: dict[str, int] = field(default_factory=dict)
     ending: Literal["whole", "in a row", "after a row"] = "whole"
+    _numbers: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -96,6 +97,9 @@ class StarBlock:
         InputError
             If the column is missing, or a value is not a finite number: names line and column.
         """
+        known = self._numbers.get(label)
+        if known is not None:
+            return known.copy()
         raw = self._column(label)
         try:
             values = raw.astype(np.float64)
@@ -110,7 +114,8 @@ class StarBlock:
                 where=self.where(row, label),
                 do="correct the value or remove the row",
             )
-        return values
+        self._numbers[label] = values
+        return values.copy()
 
     def integers(self, label: str) -> np.ndarray:
         """Return a column as int64; numbers written as ``3.000`` are accepted."""
@@ -190,6 +195,37 @@ def _only_word(line: str) -> str:
     return words[0] if len(words) == 1 or words[1][0] == "#" else ""
 
 
+_SPACE = np.zeros(256, bool)  # one entry for each byte that there is
+_SPACE[list(b" \t\n\v\f\r")] = True
+_ODD = np.zeros(256, bool)  # as above
+_ODD[[*range(9), *range(14, 32), *range(127, 256)]] = True
+"""Bytes that may be blanks, or parts of letters, where a text is read as one."""
+
+
+def _plain_columns(joined: str, n_rows: int, n: int) -> list[np.ndarray] | None:
+    """Return rows of plain text as columns, at once; None if they must be looked at singly.
+
+    That is so where a row has too few or too many values, a value is very long, or there are other
+    characters than those of numbers, names and paths.
+    """
+    text = joined.encode("utf-8", "surrogateescape")
+    codes = np.frombuffer(text, np.uint8)
+    if _ODD[codes].any():
+        return None
+    is_space = _SPACE[codes]
+    begins = ~is_space
+    begins[1:] &= is_space[:-1]
+    ends = np.append(np.flatnonzero(codes == ord("\n")), len(codes))
+    until = np.searchsorted(np.flatnonzero(begins), ends)
+    if len(ends) != n_rows or (np.diff(until, prepend=0) != n).any():
+        return None
+    gaps = np.diff(np.flatnonzero(is_space), prepend=-1, append=len(codes))
+    if gaps.max() > _LONGEST_VALUE // 4:  # each row would take as much
+        return None
+    tokens = text.split()
+    return [np.array(tokens[j::n], dtype=np.bytes_) for j in range(n)]
+
+
 class _Builder:
     """Collects one block's rows and turns them into columns chunk by chunk."""
 
@@ -264,6 +300,12 @@ class _Builder:
         n = len(self.labels)
         joined = "\n".join(self.rows)
         has_quotes = '"' in joined or "'" in joined or "#" in joined
+        columns = None if has_quotes else _plain_columns(joined, len(self.rows), n)
+        if columns is not None:
+            self.chunks.append(columns)
+            self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
+            self.rows, self.row_lines = [], []
+            return
         split = [_split_quoted(row) if has_quotes else row.split() for row in self.rows]
         for row, line in zip(split, self.row_lines, strict=True):
             if len(row) != n:
@@ -351,6 +393,9 @@ def read_star(path: Path) -> dict[str, StarBlock]:
     for number, raw in enumerate(lines, 1):
         line = raw.strip()
         if not line or line[0] == "#":
+            continue
+        if current is not None and current.has_rows and line[0] not in "dl":
+            current.add_row(line, number)
             continue
         word = _only_word(line)
         if word.startswith("data_"):

@@ -37,6 +37,7 @@ _MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _CTF_VALUES = {*_CTF, "rlnPhaseShift", "rlnCtfPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor"}
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
+_LAST_ASCII = 127  # code of a character
 _MAX_DIGITS = 18  # of an image number, to fit into int64
 _ASSIGNED = "cryorefineIsAssigned"
 _INVERTED = "cryorefineImagesAreInverted"
@@ -363,9 +364,12 @@ def _read_images(
     particles: StarBlock, root: Path | None
 ) -> tuple[tuple[Path, ...], np.ndarray, np.ndarray, np.ndarray]:
     names = particles.text("rlnImageName")
-    at = np.char.partition(names, "@")
+    plain = _plain(particles, "rlnImageName")
+    mark = np.array("@", plain.dtype.kind)
+    at = np.char.partition(plain, mark)
     number = at[:, 0]
-    bad = (at[:, 1] != "@") | ~np.char.isdecimal(number) | (np.char.str_len(number) > _MAX_DIGITS)
+    is_number = np.char.isdigit if plain.dtype.kind == "S" else np.char.isdecimal
+    bad = (at[:, 1] != mark) | ~is_number(number) | (np.char.str_len(number) > _MAX_DIGITS)
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(
@@ -381,7 +385,7 @@ def _read_images(
             where=particles.where(row, "rlnImageName"),
             do="correct the number",
         )
-    unique, name_index = np.unique(at[:, 2], return_inverse=True)
+    unique, name_index = _distinct(at[:, 2])
     for i, name in enumerate(unique):
         if "\0" in name:
             row = int(np.argmax(name_index == i))
@@ -406,8 +410,29 @@ def _read_contrast(particles: StarBlock) -> bool:
 def _read_micrographs(particles: StarBlock) -> tuple[tuple[str, ...], np.ndarray]:
     if "rlnMicrographName" not in particles:
         return (), np.arange(len(particles), dtype=np.int64)
-    unique, index = np.unique(particles.text("rlnMicrographName"), return_inverse=True)
+    unique, index = _distinct(_plain(particles, "rlnMicrographName"))
     return tuple(str(u) for u in unique), index.astype(np.int64)
+
+
+def _plain(block: StarBlock, label: str) -> np.ndarray:
+    """Return a column of words as bytes where all are ASCII, which is quicker, else as text."""
+    column = block.columns[label]
+    is_bytes = column.dtype.kind == "S"
+    if is_bytes and not (np.ascontiguousarray(column).view(np.uint8) > _LAST_ASCII).any():
+        return column
+    return block.text(label)
+
+
+def _distinct(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return words in their order, once each, as text, and which of them each entry is.
+
+    Neighbours are mostly alike: only where they differ are words compared with all others.
+    """
+    starts = np.flatnonzero(np.append(True, words[1:] != words[:-1]))
+    unique, index = np.unique(words[starts], return_inverse=True)
+    if unique.dtype.kind == "S":
+        unique = np.char.decode(unique, "ascii")
+    return unique, np.repeat(index.reshape(-1), np.diff(np.append(starts, len(words))))
 
 
 def _read_half_sets(particles: StarBlock) -> np.ndarray:

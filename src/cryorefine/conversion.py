@@ -125,8 +125,8 @@ def convert(
     --------
     >>> import cryorefine as cr
     >>> done = cr.convert("truth_particles.star", "particles.cs")
-    >>> done.not_held
-    ('names of optics groups',)
+    >>> done.target_format, done.n_particles
+    ('cryosparc', 120)
     """
     path = Path(target)
     options = ReadOptions(ctf=ctf, image_root=None if image_root is None else Path(image_root))
