@@ -42,8 +42,11 @@ from .conftest import settings_for, simulate_set
 
 # A value of one of these is a valid one, other than the default, of every setting.
 CANDIDATES = (True, False, "local", "fixed", "stochastic", "sphere", "keep", "cpu", 0.5, 2, 20.0,
-              120.0, ("a",), (15.0, 8.0), (30.0, 60.0, 90.0))  # fmt: skip
+              120.0, ("a",), (15.0, 8.0), (30.0, 60.0, 90.0), (1.0, 20.0))  # fmt: skip
 SYMMETRISED = {"post_symmetry": "c3", "post_symmetry_mask": "m.mrc"}
+HELIX = {"helical_twist_deg": 2.0, "helical_rise_angstrom": 3.0}
+RANGES = {"helical_twist_range_deg": (1.0, 20.0), "helical_rise_range_angstrom": (1.0, 20.0)}
+PAIRS = (SYMMETRISED, HELIX, RANGES)
 COMPANIONS = {
     "command_shell": {"post_command": "true {volume}"},
     "mask_voxel_angstrom": {"mask": "m.mrc"},
@@ -51,6 +54,13 @@ COMPANIONS = {
     "post_symmetry": SYMMETRISED,
     "post_symmetry_mask": SYMMETRISED,
     "post_symmetry_angles_deg": SYMMETRISED,
+    **dict.fromkeys(HELIX, HELIX),
+    **{name: {**HELIX, **RANGES} for name in RANGES},
+    "helical_radius_angstrom": HELIX,
+    "helical_inner_radius_angstrom": HELIX,
+    "helical_fraction": HELIX,
+    "helical_max_out_of_plane_deg": HELIX,
+    "helical_psi_range_deg": HELIX,
 }
 
 
@@ -121,7 +131,7 @@ def test_every_setting_can_be_taken_back_but_those_that_a_run_rests_on(name):
             merge_settings(before, Changes({name: None}), where="run")
     else:
         # Two that need each other are taken back together.
-        pair = SYMMETRISED if name in SYMMETRISED else {name: value}
+        pair = next((pair for pair in PAIRS if name in pair), {name: value})
         others = {other: kept for other, kept in others.items() if other not in pair}
         taken, _ = merge_settings(before, Changes(dict.fromkeys(pair)), where="run")
         assert taken == make_settings(others)

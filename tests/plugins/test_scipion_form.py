@@ -65,6 +65,11 @@ OTHER = {
     "angularMaxTiltReconstruct": 100.0,
     "angularMinTilt": 20.0,
     "nextResolutionOffset": -1.5,
+    "helicalTwistRange": "-2 3",
+    "helicalRiseRange": "0.5 2",
+    "helicalFraction": 0.5,
+    "helicalPsiRange": 20.0,
+    "postHelicalRadius": 80.0,
     "postSymmetryWithinMaskMask": "within.mrc",
 }
 """Values that are not the default, of parameters whose kind does not give one."""
@@ -72,6 +77,8 @@ OTHER = {
 COMPANIONS = {
     "commandShell": {"postScript": "tool {volume}"},
     "nextFromProcessed": {"postAdHocMask": "post.mrc"},
+    "helicalTwistRange": {"helicalRiseRange": "0.5 2"},
+    "helicalRiseRange": {"helicalTwistRange": "-2 3"},
 }
 """What cryorefine wants besides."""
 
@@ -105,7 +112,7 @@ def expected(parameter, value):
             return tuple(Path(path).absolute() for path in value)
         case "volume" | "mask":
             return Path(value).absolute()
-        case "text" if value[0].isdigit():
+        case "text" if value[0] in "-0123456789":
             return tuple(float(word) for word in value.split())
     return value
 

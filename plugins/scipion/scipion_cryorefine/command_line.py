@@ -16,6 +16,8 @@ def _word(value: float) -> str:
 
 def _setting(parameter: FormParameter, value: Any) -> Any:
     """Return what cryorefine is given for a value of the form; None for an empty field."""
+    if parameter.only_yes and not value:
+        return None
     if parameter.kind == "flag":
         return parameter.choices[bool(value)] if parameter.choices else bool(value)
     if value is None or value == "" or value == ():

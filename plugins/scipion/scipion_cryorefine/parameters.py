@@ -51,6 +51,8 @@ class FormParameter:
         is not shown has no effect.
     factor
         What the number of the form is multiplied by for cryorefine, where units differ.
+    only_yes
+        Of a flag: no leaves the choice to cryorefine.
     """
 
     name: str
@@ -63,6 +65,7 @@ class FormParameter:
     when: Tuple[Tuple[str, Tuple[Any, ...]], ...] = ()
     advanced: bool = False
     factor: float = 1.0
+    only_yes: bool = False
 
 
 def _flag(
@@ -115,7 +118,7 @@ _INPUT = [
     _flag(
         "invertContrast", "invert_contrast", "Are particles black?",
         "Yes: images are inverted as they are read. Particles must be white, as in the volume.",
-        when=_NEW_RUN, advanced=True,
+        when=_NEW_RUN, advanced=True, only_yes=True,
     ),
     _number(
         "maxEnergy", "max_energy", "Most energy of an image",
@@ -426,6 +429,54 @@ _POST_PROCESSING = [
     ),
 ]  # fmt: skip
 
+_HELIX = (("postHelical", (True,)),)
+
+_HELICAL = [
+    _flag(
+        "postHelical", "", "Helical symmetry?",
+        "Particles are segments of filaments along z of the map: a helix is imposed on half maps. "
+        "The symmetry group says what axes there are, cN or dN.",
+    ),
+    _number(
+        "helicalTwist", "helical_twist_deg", "Twist (deg)",
+        "From one subunit to the next; positive is right-handed.", 0.0, when=_HELIX,
+    ),
+    _number(
+        "helicalRise", "helical_rise_angstrom", "Rise (A)",
+        "From one subunit to the next.", 1.0, when=_HELIX,
+    ),
+    FormParameter(
+        "helicalTwistRange", "helical_twist_range_deg", "text", "Range of the twist (deg)",
+        "Lowest and highest, such as 27 28: twist and rise are searched at every iteration. Empty: "
+        "they stay as given.", when=_HELIX,
+    ),
+    FormParameter(
+        "helicalRiseRange", "helical_rise_range_angstrom", "text", "Range of the rise (A)",
+        "Lowest and highest, such as 1.3 1.5; with the range of the twist.", when=_HELIX,
+    ),
+    _number(
+        "postHelicalRadius", "helical_radius_angstrom", "Radius of the filament (A)",
+        "Half maps and references are empty outside. Empty: measured.", when=_HELIX,
+    ),
+    _number(
+        "helicalInnerRadius", "helical_inner_radius_angstrom", "Radius of a channel (A)",
+        "Along the axis, set to 0. Empty: none.", when=_HELIX, advanced=True,
+    ),
+    _number(
+        "helicalFraction", "helical_fraction", "Part of the box that is averaged",
+        "The middle along z, from 0.1 to 1.", 0.9, when=_HELIX, advanced=True,
+    ),
+    _number(
+        "helicalMaxOutOfPlane", "helical_max_out_of_plane_deg", "Most out of the plane (deg)",
+        "Tilts are 90 degrees plus or minus so much.", 15.0, when=_HELIX, advanced=True,
+    ),
+    _number(
+        "helicalPsiRange", "helical_psi_range_deg", "Search of psi (deg)",
+        "So far from the psi that the particles were picked with, in both directions.", 10.0,
+        when=_HELIX, advanced=True,
+    ),
+]  # fmt: skip
+
 _COMPUTING = [
     FormParameter(
         "seed", "seed", "integer", "Seed", "Of all random choices.", 0, when=_NEW_RUN, advanced=True
@@ -443,6 +494,7 @@ SECTIONS: Dict[str, List[FormParameter]] = {
     "Angular assignment": _ANGULAR_ASSIGNMENT,
     "Weights": _WEIGHTS,
     "Post-processing": _POST_PROCESSING,
+    "Helical symmetry": _HELICAL,
     "Computing": _COMPUTING,
 }
 """Sections of the form in their order; the protocol adds particles and run to the first."""
@@ -458,6 +510,7 @@ FROM_OBJECTS: Dict[str, str] = {
 """Settings that follow from Scipion's objects, and what from."""
 
 NOT_OFFERED: Dict[str, str] = {
+    "image_root": "the STAR file that the plugin writes says where the images are",
     "ctf_premultiplied": "Scipion's sets cannot say it; optics groups of RELION do",
 }
 """Settings that the form does not have, and why."""

@@ -17,7 +17,6 @@ from pwem.objects import (
     VolumeMask,
 )
 from pwem.protocols import ProtImportParticles, ProtImportVolumes, ProtSetFilter
-from pyworkflow.object import Pointer
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from scipion_cryorefine import Plugin, run_folder
@@ -224,10 +223,11 @@ class TestRefine(BaseTest):
         filtered = self.newProtocol(
             ProtSetFilter,
             objLabel="best three quarters",
-            # The filter names its output as the pointer does.
-            inputSet=Pointer(self.automatic, extended="outputParticles"),
             formula="item._xmipp_maxCCPerc.get() > 0.25",
         )
+        # The filter names its output as the pointer does that it was given.
+        filtered.inputSet.set(self.automatic)
+        filtered.inputSet.setExtended("outputParticles")
         self.launchProtocol(filtered)
         subset = filtered.outputParticles
         self.assertGreater(len(subset), 0.6 * N_PARTICLES)
