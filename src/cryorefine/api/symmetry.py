@@ -18,17 +18,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.particles import Particles
 from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
 from cryorefine.engine.threads import use_threads
-from cryorefine.errors import InputError
 from cryorefine.geometry.axis_settings import setting_rotation
 from cryorefine.geometry.symmetry import parse_symmetry
-from cryorefine.symmetry.find import MAX_FOLD, FoundSymmetry, default_groups, find_symmetry
+from cryorefine.symmetry.find import FoundSymmetry, default_groups, find_symmetry
 from cryorefine.symmetry.turn import turned_map
 
 __all__ = ["FoundSymmetry", "convert", "find", "operators", "orient", "rotation", "symmetry"]
@@ -36,14 +35,7 @@ __all__ = ["FoundSymmetry", "convert", "find", "operators", "orient", "rotation"
 
 @library_call
 def operators(name: str) -> Float[np.ndarray, "g 3 3"]:
-    """Return all rotations of a point group, identity first; they act on (x, y, z).
-
-    Examples
-    --------
-    >>> import cryorefine as cr
-    >>> cr.symmetry.operators("i1").shape
-    (60, 3, 3)
-    """
+    """Return all rotations of a point group, identity first; they act on (x, y, z)."""
     return parse_symmetry(name).matrices.numpy().copy()
 
 
@@ -92,10 +84,7 @@ def convert(what: Any, from_: str, to: str) -> Any:
     turn = setting_rotation(from_, to)
     if isinstance(what, Particles):
         return what.turned(turn)
-    volume = as_volume(what, "what")
-    with threads_restored():
-        use_threads(None)
-        return Volume(turned_map(as_tensor(volume), turn).numpy(), volume.voxel_A)
+    return _turned(as_volume(what, "what"), turn)
 
 
 @library_call
@@ -142,40 +131,27 @@ def find(
         second = as_volume(map2, "map2")
         require_same_grid(second, "map2", first, "map1")
         maps.append(second)
-    if not 2 <= max_fold <= MAX_FOLD:
-        raise InputError(
-            f"no axes of {max_fold} fold are looked for",
-            where="--max-fold",
-            do=f"give 2 to {MAX_FOLD}",
-        )
     names = default_groups(max_fold) if groups is None else list(groups)
     with threads_restored():
         use_threads(None)
+        tensors = [as_tensor(m) for m in maps]
         return find_symmetry(
-            [as_tensor(m) for m in maps],
-            names,
-            voxel_A=first.voxel_A,
-            resolution_A=resolution_angstrom,
+            tensors, names, voxel_A=first.voxel_A, resolution_A=resolution_angstrom
         )
 
 
 @library_call
 def orient(map: Any, found: FoundSymmetry) -> Volume:
-    """Return a map turned and centred so that its axes lie as the name of its group says.
-
-    Examples
-    --------
-    >>> import cryorefine as cr
-    >>> found = cr.symmetry.find("truth_map.mrc", groups=["d2"], resolution_angstrom=15)
-    >>> cr.symmetry.orient("truth_map.mrc", found)
-    <Volume: 32³ voxels of 5 Å>
-    """
+    """Return a map turned and centred so that its axes lie as the name of its group says."""
     volume = as_volume(map, "map")
-    turn = found.rotation
-    shift_px = -(turn @ torch.tensor(found.centre_A, dtype=turn.dtype)) / volume.voxel_A
+    return _turned(volume, found.rotation, found.shift_A / volume.voxel_A)
+
+
+def _turned(volume: Volume, rotation: Tensor, shift_px: Tensor | None = None) -> Volume:
     with threads_restored():
         use_threads(None)
-        return Volume(turned_map(as_tensor(volume), turn, shift_px).numpy(), volume.voxel_A)
+        moved = turned_map(as_tensor(volume), rotation, shift_px)
+    return Volume(moved.numpy(), volume.voxel_A)
 
 
 symmetry = sys.modules[__name__]

@@ -73,9 +73,26 @@ class FoundSymmetry:
     radius_A: float
     resolution_A: float
 
+    @property
+    def shift_A(self) -> Float[Tensor, "3"]:
+        """By which the turned content moves so that its axes meet at the origin."""
+        return -(self.rotation @ torch.tensor(self.centre_A, dtype=self.rotation.dtype))
+
 
 def default_groups(max_fold: int) -> list[str]:
-    """Return the names of all groups up to a fold, in RELION's settings."""
+    """Return the names of all groups up to a fold, in RELION's settings.
+
+    Raises
+    ------
+    InputError
+        If axes of that fold cannot be told.
+    """
+    if not 2 <= max_fold <= MAX_FOLD:
+        raise InputError(
+            f"no axes of {max_fold} fold are looked for",
+            where="--max-fold",
+            do=f"give 2 to {MAX_FOLD}",
+        )
     folds = range(2, max_fold + 1)
     return [*(f"c{n}" for n in folds), *(f"d{n}" for n in folds), "t", "o", "i2"]
 
