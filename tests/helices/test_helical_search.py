@@ -81,10 +81,10 @@ def test_maps_that_are_no_helix_are_refused():
 
 def test_a_best_value_at_the_border_of_its_range_is_refused_and_not_clamped():
     volume = noisy(Helix(33.0, 7.3))[0]
-    with refused("is at the border of the range from 33.02 to 60°"):
-        search_helix([volume], ranges(twist_deg=(33.02, 60.0)), voxel_A=VOXEL_A)
-    with refused("is at the border of the range from 3 to 7.31 Å"):
-        search_helix([volume], ranges(rise_A=(3.0, 7.31)), voxel_A=VOXEL_A)
+    with refused("is at the border of the range from 33.1 to 60°"):
+        search_helix([volume], ranges(twist_deg=(33.1, 60.0)), voxel_A=VOXEL_A)
+    with refused("is at the border of the range from 3 to 7.25 Å"):
+        search_helix([volume], ranges(rise_A=(3.0, 7.25)), voxel_A=VOXEL_A)
 
 
 def test_ranges_that_leave_nothing_to_search_are_refused():

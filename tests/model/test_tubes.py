@@ -1,5 +1,7 @@
 """Segments of simulated filaments: where they lie, and that their images are views of one helix."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from cryorefine.geometry.rotation import euler_from_matrix
 from cryorefine.model.filament import filament_atoms, filament_map, made_up_subunit
 from cryorefine.model.simulate import SimulationPlan, draw_parameters, simulate_images
 from cryorefine.model.tubes import TubePlan, draw_tubes
-from tests.builders import helical_map
 
 PIXEL_A = 3.0
 HELICES = [
@@ -65,15 +66,16 @@ def correlation(a, b):
 def test_the_map_of_a_filament_is_turned_by_the_twist_and_moved_by_the_rise(size_px, helix):
     n_steps = round(30 / helix.rise_A)
     step_px = n_steps * helix.rise_A / PIXEL_A
-    volume = helical_map(helix, size_px, PIXEL_A, bfactor_A2=900)
-    # The same filament, with its own copy n steps on in the middle: to be the same map again.
     unit = made_up_subunit(0.6 * size_px * PIXEL_A, 0)
+    unit = replace(unit, bfactor_A2=0 * unit.bfactor_A2 + 900)
+    atoms = filament_atoms(unit, helix, box_A=size_px * PIXEL_A)
+    volume = filament_map(atoms, size_px=size_px, voxel_A=PIXEL_A)
+    # The same filament, with its own copy n steps on in the middle: to be the same map again.
     angle = n_steps * helix.twist_rad
     c, s = np.cos(angle), np.sin(angle)
     turned = unit.xyz_A @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
     turned[:, 2] += step_px * PIXEL_A
-    moved = type(unit)(**{**vars(unit), "xyz_A": turned, "bfactor_A2": 0 * unit.bfactor_A2 + 900})
-    atoms = filament_atoms(moved, helix, box_A=size_px * PIXEL_A)
+    atoms = filament_atoms(replace(unit, xyz_A=turned), helix, box_A=size_px * PIXEL_A)
     again = filament_map(atoms, size_px=size_px, voxel_A=PIXEL_A)
     assert float((again - volume)[ALONG_Z].std()) < 1e-3 * float(volume.std())
 

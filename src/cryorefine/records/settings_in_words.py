@@ -10,6 +10,7 @@ CHANGE_NO_RESULT = {
     "device": "where a run computes changes rounding alone",
     "threads": "results are the same to the bit for any number",
     "workers": "results are the same to the bit for any number",
+    "image_root": "where the images are, not what they are",
     "intermediate": "which files are kept",
     "compare_to": "a curve for people to look at, never used to refine",
 }
@@ -80,6 +81,8 @@ def _differs(settings: RefineSettings, *names: str) -> bool:
 def _images(s: RefineSettings) -> Iterator[str]:
     if s.invert_contrast:
         yield "The contrast of the images was inverted as they were read."
+    elif s.invert_contrast is False:
+        yield "The contrast of the images was taken as it is in their files."
     if s.ctf and not s.ctf_envelope:
         yield "Envelopes that the particle file declares were not corrected."
     for state, what in (
