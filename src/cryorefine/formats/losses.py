@@ -57,9 +57,18 @@ def losses(
             lost.append(f"columns without an equivalent: {', '.join(sorted(columns))}")
         if table.extra_blocks:
             lost.append(f"further blocks: {', '.join(table.extra_blocks)}")
-    if table.foreign and table.foreign_format != format_name:
-        lost.append(f"fields of {table.foreign_format} alone: {', '.join(sorted(table.foreign))}")
+    alone = sorted(set(table.foreign) - _read_labels(table.foreign_format))
+    if alone and table.foreign_format != format_name:
+        lost.append(f"fields of {table.foreign_format} alone: {', '.join(alone)}")
     return tuple(lost)
+
+
+def _read_labels(format_name: str) -> set[str]:
+    """Return the labels of a format that the table has the meaning of."""
+    from cryorefine.formats.registry import FORMATS  # which imports the formats, and they this
+
+    columns = [c for one in FORMATS if one.name == format_name for c in one.columns]
+    return {column.label for column in columns if column.relion}
 
 
 def _present(table: ParticleTable) -> Iterator[str]:
