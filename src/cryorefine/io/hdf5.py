@@ -1,7 +1,6 @@
 """HDF5 stacks as EMAN writes them, decoded by ``h5py``; read only."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from cryorefine.errors import InputError
+from cryorefine.io.library_stack import NUMBER_KINDS, opened_by_library
 from cryorefine.io.open_files import OpenFiles
 
 __all__ = ["HDF5_MAGIC", "Hdf5Stack"]
@@ -23,29 +23,13 @@ _IMAGES = "MDF/images"
 _PIXEL = "EMAN.apix_x"
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file with the library, and say of one that fails what is wrong."""
-    try:
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    def open_file() -> AbstractContextManager[Any]:
         import h5py
-    except ImportError:
-        raise InputError(
-            "reading HDF5 needs the package h5py",
-            where=str(path),
-            do="install it (pip install 'cryorefine[stacks]'), or convert the images to MRC",
-        ) from None
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except InputError:
-        raise
-    # The library raises errors of many kinds for damaged files; all of them mean this.
-    except Exception as error:
-        raise InputError(
-            f"cannot be read as HDF5 ({type(error).__name__}: {error})",
-            where=str(path),
-            do="was the file copied whole?",
-        ) from None
+
+        return h5py.File(path, "r")
+
+    return opened_by_library(path, "HDF5", "h5py", open_file)
 
 
 def _image(file: Any, index: int, path: Path) -> Any:
@@ -80,7 +64,7 @@ class Hdf5Stack:
         """
         with _opened(path) as file:
             first = _image(file, 0, path)
-            if len(first.shape) != 2 or first.dtype.kind not in "fiu":
+            if len(first.shape) != 2 or first.dtype.kind not in NUMBER_KINDS:
                 raise InputError(
                     f"its first image has {len(first.shape)} dimensions of type {first.dtype}",
                     where=str(path),

@@ -1,7 +1,6 @@
 """TIFF stacks: an image a page, decoded by ``tifffile``; read only."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from cryorefine.errors import InputError
+from cryorefine.io.library_stack import NUMBER_KINDS, opened_by_library
 from cryorefine.io.open_files import OpenFiles
 
 __all__ = ["TIFF_MAGICS", "TiffStack"]
@@ -17,33 +17,14 @@ __all__ = ["TIFF_MAGICS", "TiffStack"]
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF, in either byte order."""
 
-_KINDS = "fiu"
-"""Of numpy's types: those of pixels that are numbers."""
 
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file with the library, and say of one that fails what is wrong."""
-    try:
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    def open_file() -> AbstractContextManager[Any]:
         import tifffile
-    except ImportError:
-        raise InputError(
-            "reading TIFF needs the package tifffile",
-            where=str(path),
-            do="install it (pip install 'cryorefine[stacks]'), or convert the images to MRC",
-        ) from None
-    try:
-        with tifffile.TiffFile(path) as file:
-            yield file
-    except InputError:
-        raise
-    # The library raises errors of many kinds for damaged files; all of them mean this.
-    except Exception as error:
-        raise InputError(
-            f"cannot be read as TIFF ({type(error).__name__}: {error})",
-            where=str(path),
-            do="was the file copied whole?",
-        ) from None
+
+        return tifffile.TiffFile(path)
+
+    return opened_by_library(path, "TIFF", "tifffile", open_file)
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class TiffStack:
         with _opened(path) as file:
             first = file.pages[0]
             shape, kind = tuple(first.shape), first.dtype.kind if first.dtype is not None else ""
-            if len(shape) != 2 or kind not in _KINDS:
+            if len(shape) != 2 or kind not in NUMBER_KINDS:
                 raise InputError(
                     f"pages of {'×'.join(map(str, shape))} are no grey images",
                     where=str(path),
