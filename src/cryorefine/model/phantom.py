@@ -82,6 +82,11 @@ def _candidates(
         yield drawn[row]
 
 
+def _gap(points: np.ndarray, others: np.ndarray) -> float:
+    """Return the distance of the nearest two points, infinite where there is none."""
+    return float(np.linalg.norm(points[:, None] - others[None], axis=-1).min(initial=math.inf))
+
+
 def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms:
     """Build a particle of packed α-helices with exact symmetry.
 
@@ -105,9 +110,8 @@ def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms
     axes = np.empty((0, 3))
     for centre, axis, n_residues, phase in _candidates(group, radius, ratio, seed):
         line = centre + axis * np.linspace(-0.5, 0.5, 9)[:, None] * n_residues * _RISE_A
-        # First, since a particle that is nearly full has room for few of them.
-        gaps = np.linalg.norm(axes[:, None] - line[None], axis=-1)
-        if gaps.min(initial=math.inf) < _HELIX_SPACING_A:
+        # First, and first of its middle, since a particle that is nearly full has room for few.
+        if _gap(axes, centre[None]) < _HELIX_SPACING_A or _gap(axes, line) < _HELIX_SPACING_A:
             continue
         points = _helix(centre - axis * n_residues * _RISE_A / 2, axis, n_residues, phase)
         scaled = np.linalg.norm(points / ratio, axis=1)
