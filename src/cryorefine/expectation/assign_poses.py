@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
+from cryorefine.assign.own_noise import spread_A2
 from cryorefine.assign.particle_optics import N_VALUES, OpticsPrior
 from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
 from cryorefine.engine.progress import told_as
@@ -100,7 +101,7 @@ def assign_poses(
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
-        own_share=state.own_share,
+        own=_own_noise(inputs, state),
         values=values,
         prior=prior,
         axis=axis_prior(inputs),
@@ -114,6 +115,21 @@ def assign_poses(
     power = found.model_power[torch.from_numpy(order)]
     missed_fraction = _missed_fraction(blocks, found)
     return _completed(inputs, state, poses, power, blocks, missed_fraction, plan)
+
+
+def _own_noise(
+    inputs: Inputs, state: State
+) -> tuple[tuple[Float[Tensor, "s"], Float[Tensor, "s"]], float] | None:
+    """Return what images' own noise adds to scores, and how far references reach, in Å²."""
+    if state.own_share is None:
+        return None
+    mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
+    if mask is None and inputs.settings.reference_shape == "found":
+        mask = state.mask
+    if mask is None:
+        # The mean square of one coordinate within a sphere.
+        return state.own_share, inputs.geometry.radius_A**2 / 5
+    return state.own_share, spread_A2(mask.cpu(), inputs.voxel_A)
 
 
 def _prior(inputs: Inputs, plan: IterationPlan) -> OpticsPrior | None:
