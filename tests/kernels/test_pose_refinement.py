@@ -272,7 +272,8 @@ def test_own_noise_counts_nothing_beyond_a_quarter_of_a_turn():
     gained, gradient = reference.own_noise_gain(
         own, half_turn @ problem.rotations, problem.shifts_px
     )
-    assert not bool(gained.any()) and not bool(gradient.any())
+    assert not bool(gained.any())
+    assert not bool(gradient.any())
 
 
 @pytest.mark.parametrize("size_px", [31, 40])

@@ -272,10 +272,9 @@ def _refine(
     shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
     own = None
     if images.own is not None:
-        strength = images.own.strength(view, images.c, first, last)
         own = images.own.beside(
-            candidates.rotations, candidates.image_of, reference.symmetry, strength,
-            view.group.pixel_A,
+            candidates.rotations, candidates.image_of, reference.symmetry, view, images.c,
+            compared=slice(first, last),
         )  # fmt: skip
     problem = PoseProblem(
         x=images.x[:, first:last].contiguous(),

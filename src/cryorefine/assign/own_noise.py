@@ -12,7 +12,24 @@ from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.poses import OwnNoiseInReference
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["OwnNoise", "spread_A2"]
+__all__ = ["NoiseInReference", "OwnNoise", "spread_A2"]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseInReference:
+    """How a reference holds the noise of its images.
+
+    Attributes
+    ----------
+    share
+        Per shell of the volume, what an image of weight 1 gains for each unit of its contrast
+        transfer squared (:func:`cryorefine.refine.own_noise_share.own_share`).
+    spread_A2
+        How far the reference reaches in space: :func:`spread_A2`.
+    """
+
+    share: Float[Tensor, "s"]
+    spread_A2: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,36 +43,42 @@ class OwnNoise:
         weight with.
     weight
         That each of these poses had in the reconstruction; 0 where there is none.
-    share
-        Per shell of the volume, what an image of weight 1 gains for each unit of its contrast
-        transfer squared.
-    spread_A2
-        Of the part of the reference that is not masked: :func:`spread_A2`.
+    reference
+        How the reference holds their noise.
     """
 
     rotations: Float[Tensor, "b k 3 3"]
     shifts_px: Float[Tensor, "b k 2"]
     weight: Float[Tensor, "b k"]
-    share: Float[Tensor, "s"]
-    spread_A2: float
+    reference: NoiseInReference
+
+    def select(self, index: Tensor) -> "OwnNoise":
+        """Return that of some images."""
+        return OwnNoise(
+            self.rotations[index], self.shifts_px[index], self.weight[index], self.reference
+        )
 
     def beside(
         self,
         rotations: Float[Tensor, "m 3 3"],
         image_of: Int[Tensor, "m"],
         group: Symmetry,
-        strength: tuple[Float[Tensor, "b"], Float[Tensor, "b"]],
-        pixel_A: float,
+        view: GroupBand,
+        c: Float[Tensor, "b p"],
+        *,
+        compared: slice = slice(None),
     ) -> OwnNoiseInReference:
-        """Return what starts of a pose refinement gain.
+        """Return what starts of a pose refinement gain, each beside the place next to it.
 
         Parameters
         ----------
-        strength
-            Of the band that is compared: :meth:`strength`.
+        view, c
+            The images' band, and their whitened contrast transfer over the whole of it.
+        compared
+            The coefficients that are compared.
         """
-        bonus, frequency2_per_A2 = strength
-        k = self.weight.shape[1]
+        bonus, frequency2_per_A2 = self._strength(view, c, compared)
+        pixel_A, k = view.group.pixel_A, self.weight.shape[1]
         # A copy of a start by symmetry lies beside a place: its inverse takes the place there.
         turn = self.rotations[image_of].mT @ rotations.double()[:, None]
         matrices = group.matrices.to(turn)
@@ -65,45 +88,35 @@ class OwnNoise:
         place, copy = best // len(matrices), best % len(matrices)
         at = image_of * k + place
         exponent = math.pi**2 * frequency2_per_A2[image_of]
+        place_rotations = self.rotations.flatten(0, 1)[at]
+        moved_A = (place_rotations @ group.shifts_A.to(turn)[copy][..., None])[:, :2, 0]
         return OwnNoiseInReference(
-            rotations=self.rotations.flatten(0, 1)[at] @ matrices[copy],
-            shifts_px=self.shifts_px.flatten(0, 1)[at].double(),
+            rotations=place_rotations @ matrices[copy],
+            shifts_px=self.shifts_px.flatten(0, 1)[at] - moved_A / pixel_A,
             bonus=self.weight.flatten()[at] * bonus[image_of],
-            turn_decay=2 * exponent * self.spread_A2,
+            turn_decay=2 * exponent * self.reference.spread_A2,
             move_decay=exponent * pixel_A**2,
         )
 
-    def strength(
-        self, view: GroupBand, c: Float[Tensor, "b p"], first: int, last: int
+    def _strength(
+        self, view: GroupBand, c: Float[Tensor, "b p"], compared: slice
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """Return what images of weight 1 gain over a part of a band, and where in it.
-
-        Parameters
-        ----------
-        c
-            Whitened contrast transfer of the whole band.
-        first, last
-            Coefficients that are compared.
-
-        Returns
-        -------
-        bonus, frequency2_per_A2
-            The log-likelihood, and the mean square of the frequencies that it comes from.
-        """
-        radius = view.points[first:last].norm(dim=1)
-        at = interpolate_shells(self.share.to(radius.device), radius).to(c.dtype)
-        frequency2 = view.s_per_A[first:last].square().sum(1).to(c.dtype)
-        sums = (c[:, first:last].square() @ torch.stack([at, at * frequency2], 1)).double()
+        """Return what images of weight 1 gain, and the mean square frequency it comes from."""
+        radius = view.points[compared].norm(dim=1)
+        at = interpolate_shells(self.reference.share.to(radius.device), radius).to(c.dtype)
+        frequency2 = view.s_per_A[compared].square().sum(1).to(c.dtype)
+        sums = (c[:, compared].square() @ torch.stack([at, at * frequency2], 1)).double()
         return sums[:, 0], sums[:, 1] / sums[:, 0].clamp_min(1e-30)
 
 
-def spread_A2(mask: Float[Tensor, "z y x"], voxel_A: float) -> float:
-    """Return the mean square distance of a mask's voxels from the box's centre along one axis.
+def spread_A2(power: Float[Tensor, "z y x"], voxel_A: float) -> float:
+    """Return the mean square distance of a map's power from the box's centre along one axis.
 
-    A slice of a masked map holds an image's noise as far from where it was inserted as the
-    transform of the mask reaches: ``exp(-2π² spread k²)`` at a distance k, to second order.
+    A map within a mask has, at a distance k from a coefficient into which noise was put, the
+    transform of the mask at k of it: ``1 - 2π² spread k²`` to second order. The power of the
+    reference itself stands for the mask, which need not be known then.
     """
-    axis = torch.arange(len(mask), dtype=torch.float64) - len(mask) // 2
-    values = mask.double()
-    total = sum(float(values.sum(dims) @ axis.square()) for dims in ((1, 2), (0, 2), (0, 1)))
-    return total / 3 / max(float(values.sum()), 1e-30) * voxel_A**2
+    axis = torch.arange(len(power), dtype=torch.float64) - len(power) // 2
+    power = power.double()
+    total = sum(float(power.sum(dims) @ axis.square()) for dims in ((1, 2), (0, 2), (0, 1)))
+    return total / 3 / max(float(power.sum()), 1e-30) * voxel_A**2

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
-from cryorefine.assign.own_noise import spread_A2
+from cryorefine.assign.own_noise import NoiseInReference, spread_A2
 from cryorefine.assign.particle_optics import N_VALUES, OpticsPrior
 from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
 from cryorefine.engine.progress import told_as
@@ -101,7 +101,7 @@ def assign_poses(
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
-        own=_own_noise(inputs, state),
+        noise=_own_noise(inputs, state),
         values=values,
         prior=prior,
         axis=axis_prior(inputs),
@@ -117,19 +117,15 @@ def assign_poses(
     return _completed(inputs, state, poses, power, blocks, missed_fraction, plan)
 
 
-def _own_noise(
-    inputs: Inputs, state: State
-) -> tuple[tuple[Float[Tensor, "s"], Float[Tensor, "s"]], float] | None:
-    """Return what images' own noise adds to scores, and how far references reach, in Å²."""
+def _own_noise(inputs: Inputs, state: State) -> tuple[NoiseInReference, NoiseInReference] | None:
+    """Return how references hold the noise of their images, by half."""
     if state.own_share is None:
         return None
-    mask = inputs.mask if inputs.reference_mask is None else inputs.reference_mask
-    if mask is None and inputs.settings.reference_shape == "found":
-        mask = state.mask
-    if mask is None:
-        # The mean square of one coordinate within a sphere.
-        return state.own_share, inputs.geometry.radius_A**2 / 5
-    return state.own_share, spread_A2(mask.cpu(), inputs.voxel_A)
+    first, second = (
+        NoiseInReference(share, spread_A2(reference.square(), inputs.voxel_A))
+        for share, reference in zip(state.own_share, state.references, strict=True)
+    )
+    return first, second
 
 
 def _prior(inputs: Inputs, plan: IterationPlan) -> OpticsPrior | None:

@@ -17,7 +17,7 @@ from cryorefine.assign.align import (
 )
 from cryorefine.assign.axis_prior import AxisPrior
 from cryorefine.assign.comparison import Reference
-from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise
 from cryorefine.assign.particle_optics import GroupImages, OpticsPrior
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
@@ -73,9 +73,8 @@ class FindPoses:
     ----------
     optics, grids
         By half: how images see the volume, and the references.
-    own
-        By half, what an image's own noise in its reference adds to its score, per shell; and how
-        far the reference reaches, Å². None: references hold no image.
+    noise
+        By half, how references hold the noise of their images; None where they hold none.
     searches, options
         By half and geometry.
     poses
@@ -94,7 +93,7 @@ class FindPoses:
     options: dict[tuple[int, int], AlignmentOptions]
     symmetry: Symmetry
     poses: Poses | None
-    own: tuple[tuple[Float[Tensor, "s"], Float[Tensor, "s"]], float] | None
+    noise: tuple[NoiseInReference, NoiseInReference] | None
     values: Float[Tensor, "n v"] | None
     prior: OpticsPrior | None
     axis: AxisPrior | None = None
@@ -149,18 +148,21 @@ class FindPoses:
         if self.prior is None or self.values is None:
             raise ValueError("no particle has optics of its own")
         optics = self.optics[block.half - 1]
+        own = self._own_noise(block.half, batch, optics.band_of(block.geometry))
+        reference = Reference(self.grids[block.half - 1], self.symmetry)
         parts, order = [], []
         for places, view in optics.by_view(batch.group_of):
             index = torch.arange(len(batch.rows))[places]
             rows = batch.rows[places]
             parts.append(
                 refine_batch(
-                    self.grids[block.half - 1],
+                    reference,
                     GroupImages(
                         view, batch.x[index],
                         batch.white if len(batch.white) == 1 else batch.white[index],
                         optics.amplitudes(batch.group_of[places]),
                         self.stack.table.defocus(rows),
+                        None if own is None else own.select(index),
                     ),
                     found.select(index),
                     self.values[torch.from_numpy(rows)],
@@ -195,18 +197,15 @@ class FindPoses:
         )  # fmt: skip
 
     def _own_noise(self, half: int, batch: Batch, band: GroupBand) -> OwnNoise | None:
-        """Return what poses gain by their images' noise in the reference."""
-        if self.own is None or self.poses is None or self.poses.scores.weight is None:
+        """Return where a batch's images went into their reference, if it holds any."""
+        if self.noise is None or self.poses is None or self.poses.scores.weight is None:
             return None
-        share, spread_A2 = self.own
-        return _inserted(
-            self.poses.select(batch.rows), share[half - 1], spread_A2, band.group.pixel_A,
-            band.points.device,
-        )  # fmt: skip
+        poses, noise = self.poses.select(batch.rows), self.noise[half - 1]
+        return _inserted(poses, noise, band.group.pixel_A, band.points.device)
 
 
 def _inserted(
-    poses: Poses, share: Float[Tensor, "s"], spread_A2: float, pixel_A: float, device: torch.device
+    poses: Poses, noise: NoiseInReference, pixel_A: float, device: torch.device
 ) -> OwnNoise:
     """Return where particles went into their reference, the best pose of each first."""
     weight = measured(poses.scores.weight).nan_to_num(0.0)[:, None]
@@ -224,10 +223,8 @@ def _inserted(
         weight = torch.cat([weight, weight.new_zeros(len(weight), k - 1)], 1)
         rotations[row, rank], shifts_A[row, rank] = others.rotations, others.shift_A
         weight[row, rank] = whole[row] * others.probability
-    return OwnNoise(
-        rotations.to(device), (shifts_A / pixel_A).to(device), weight.to(device),
-        share, spread_A2,
-    )  # fmt: skip
+    shifts_px = (shifts_A / pixel_A).to(device)
+    return OwnNoise(rotations.to(device), shifts_px, weight.to(device), noise)
 
 
 def _poses_in_A(found: BatchPoses, values: Float[Tensor, "b v"] | None, pixel_A: float) -> Poses:
