@@ -97,7 +97,7 @@ PLANTED = torch.tensor([0.2, 0.02, 0.01, -0.008, 0.005, 250.0, -120.0, 80.0])
 def with_own_noise(case: Case, *, turn_deg: float) -> GroupImages:
     """The images of a case, which went into the reference near their true poses."""
     turn = torch.tensor([math.radians(turn_deg), 0.0, 0.0], dtype=torch.float64)
-    noise = NoiseInReference(torch.full((SIZE_PX,), 0.01, dtype=torch.float64), spread_A2=300.0)
+    noise = NoiseInReference(torch.full((SIZE_PX,), 10.0, dtype=torch.float64), spread_A2=300.0)
     own = OwnNoise(
         (matrix_from_rotvec(turn) @ case.rotations)[:, None], case.shifts[:, None] + 0.2,
         torch.ones(len(case.shifts), 1, dtype=torch.float64), noise,
@@ -145,7 +145,9 @@ def test_the_score_is_the_log_likelihood_less_the_priors():
     score, _, _ = problem.normal_equations(case.rotations, case.shifts, theta)
     own = with_defocus_change(case.defocus, theta)
     c = contrast_transfer(case.group, own, case.view.s_per_A)
-    model = c * extract_slices(case.reference.grid, magnified(case.rotations, theta), case.view.points)
+    model = c * extract_slices(
+        case.reference.grid, magnified(case.rotations, theta), case.view.points
+    )
     k = case.view.k_px().double()
     model = (1 + theta[:, :1]) * model * torch.exp(2j * math.pi / SIZE_PX * (case.shifts @ k.T))
     model = without_offset(case.view, model, -theta[:, 1]) * problem.white
@@ -204,7 +206,9 @@ def test_values_stay_within_their_bounds():
 def test_the_kernels_read_magnified_slices_with_magnified_rows():
     case = Case(2, PLANTED, noise=1.0)
     matrices = magnification_matrix(case.values).float()
-    rows = extract_slices(case.reference.grid, magnified(case.rotations, case.values), case.view.points)
+    rows = extract_slices(
+        case.reference.grid, magnified(case.rotations, case.values), case.view.points
+    )
     for i in range(2):
         moved = extract_slices(
             case.reference.grid, case.rotations[i : i + 1], case.view.points @ matrices[i].T
