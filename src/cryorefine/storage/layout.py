@@ -44,6 +44,8 @@ RESULTS = (
     "half2.mrc",
     "mask.mrc",
     "fsc.star",
+    "fsc.xml",
+    "fsc.csv",
     "particles.star",
     "statistics.json",
     "summary.json",
