@@ -46,6 +46,7 @@ RESULTS = (
     "fsc.star",
     "fsc.xml",
     "fsc.csv",
+    "open_in_chimerax.cxc",
     "particles.star",
     "statistics.json",
     "summary.json",
