@@ -50,7 +50,6 @@ def test_the_script_opens_what_lies_beside_it_and_names_nothing_else(tmp_path):
     opened = [line.removeprefix("open ") for line in lines if line.startswith("open ")]
     assert opened == ["map.mrc", "half1.mrc", "half2.mrc", "mask.mrc"]
     assert not any(mark in line for line in lines for mark in ";'\"/\\$")
-    assert "close" not in text
     assert {line.split()[0] for line in lines} == {"open", "volume", "hide", "view"}
 
 
