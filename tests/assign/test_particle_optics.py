@@ -19,6 +19,7 @@ from cryorefine.assign.particle_optics import (
     without_offset,
 )
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.kernels.reference import extract_slices
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
