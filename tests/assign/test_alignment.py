@@ -36,8 +36,8 @@ from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
-from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
+from tests.builders import phantom
 
 SIZE_PX, PIXEL_A, DIAMETER_A = 44, 4.0, 120.0
 STEP_RAD = math.radians(15)
@@ -59,7 +59,7 @@ class Case:
     ):
         self.group = parse_symmetry(symmetry)
         generator = torch.Generator().manual_seed(seed)
-        atoms = make_phantom(self.group, diameter_A=DIAMETER_A, seed=2)
+        atoms = phantom(symmetry, DIAMETER_A, 2)
         basis = scattering_basis(atoms, 0.6 / PIXEL_A)
         volume = volume_from_atoms(atoms, basis, size_px=SIZE_PX, voxel_A=PIXEL_A)
         optics = OpticsGroup("g", PIXEL_A, SIZE_PX, has_ctf=False)

@@ -24,9 +24,9 @@ from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.kernels.reference import extract_slices
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
-from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.ctf import Defocus, contrast_transfer, contrast_transfer_and_slopes
 from cryorefine.optics.group import OpticsGroup
+from tests.builders import phantom
 from tests.kernels.problems import exact_slices
 
 SIZE_PX, PIXEL_A = 48, 2.5
@@ -44,7 +44,7 @@ class Case:
 
     def __init__(self, n: int, values: torch.Tensor, *, noise: float = 1.0, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        atoms = make_phantom(parse_symmetry("c1"), diameter_A=85.0, seed=4)
+        atoms = phantom("c1", 85.0, 4)
         basis = scattering_basis(atoms, 0.6 / PIXEL_A)
         volume = volume_from_atoms(atoms, basis, size_px=SIZE_PX, voxel_A=PIXEL_A)
         self.group = OpticsGroup("g", PIXEL_A, SIZE_PX)

@@ -11,7 +11,7 @@ from cryorefine.kernels import dispatch, reference
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.kernels.poses import LevenbergMarquardt, OwnNoiseInReference, PoseProblem
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
-from cryorefine.model.phantom import make_phantom
+from tests.builders import phantom
 
 PIXEL_A = 3.5
 REFINEMENT = LevenbergMarquardt(
@@ -22,7 +22,7 @@ REFINEMENT = LevenbergMarquardt(
 def make_problem(size_px: int, n: int, *, noise: float, turn_deg: float, move_px: float, seed=0):
     """Images of a phantom with known poses, and starts away from them."""
     generator = torch.Generator().manual_seed(seed)
-    atoms = make_phantom(parse_symmetry("c1"), diameter_A=0.75 * size_px * PIXEL_A, seed=3)
+    atoms = phantom("c1", 0.75 * size_px * PIXEL_A, 3)
     basis = scattering_basis(atoms, 0.6 / PIXEL_A)
     volume = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=PIXEL_A)
     band = make_band(size_px, size_px // 2 - 2, min_radius=0.5)
