@@ -198,6 +198,7 @@ def test_a_job_that_the_user_stops_can_be_run_again_and_ends(project):
         (("--in_mics", "micrographs.star"), "--in-mics"),
         (("--in_parts", "none.star", "--symmetry", "x9"), "x9"),
         (("--iterations", "many"), "many"),
+        (("--in_parts", "none.star", "--pipeline_control", "External/job001/"), "External/job001"),
         ((), "--in_parts"),
     ],
 )
