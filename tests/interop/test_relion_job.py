@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from cryorefine.interop.relion_job import (
     marked_job,
     write_output_nodes,
 )
+from cryorefine.interop.relion_refinement import refinement_of_job
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
+from cryorefine.settings import load_settings
 
 from .conftest import CALL, JOB, called
 
@@ -195,6 +198,7 @@ def test_a_job_that_the_user_stops_can_be_run_again_and_ends(project):
         (("--in_mics", "micrographs.star"), "--in-mics"),
         (("--in_parts", "none.star", "--symmetry", "x9"), "x9"),
         (("--iterations", "many"), "many"),
+        (("--in_parts", "none.star", "--pipeline_control", "External/job001/"), "External/job001"),
         ((), "--in_parts"),
     ],
 )
@@ -216,3 +220,22 @@ def test_a_command_of_a_file_does_not_run_in_a_job_unless_it_is_allowed(project,
     assert "--allow-commands" in ended.err
     assert marks(job) == {"RELION_JOB_EXIT_FAILURE"}
     assert not (job / "run").exists()
+
+
+def test_a_command_of_a_job_runs_again_only_if_it_is_given_again(done, tmp_path):
+    job = tmp_path / "job"
+    shutil.copytree(done, job)
+    file = job / "run" / "settings.toml"
+    file.write_text(file.read_text().replace("# post_command =", 'post_command = "true {volume}"'))
+    assert load_settings(file)["post_command"] == "true {volume}"
+    same, other = {"post_command": "true {volume}"}, {"post_command": "false {volume}"}
+    for values, given, is_allowed in (
+        (same, {"post_command"}, True),
+        (other, {"post_command"}, True),
+        (same, set(), False),  # of a file
+        (other, set(), False),
+        ({}, set(), False),
+    ):
+        found = refinement_of_job(job, values, given, allows_commands=False)
+        assert isinstance(found, partial)
+        assert found.keywords["changes"].allows_commands == is_allowed

@@ -39,7 +39,7 @@ _LATENT = 8
 
 @dataclass(frozen=True)
 class Export:
-    """What was handed on.
+    """What of a run was handed on to another program.
 
     Attributes
     ----------
