@@ -38,7 +38,7 @@ class Canned:
             yield
 
 
-def make_canned(folder: Path) -> Canned:
+def make_canned(folder: Path, alignment: str = "global") -> Canned:
     """Refine a tiny set, and keep what it takes to do so again."""
     data = simulate_set(
         folder / "data",
@@ -46,7 +46,7 @@ def make_canned(folder: Path) -> Canned:
         diameter_angstrom=110,
     )  # fmt: skip
     settings = settings_for(
-        data, compare_to=None, symmetry="c1", alignment="global", iterations=2, threads=1
+        data, compare_to=None, symmetry="c1", alignment=alignment, iterations=2, threads=1
     )
     prepared: list[Any] = []
     states: dict[int, State] = {}
