@@ -29,8 +29,9 @@ from .canned import Canned
 from .test_full_disk import arguments_of
 from .test_kill_points import again, assert_same
 
-SHARES = {"a new run": 12, "publishing": 25, "overwriting": 20, "a report": 60}
-"""By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000, 379 kills."""
+SHARES = {"a new run": 13, "publishing": 27, "overwriting": 27, "a report": 60}
+"""By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000, 301 kills, and those
+of a report."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PAGE = "report.html"
 STOPPED_EARLY = 3
@@ -106,7 +107,7 @@ def problem_of_stop(
     again(run, canned)
     assert_same(run, canned)
     assert_whole(run)
-    if kind == "a report":
+    if (run / PAGE).exists() and kind == "a report":
         assert (run / PAGE).read_text().rstrip().endswith("</html>")
     return ""
 
