@@ -30,8 +30,8 @@ from .test_full_disk import arguments_of
 from .test_kill_points import again, assert_same
 
 SHARES = {"a new run": 13, "publishing": 27, "overwriting": 27, "a report": 60}
-"""By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000, 301 kills, and those
-of a report."""
+"""By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000 are 301 kills, and
+those of a report."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PAGE = "report.html"
 STOPPED_EARLY = 3
