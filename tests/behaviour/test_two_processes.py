@@ -88,7 +88,7 @@ def test_of_two_commands_on_one_folder_one_is_held_at_any_point_and_nothing_is_m
     with killed_at(0) as counted, pytest.raises(SystemExit):
         main(arguments(canned, first, tmp_path / "counted"))
     problems, run, error = [], tmp_path / "run", tmp_path / "error"
-    for point in np.linspace(1, counted.n, case_count(2, share=500)).round().astype(int).tolist():
+    for point in np.linspace(1, counted.n, case_count(2, share=400)).round().astype(int).tolist():
         prepare(canned, first, run)
 
         def held(point: int = point) -> None:
@@ -115,7 +115,7 @@ def test_of_two_commands_on_one_folder_that_run_freely_nothing_is_mixed(canned, 
     assert ended_here(arguments(canned, first, tmp_path / "timed")).code == 0
     takes_s = time.monotonic() - began
     problems, run = [], tmp_path / "run"
-    for after_s in np.linspace(0.0, 1.2 * takes_s, case_count(1, share=500)).tolist():
+    for after_s in np.linspace(0.0, 1.2 * takes_s, case_count(1, share=400)).tolist():
         prepare(canned, first, run)
         children = []
         for i, command in enumerate(pair):

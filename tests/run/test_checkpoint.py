@@ -293,8 +293,10 @@ def test_maps_of_a_checkpoint_that_were_swapped_are_refused(tmp_path):
 def test_sums_of_another_checkpoint_are_refused(tmp_path):
     for iteration in (1, 2):
         weights = torch.full((3, 3, 2), float(iteration))
-        total = FoldedSums(weights.to(torch.complex64), weights, 1, 1.5, 2, 1.0, 2)
-        save(tmp_path, dataclasses.replace(make_state(iteration), sums=(total, total)))
+        state = make_state(iteration)
+        size_px = state.references[0].shape[-1]
+        total = FoldedSums(weights.to(torch.complex64), weights, 1, 1.5, size_px, 1.0, 2)
+        save(tmp_path, dataclasses.replace(state, sums=(total, total)))
     (tmp_path / "iteration_002" / "sums.npz").write_bytes(
         (tmp_path / "iteration_001" / "sums.npz").read_bytes()
     )

@@ -65,5 +65,6 @@ def _digests(state: State) -> Iterator[tuple[str, str]]:
 def _digest(*tensors: Tensor) -> str:
     digest = sha256()
     for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(-1).view("u1"))
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
