@@ -137,7 +137,7 @@ def assert_reconstructed(run: Path, given_poses: Canned) -> None:
         assert (run / name).read_bytes() == (given_poses.folder / name).read_bytes()
 
 
-CONVERTED = ("p.star", "p.cs", "p.xmd", "p.pkl")
+CONVERTED = ("p.star", "p.cs", "p.csg", "p.xmd", "poses.pkl")
 N_CONVERTED = 2000
 """Particles: enough for files of many pages of memory, by which a small disk counts."""
 
