@@ -4,7 +4,6 @@ What is read and is not what was written would change all that follows, and nobo
 """
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from tests.robustness.judged import case_count, problem_of_call
 from tests.run.test_checkpoint import assert_bit_equal, rewritten
 
 from .canned import Canned
-from .test_kill_points import assert_same
+from .test_kill_points import REPRODUCED
 
 
 def problem_of_damage(canned: Canned, run: Path, number: int) -> str:
@@ -36,9 +35,10 @@ def problem_of_damage(canned: Canned, run: Path, number: int) -> str:
             assert_bit_equal(load_state(run, number).state, canned.states[number])
         except AssertionError:
             return "is read, and is not what was written"
-    with suppress(InputError):
-        resume(run)
-        assert_same(run, canned)
+    for name in (*REPRODUCED, "half1.mrc", "half2.mrc", "mask.mrc"):  # shown, and not damaged
+        skipped = 1024 if name.endswith(".mrc") else 0  # the header, which has the time
+        if (run / name).read_bytes()[skipped:] != (canned.folder / name).read_bytes()[skipped:]:
+            return f"{name} is another now"
     return ""
 
 
