@@ -123,6 +123,32 @@ def tiny_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def eighty_set(tmp_path_factory) -> Path:
+    """80 particles of 32 px, for what needs some more of them than ``tiny_set`` has."""
+
+    def make(folder: Path) -> Path:
+        return simulate_set(
+            folder, particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=8
+        )
+
+    return made_once(tmp_path_factory, "eighty_set", make)
+
+
+@pytest.fixture(scope="session")
+def one_iteration(small_set, tmp_path_factory) -> Path:
+    """The first iteration of ``small_set`` alone."""
+    settings = settings_for(small_set, iterations=1)
+    return made_once(tmp_path_factory, "one_iteration", lambda folder: refine(settings, folder))
+
+
+@pytest.fixture(scope="session")
+def global_run(tiny_set, tmp_path_factory) -> Path:
+    """A finished run of one global iteration of ``tiny_set``; a test that changes it copies it."""
+    settings = settings_for(tiny_set, compare_to=None, alignment="global", iterations=1)
+    return made_once(tmp_path_factory, "global_run", lambda folder: refine(settings, folder))
+
+
+@pytest.fixture(scope="session")
 def tiny_finished(tiny_set, tmp_path_factory) -> Run:
     return finished_run(tmp_path_factory, "tiny_finished", tiny_set)
 
