@@ -1,6 +1,8 @@
 """Particle files from one format to another, with what is lost on the way."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -134,7 +136,8 @@ def convert(
     written = format_to_write(path, to)
     files = written.files(path)
     _check_files(files, reading.table, overwrite=overwrite)
-    not_held = written.write(path, reading.table)
+    with _all_or_none(files):
+        not_held = written.write(path, reading.table)
     agreement = None
     if verify:
         agreement = _agreement(reading.table, written.read(path, options).table)
@@ -148,6 +151,18 @@ def convert(
         remarks=tuple(r for r in reading.table.remarks if not _is_told(r, reading)),
         agreement=agreement,
     )
+
+
+@contextmanager
+def _all_or_none(files: tuple[Path, ...]) -> Iterator[None]:
+    """Remove what a conversion has written that fails: only all of its files make sense."""
+    before = {path for path in files if path.exists()}
+    try:
+        yield
+    except BaseException:
+        for path in set(files) - before:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _read(source: Any, options: ReadOptions) -> tuple[str, Reading]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,9 @@ from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inp
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Inputs, State
+
+if TYPE_CHECKING:
+    from .canned import Canned
 
 OPTIONS = {
     "--particles": 240,
@@ -153,3 +157,19 @@ def finished_run(temporary: pytest.TempPathFactory, name: str, data: Path) -> Ru
     """Return an automatic run of a set."""
     folder = made_once(temporary, name, lambda folder: refine(settings_for(data), folder))
     return Run(data, folder, json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def canned(tmp_path_factory) -> "Canned":
+    """A run whose iterations others take instead of making them."""
+    from .canned import make_canned
+
+    return make_canned(tmp_path_factory.mktemp("canned"))
+
+
+@pytest.fixture(scope="session")
+def given_poses(tmp_path_factory) -> "Canned":
+    """The same of poses that are given, as ``reconstruct`` takes them."""
+    from .canned import make_canned
+
+    return make_canned(tmp_path_factory.mktemp("given"), alignment="none")

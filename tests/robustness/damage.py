@@ -1,8 +1,15 @@
 """Damage to the bytes of files: what copying, editing and bad disks do, and worse."""
 
+from pathlib import Path
+
 import numpy as np
 
-__all__ = ["damaged_mrc", "damaged_star"]
+__all__ = ["CHECKPOINT_FILES", "damaged_checkpoint", "damaged_mrc", "damaged_star"]
+
+CHECKPOINT_FILES = (
+    "state.npz", "reference1.mrc", "reference2.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
+    "sums.npz",
+)  # fmt: skip
 
 _WORDS = [
     b"loop_", b"data_", b"data_particles", b"data_optics", b"_rlnImageName", b"_", b"#", b"'",
@@ -70,3 +77,45 @@ def damaged_mrc(content: bytes, random: np.random.Generator) -> bytes:
         if not changed:
             break
     return bytes(changed)
+
+
+def damaged_checkpoint(folder: Path, other: Path, random: np.random.Generator) -> str:
+    """Damage one file of a checkpoint, as disks, copying and mistakes do; returns how.
+
+    Parameters
+    ----------
+    folder, other
+        Of the checkpoint, and of that of another iteration.
+    """
+    names = [name for name in CHECKPOINT_FILES if (folder / name).exists()]
+    name = names[int(random.integers(len(names)))]
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    how = str(
+        random.choice(["bits", "block", "cut", "grown", "emptied", "gone", "swapped", "older"])
+    )
+    match how:
+        case "bits":
+            for at in random.integers(0, len(content), int(random.integers(1, 9))).tolist():
+                content[at] ^= 1 << int(random.integers(8))
+        case "block":  # of a disk, which reads as nothing
+            at = int(random.integers(len(content)))
+            content[at : at + 512] = bytes(len(content[at : at + 512]))
+        case "cut":
+            del content[int(random.integers(len(content))) :]
+        case "grown":
+            content += random.bytes(int(random.integers(1, 5000)))
+        case "emptied":
+            content.clear()
+        case "gone":
+            path.unlink()
+            return f"{name} {how}"
+        case "swapped":
+            second = folder / names[int(random.integers(len(names)))]
+            path.write_bytes(second.read_bytes())
+            second.write_bytes(content)
+            return f"{name} {how} with {second.name}"
+        case "older" if (other / name).exists():
+            content[:] = (other / name).read_bytes()
+    path.write_bytes(content)
+    return f"{name} {how}"

@@ -91,9 +91,9 @@ class Served:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def run(self, *arguments: object, limit_s: float = _LIMIT_S) -> Ended:
-        """Return how ``cryorefine`` ends with these arguments."""
-        case = {"arguments": [str(a) for a in arguments], "limit_s": limit_s}
+    def run(self, *arguments: object, limit_s: float = _LIMIT_S, stays: bool = False) -> Ended:
+        """Return how ``cryorefine`` ends with these arguments; ``stays`` as ``serve`` has it."""
+        case = {"arguments": [str(a) for a in arguments], "limit_s": limit_s, "stays": stays}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(case) + "\n")
@@ -106,6 +106,7 @@ class Served:
 def served() -> Iterator[Served]:
     """Start ``serve`` and end it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path])}
+    environment |= {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads are not forked
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.robustness.serve"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -350,7 +351,17 @@ def _write_fields(path: Path, fields: dict[str, np.ndarray]) -> None:
     for name, values in fields.items():
         rows[name] = values
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, rows, allow_pickle=False)
+        np.save(_Plain(file), rows, allow_pickle=False)
+
+
+class _Plain:
+    """A file that numpy leaves to Python to write.
+
+    To one that it knows it writes itself, and its error on a full disk does not say what it is.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def _group_text(name: str, fields: dict[str, np.ndarray], n: int) -> str:

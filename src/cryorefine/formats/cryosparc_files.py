@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cryorefine.errors import InputError
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["NUMPY_MAGIC", "STREAM_MAGIC", "read_fields", "read_result"]
 
@@ -79,9 +80,7 @@ def _files_of_group(path: Path) -> list[Path]:
         with open(path, "rb") as file:
             text = file.read(_LARGEST_GROUP).decode("utf-8", "replace")
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     names = dict.fromkeys(_METAFILE.findall(text))
     if not names:
         raise InputError(
@@ -150,12 +149,8 @@ def read_fields(path: Path) -> dict[str, np.ndarray]:
                 )
             file.seek(offset)
             table = np.frombuffer(file.read(n_bytes), dtype)
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), do="check the path") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     except (ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, EOFError,
             RecursionError, OverflowError, tokenize.TokenError, MemoryError) as error:  # fmt: skip
         raise InputError(

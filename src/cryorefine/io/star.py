@@ -15,6 +15,7 @@ import numpy as np
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
@@ -442,18 +443,8 @@ def _read_text(path: Path) -> str:
             # It would be read again later, and may have no end.
             raise InputError("is a device or a pipe", where=str(path), do="give a file")
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), do="check the path") from None
-    except IsADirectoryError:
-        raise InputError(
-            "is a folder, not a STAR file", where=str(path), do="name the file"
-        ) from None
-    except PermissionError:
-        raise InputError("may not be read", where=str(path), do="check its permissions") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     if not text.strip():
         raise InputError("the file is empty", where=str(path), do="was it copied whole?")
     return text
