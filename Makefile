@@ -39,7 +39,8 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 fuzz: $(READY)
-	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
+	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/formats/test_damaged_files.py \
+		tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
 
 $(SCIPION_READY): plugins/scipion/requirements.txt plugins/scipion/pyproject.toml
 	$(PYTHON) -m venv $(SCIPION)

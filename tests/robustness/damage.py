@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["damaged_mrc", "damaged_star"]
+__all__ = ["damaged_bytes", "damaged_mrc", "damaged_star"]
 
 _WORDS = [
     b"loop_", b"data_", b"data_particles", b"data_optics", b"_rlnImageName", b"_", b"#", b"'",
@@ -69,4 +69,26 @@ def damaged_mrc(content: bytes, random: np.random.Generator) -> bytes:
                 changed += random.bytes(int(random.integers(1, 5000)))
         if not changed:
             break
+    return bytes(changed)
+
+
+def damaged_bytes(content: bytes, random: np.random.Generator) -> bytes:
+    """Return binary content with one to four bytes, words or pieces changed, or another length."""
+    changed = bytearray(content)
+    for _ in range(int(random.integers(1, 5))):
+        at = int(random.integers(0, max(1, len(changed))))
+        match int(random.integers(6)):
+            case 0 if changed:
+                changed[at] = int(random.integers(256))
+            case 1:
+                changed[at : at + 4] = random.bytes(4)
+            case 2:
+                changed[at : at + 4] = np.array(2**31 - 1, "<u4").tobytes()
+            case 3:
+                del changed[at:]
+            case 4:
+                changed[at:at] = changed[at : at + int(random.integers(1, 60))]
+            case 5:  # a digit or a letter of a header
+                head = at % min(len(changed) or 1, 600)
+                changed[head : head + 1] = b"0123456789,()'|<>fuSO"[int(random.integers(21)) :][:1]
     return bytes(changed)

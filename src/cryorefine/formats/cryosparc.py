@@ -57,7 +57,7 @@ class CryosparcFormat:
     columns = (
         Column("uid", (UID,), convention="joins the files of a job"),
         Column("blob/path", ("rlnImageName",), convention="stack"),
-        Column("blob/idx", ("rlnImageName",), convention="counted from 0"),
+        Column("blob/idx", ("rlnImageName",), convention="from 0"),
         Column("blob/shape", ("rlnImageSize",), "px", convention="(y, x)"),
         Column("blob/psize_A", ("rlnImagePixelSize",), "Å", 1.0),
         Column("blob/sign", convention="-1: particles are black in the images"),
@@ -78,8 +78,8 @@ class CryosparcFormat:
             convention="vector of the inverse rotation",
         ),
         Column(
-            "alignments3D/shift", _ORIGIN, "px of alignments3D/psize_A",
-            convention="RELION's sign",
+            "alignments3D/shift", _ORIGIN, "px of psize_A",
+            convention="same sign",
         ),
         Column("alignments3D/psize_A", unit="Å"),
         Column("alignments3D/split", ("rlnRandomSubset",), convention="0 and 1"),
@@ -100,7 +100,7 @@ class CryosparcFormat:
             return self._read(path, options)
 
     def _read(self, path: Path, options: ReadOptions) -> Reading:
-        fields, remarks = read_result(path)
+        fields, companions, remarks = read_result(path)
         _require_images(fields, path)
         _check_shapes(fields, path)
         particles = ForeignBlock(
@@ -130,6 +130,7 @@ class CryosparcFormat:
             foreign={name: values for name, values in fields.items() if name != "uid"},
             foreign_format=self.name,
             remarks=(*table.remarks, *remarks),
+            companions=tuple(companions),
         )
         not_read = [f"fields that are kept for .cs alone: {', '.join(rest)}"] if rest else []
         return Reading(table, (*unclear, *not_read))

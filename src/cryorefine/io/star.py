@@ -35,7 +35,10 @@ _LARGEST_COLUMN, _USUAL_WIDTH = 2**30, 256
 """Bytes of the largest column of values longer than usual: a million names of a kilobyte."""
 
 _HEAD_LINES = 10
-"""Lines among which a file's first block names the version that wrote it: the second or third."""
+"""Lines among which a file says what wrote it: the first to the third."""
+
+_LEAVE_EMPTY_LINE = ("# version", "# Written by cryorefine")
+"""Comments of programs that leave an empty line at a file's end: RELION's version, and ours."""
 
 _BLANK, _NOT_BLANK = re.compile(r"\s"), re.compile(r"\S")
 _END_OF_QUOTE = {quote: re.compile(quote + r"(?=\s|\Z)") for quote in "\"'"}
@@ -430,9 +433,9 @@ def _ending(lines: list[str]) -> Literal["whole", "in a row", "after a row"]:
         return "whole" if lines[-1].lstrip()[0] == "#" else "in a row"
     if len(lines) < 2 or not lines[-2].strip() or lines[-2].lstrip()[0] == "#":
         return "whole"
-    # Programs that write a version leave an empty line after every loop; others may not.
-    has_version = any(line.startswith("# version") for line in lines[:_HEAD_LINES])
-    return "after a row" if has_version else "whole"
+    # RELION and cryorefine leave an empty line after every loop; others may not.
+    has_writer = any(line.startswith(_LEAVE_EMPTY_LINE) for line in lines[:_HEAD_LINES])
+    return "after a row" if has_writer else "whole"
 
 
 def _read_text(path: Path) -> str:
