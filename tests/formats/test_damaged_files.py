@@ -148,6 +148,8 @@ def test_a_file_cut_short_anywhere_is_refused_or_told_of_or_nothing_is_lost(fold
                 table = one.read(folder / file, ANY).table
             except InputError:
                 continue
+            if name == "xmipp" and valid[:length].rstrip(b" ").endswith(b"\n"):
+                continue  # its files end after a row or a value, whichever is the last
             is_told = any("copied whole" in remark for remark in table.remarks)
             same = all(np.array_equal(getattr(table, k), getattr(whole, k)) for k in _ALL)
             if not (is_told or (same and table.names.tolist() == whole.names.tolist())):

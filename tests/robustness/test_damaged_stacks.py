@@ -94,6 +94,20 @@ def test_a_tiff_file_whose_pages_lead_nowhere_or_round_is_refused(tmp_path):
     assert open_stack(path).n_images == 1
 
 
+def test_a_page_that_is_said_to_take_more_bytes_than_the_file_has_is_refused(tmp_path):
+    path = tmp_path / "images.tif"
+    write_tiff(path, IMAGES, compression="zlib")
+    valid = path.read_bytes()
+    first = int.from_bytes(valid[4:8], "little")
+    tags = {
+        int.from_bytes(valid[t : t + 2], "little"): t for t in range(first + 2, first + 182, 12)
+    }
+    count = tags[279] + 8  # the value of StripByteCounts
+    path.write_bytes(valid[:count] + (1 << 30).to_bytes(4, "little") + valid[count + 4 :])
+    with refused(str(path), "page 1 is said to take 1073741824 bytes"):
+        open_stack(path)
+
+
 def test_images_of_which_the_file_has_no_pixels_are_refused(tmp_path):
     path = tmp_path / "images.hdf"
     write_eman(path, IMAGES)

@@ -102,7 +102,7 @@ class XmippFormat:
         wanted, file = _block_and_file(path)
         block, others = _chosen_block(file, wanted)
         block, n_off = _enabled(block)
-        with_ctf, models = _with_ctf_files(block)
+        with_ctf, models, said = _with_ctf_files(block)
         columns, not_read = self._as_relion(with_ctf, options)
         own = {label: f"_{c.label}" for c in self.columns for label in c.relion}
         particles = ForeignBlock(
@@ -111,7 +111,6 @@ class XmippFormat:
         table = table_from_blocks(particles, as_optics_groups(particles, _OF_GROUP), options)
         known = {column.label for column in self.columns}
         foreign = {k: v for k, v in block.columns.items() if k not in known}
-        said = []
         if n_off:
             said.append(f"{n_off} particles that are not enabled are left out")
         if others:
@@ -262,10 +261,16 @@ def _numbered(block: StarBlock) -> np.ndarray:
     return np.where(has_number, names, np.char.add(b"1@", names))
 
 
-def _with_ctf_files(block: StarBlock) -> tuple[StarBlock, tuple[Path, ...]]:
-    """Return a block with the columns of the CTF that files of ``ctfModel`` have, and the files."""
+def _with_ctf_files(block: StarBlock) -> tuple[StarBlock, tuple[Path, ...], list[str]]:
+    """Return a block with the columns of the CTF that files of ``ctfModel`` have.
+
+    Returns
+    -------
+    block, files, remarks
+        The files that were read, and what a user should hear of them.
+    """
     if "ctfModel" not in block or "ctfDefocusU" in block:
-        return block, ()
+        return block, (), []
     names, index = np.unique(block.columns["ctfModel"], return_inverse=True)
     tables, models = [], []
     for name in names:
@@ -289,4 +294,9 @@ def _with_ctf_files(block: StarBlock) -> tuple[StarBlock, tuple[Path, ...]]:
     for label in shared:
         values = np.array([t.columns[label][0] if len(t) else b"" for t in tables])
         columns[label] = values[index.reshape(-1)]
-    return replace(block, columns=columns), tuple(models)
+    said = [
+        f"{model}: the file ends in its last value, without a line break: was it copied whole?"
+        for model, table in zip(models, tables, strict=True)
+        if table.ending == "in a row"
+    ]
+    return replace(block, columns=columns), tuple(models), said

@@ -351,7 +351,8 @@ class _Builder:
                 for label, value in zip(self.labels, self.pairs, strict=True)
             }
             lines = np.array(self.pair_lines, dtype=np.int64)
-            return StarBlock(self.name, columns, lines, self.path, is_loop=False)
+            ending = "in a row" if self.ending == "in a row" else "whole"
+            return StarBlock(self.name, columns, lines, self.path, is_loop=False, ending=ending)
         columns = {label: self._column(j, label) for j, label in enumerate(self.labels)}
         lines = np.concatenate(self.line_chunks) if self.line_chunks else np.zeros(0, np.int64)
         return StarBlock(
@@ -421,7 +422,7 @@ def read_star(path: Path) -> dict[str, StarBlock]:
             current.add_line(line, word, number)
     if current is None:
         raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
-    if current.is_loop and current.has_rows:
+    if current.labels and (current.has_rows or not current.is_loop):
         current.ending = _ending(lines)
     blocks[current.name] = current.build()
     return blocks

@@ -91,7 +91,7 @@ class TiffStack:
             If it is damaged, its pages are no images of one size, or the library is missing.
         """
         with _opened(path) as file:
-            n = _count_pages(path)
+            n, n_bytes = _count_pages(path), path.stat().st_size
             first = file.pages[0]
             shape, kind = tuple(first.shape), first.dtype.kind if first.dtype is not None else ""
             if len(shape) != 2 or kind not in NUMBER_KINDS:
@@ -107,7 +107,14 @@ class TiffStack:
                         where=str(path),
                         do="give images of one size",
                     )
-                require_stored(path, number, shape, page.dtype, sum(page.databytecounts))
+                stored = sum(page.databytecounts)
+                if stored > n_bytes:  # the library would take memory for them
+                    raise InputError(
+                        f"page {number} is said to take {stored} bytes, and the file has {n_bytes}",
+                        where=str(path),
+                        do="was it copied whole?",
+                    )
+                require_stored(path, number, shape, page.dtype, stored)
             if len(file.pages) != n:
                 raise InputError(
                     f"{n} pages are in it, and {len(file.pages)} can be read",
