@@ -12,6 +12,7 @@ import pytest
 import cryorefine as cr
 from cryorefine.cli.main import main
 from cryorefine.errors import StoppedEarly
+from cryorefine.formats.numpy_pickle import read_arrays, write_arrays
 from cryorefine.run.loop import refine, resume
 from cryorefine.run.segments import read_segments
 from cryorefine.settings import make_settings
@@ -87,8 +88,13 @@ def write_model(folder: Path) -> tuple[str, str]:
     return "p.xmd", "one.ctfparam"
 
 
-def flip_a_bit(path: Path) -> None:
-    """Change the last digit or byte of a number that is read."""
+def change_a_number(path: Path) -> None:
+    """Change a number of the CTF, and neither the file's size nor its form."""
+    if path.suffix == ".pkl":
+        [ctf] = read_arrays(path)
+        ctf[3, 2] += 8.0  # a defocus
+        write_arrays(path, ctf.astype(np.float32))
+        return
     content = bytearray(path.read_bytes())
     place = content.rindex(b"5") if path.suffix == ".ctfparam" else len(content) - 40
     content[place] ^= 1
@@ -104,7 +110,7 @@ def test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on(
     particles, other = write(folder)
     run = begin(folder, particles)
     kept = (folder / other).read_bytes()
-    flip_a_bit(folder / other)
+    change_a_number(folder / other)
     with pytest.raises(SystemExit) as stop:
         main(["resume", str(run)])
     assert stop.value.code == 2
