@@ -1,6 +1,7 @@
 """``cryorefine convert``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,16 +34,7 @@ __all__ = ["command"]
     "their FSC is not 1.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def command(
-    source: Path,
-    target: Path,
-    to: str | None,
-    symmetry: str | None,
-    image_root: Path | None,
-    ctf: bool,
-    verify: bool,
-    overwrite: bool,
-) -> None:
+def command(source: Path, target: Path, **options: Any) -> None:
     """Write the particles of IN in the format of OUT.
 
     Formats are RELION STAR, cryoSPARC .cs and .csg, Xmipp .xmd, cisTEM .star (with --to cistem) and
@@ -51,8 +43,7 @@ def command(
     """
     from cryorefine.conversion import ConversionOptions, convert_files
 
-    how = ConversionOptions(to, symmetry, image_root, ctf, overwrite, verify)
-    done = convert_files(source, target, how)
+    done = convert_files(source, target, ConversionOptions(**options))
     click.echo(f"read        {done.n_particles} particles of {source} ({done.source_format})")
     for text in done.remarks:
         click.echo(f"note        {text}")
