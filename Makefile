@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 FUZZ ?= 2000
-FUZZED := tests/robustness tests/interface/test_result_folders.py tests/behaviour/test_kill_points.py \
+FUZZED := tests/robustness tests/formats/test_damaged_files.py tests/interface/test_result_folders.py \
+	tests/behaviour/test_kill_points.py \
 	tests/behaviour/test_stops.py tests/behaviour/test_two_processes.py tests/behaviour/test_full_disk.py
 TESTS ?= not slow
 # Two files at a time: most tests compute in one or two threads, and those of a file share runs.

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["CHECKPOINT_FILES", "damaged_checkpoint", "damaged_mrc", "damaged_star"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "damaged_bytes",
+    "damaged_checkpoint",
+    "damaged_mrc",
+    "damaged_star",
+]
 
 CHECKPOINT_FILES = (
     "state.npz", "reference1.mrc", "reference2.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
@@ -119,3 +125,25 @@ def damaged_checkpoint(folder: Path, other: Path, random: np.random.Generator) -
             content[:] = (other / name).read_bytes()
     path.write_bytes(content)
     return f"{name} {how}"
+
+
+def damaged_bytes(content: bytes, random: np.random.Generator) -> bytes:
+    """Return binary content with one to four bytes, words or pieces changed, or another length."""
+    changed = bytearray(content)
+    for _ in range(int(random.integers(1, 5))):
+        at = int(random.integers(0, max(1, len(changed))))
+        match int(random.integers(6)):
+            case 0 if changed:
+                changed[at] = int(random.integers(256))
+            case 1:
+                changed[at : at + 4] = random.bytes(4)
+            case 2:
+                changed[at : at + 4] = np.array(2**31 - 1, "<u4").tobytes()
+            case 3:
+                del changed[at:]
+            case 4:
+                changed[at:at] = changed[at : at + int(random.integers(1, 60))]
+            case 5:  # a digit or a letter of a header
+                head = at % min(len(changed) or 1, 600)
+                changed[head : head + 1] = b"0123456789,()'|<>fuSO"[int(random.integers(21)) :][:1]
+    return bytes(changed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,7 @@ __all__ = [
     "problem_of_call",
     "problem_of_command",
     "served",
+    "within",
 ]
 
 _ROOT = Path(__file__).parents[2]
@@ -46,6 +48,22 @@ def problem_of_call(call: Callable[[], object]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+@contextmanager
+def within(limit_s: int) -> Iterator[None]:
+    """End the test with an error where this takes so long that it may never end."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt(f"not done after {limit_s} s")  # which no code takes for another
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 @dataclass(frozen=True)

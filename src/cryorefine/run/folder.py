@@ -110,7 +110,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
     )
 
 
-def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
+def check_inputs_stay(folder: Path, settings: RefineSettings, files: tuple[Path, ...]) -> None:
     """Refuse inputs that a run in this folder would remove or replace.
 
     Raises
@@ -121,7 +121,7 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
     """
     folder = folder.resolve()
     replaced = {*paths_of_run(folder), *(folder / name for name in (*RESULTS, *RUN_FILES))}
-    for path in input_paths(settings, stacks):
+    for path in input_paths(settings, files):
         # Of "iteration_001/../start.mrc" the folder on the way will be gone.
         ways = {way.resolve() for way in (path, *path.absolute().parents)}
         if ways & replaced:
@@ -132,8 +132,8 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
             )
 
 
-def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
-    """Return the files that a run reads."""
+def input_paths(settings: RefineSettings, files: tuple[Path, ...]) -> list[Path]:
+    """Return the files that a run reads: those of its settings, and those of the particles."""
     optional = (
         settings.mask,
         settings.reference_mask,
@@ -142,7 +142,7 @@ def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path
         settings.compare_to,
     )
     given = [path for path in optional if path is not None]
-    return [without_block(settings.particles), *settings.reference, *stacks, *given]
+    return [without_block(settings.particles), *settings.reference, *files, *given]
 
 
 def _number(value: float) -> float | None:
