@@ -12,11 +12,27 @@ from torch import Tensor
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import rotvec_from_matrix
 
-__all__ = ["SymmetryAgreement", "symmetry_agreement", "without_radial_mean"]
+__all__ = [
+    "SymmetryAgreement",
+    "is_contradicted",
+    "symmetry_agreement",
+    "without_radial_mean",
+]
 
 _FEATURELESS = 0.05
 """Share of a map's contrast that must depend on the direction for it to show or lack a symmetry.
 Phantoms low-passed to 30 Å have 0.3 to 0.6 of it; a sphere has rounding. Not measured further."""
+
+_NEEDED_NATS = 3.0
+"""Gain of the other half's images that is told, mean of both directions: if the symmetric map is
+right the expected likelihood ratio is 1, so that by Markov's inequality a gain of log(20) comes up
+in one of twenty runs at most; sets with the right symmetry lost 1 to 30 (docs/symmetry.md)."""
+
+_NEEDED_SHARE = 0.02
+"""Share of the coarse map's power, without its radial mean, that must be asymmetric: where images
+say much, small differences between subunits, and what a damped reference lacks, are significant,
+and no wrong symmetry. Sets of little noise with the right symmetry had 0.003, wrong ones 0.03 and
+more (same table)."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +105,17 @@ def without_radial_mean(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     radial = (1 - upper) * mean[low] + upper * mean[low + 1]
     features = volume - radial.view_as(volume).to(volume)
     return features * (radius <= n // 2 - 1)
+
+
+def is_contradicted(gain_nats: float, asymmetric_share: float) -> bool:
+    """Tell whether a run's images contradict its symmetry; NaN, not measured, does not.
+
+    Parameters
+    ----------
+    gain_nats
+        Log-likelihood that a half's images gain by a map without the symmetry, which the other
+        half's images made; mean of both directions.
+    asymmetric_share
+        Share of the coarse map's power, without its radial mean, that is not symmetric.
+    """
+    return gain_nats > _NEEDED_NATS and asymmetric_share > _NEEDED_SHARE

@@ -384,6 +384,8 @@ class RunEnded(Event):
         Of the last iteration.
     coverage
         Of directions, 1 if even.
+    symmetry_gain_nats, asymmetric_share
+        Whether images contradict the symmetry; see ``docs/symmetry.md``. None where not measured.
     helix
         That of the half maps, as :class:`~cryorefine.state.helix.HelixRecord`; None without one.
     wall_s, cpu_s
@@ -423,6 +425,8 @@ class RunEnded(Event):
     median_sigma_rotation_deg: float | None
     coverage: float | None
     symmetry: str
+    symmetry_gain_nats: float | None = None
+    asymmetric_share: float | None = None
     helix: dict[str, Any] | None
     voxel_A: float
     box_px: int

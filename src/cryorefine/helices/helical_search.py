@@ -68,6 +68,11 @@ _LAYER_DEG = 20.0
 """Turn of a double step below which its subunits are said to lie in layers, nearly above each
 other. It names what is found, and decides nothing; layers of amyloids turn by 1 to 5°."""
 
+_CONTINUOUS = 0.8
+"""Correlation halfway between neighbouring copies, of that at the copies, from which a map is alike
+all along its screw. A fibril with layers 4.7 Å apart has 1.000 to 1.004 in maps of 4.5 to 8 Å, and
+0.30 to 0.42 in maps of 4 Å that show the layers; other helices have 0.01 and less."""
+
 _VOXELS = 3.0
 """Voxels of the working copy within the resolution."""
 
@@ -223,7 +228,8 @@ def search_helix(
     ------
     InputError
         If the map is no helix, or the best twist or rise is at the border of its range, or cannot
-        be told from others; or if the ranges leave nothing to search.
+        be told from others, or the map does not resolve copies; or if the ranges leave nothing to
+        search.
 
     Notes
     -----
@@ -262,6 +268,7 @@ def search_helix(
     _require_helix(landscape, threshold)
     best = candidates[0]
     _require_inside(best, correlation, ranges)
+    _require_resolved(best.helix, correlation)
     step_A = voxel_A * average.shape[-1] / small.shape[-1]
     errors = []
     for trial in _with_new_noise(small, step_A, best.helix, ranges, rng):
@@ -507,6 +514,33 @@ def _require_inside(
             f"{least:g} to {most:g} Å",
             do="give a wider range of rises; where the lowest is always the best, the map has no "
             "detail as fine as the rise: give a range about the rise that is known otherwise",
+        )
+
+
+def _require_resolved(helix: Helix, correlation: HelicalCorrelation) -> None:
+    """Refuse a rise of copies that follow each other without a gap: any other would do as well."""
+    sector = 2 * math.pi / helix.fold
+    steps = correlation.lags(helix.rise_A)
+    turn = (steps * helix.twist_rad + sector / 2) % sector - sector / 2
+    distance_A = np.hypot(turn * correlation.radius_A, steps * helix.rise_A)
+    near = int(distance_A.argmin())
+    lag_A = float(steps[near]) * helix.rise_A
+    number = np.arange(1, math.floor(correlation.longest_A / lag_A + 1e-9) + 1)
+    if len(number) < 2:
+        return  # a single copy has no other to be apart from
+    weight = correlation.overlap_at(number * lag_A)
+    found = correlation.at(number * turn[near], number * lag_A, helix.fold)
+    halfway = number[1:] - 0.5  # the first is near the place itself
+    between = correlation.at(halfway * turn[near], halfway * lag_A, helix.fold)
+    at_copies = float(np.average(found, weights=weight))
+    if float(np.average(between, weights=weight[1:])) > _CONTINUOUS * at_copies:
+        screw = f"{math.degrees(turn[near]) / lag_A:.3f}° an ångström"
+        raise InputError(
+            f"the map does not tell the rise: along a screw of {screw} it is alike all the way, so "
+            f"that its copies lie nearer than the {correlation.resolution_A:.3g} Å of detail used",
+            do="give a map that shows single copies (of amyloids: finer than their layers, 4.7 Å), "
+            "and a finer --resolution-angstrom where it was given; or impose twist and rise that "
+            "are known otherwise",
         )
 
 

@@ -346,6 +346,9 @@ def _evaluation_arrays(evaluation: Evaluation) -> dict[str, Any]:
             evaluation.resolution_worst_A,
         ]
     )
+    broken = evaluation.symmetry_gain, evaluation.asymmetric_share
+    if not math.isnan(evaluation.symmetry_gain):
+        arrays["broken_symmetry"] = np.array(broken)
     if evaluation.comparison_fsc is not None:
         arrays["comparison_fsc"] = evaluation.comparison_fsc.numpy()
     return arrays
@@ -357,6 +360,9 @@ def _evaluation(arrays: CheckpointArrays) -> Evaluation | None:
         return None
     numbers = arrays.array("evaluation", "number", (5,)).tolist()
     randomised_from_A, resolution_A, unmasked_A, coverage, worst_A = numbers
+    gain = share = math.nan
+    if "broken_symmetry" in arrays:
+        gain, share = arrays.array("broken_symmetry", "number", (2,)).tolist()
     n = len(arrays.array("curve_frequency_per_A", "real", (None,)))
     curves = FscCurves(
         **{name: arrays.real(f"curve_{name}", (n,)) for name in _CURVES},
@@ -369,6 +375,8 @@ def _evaluation(arrays: CheckpointArrays) -> Evaluation | None:
         comparison_fsc=arrays.optional_real("comparison_fsc", (n,)),
         coverage=coverage,
         resolution_worst_A=worst_A,
+        symmetry_gain=gain,
+        asymmetric_share=share,
     )
 
 

@@ -4,6 +4,7 @@ import math
 from importlib.metadata import version
 from typing import Any
 
+from cryorefine.evaluate.symmetry_agreement import is_contradicted
 from cryorefine.records.settings_in_words import (
     REFINED,
     WEIGHTS,
@@ -71,6 +72,7 @@ def summary_text(
     lines += [
         f"half sets     {statistics['half_sets'][0]} and {statistics['half_sets'][1]}",
         f"symmetry      {inputs.group.name}",
+        *_contradiction(state),
         *_helix(state.history),
         f"maps          {inputs.size_px} voxels of {inputs.voxel_A:.4g} Å, particle radius "
         f"{inputs.geometry.radius_A:.1f} Å",
@@ -130,6 +132,17 @@ def _of_file(inputs: Inputs, state: State) -> list[str]:
     return found
 
 
+def _contradiction(state: State) -> list[str]:
+    """Return how images contradict the symmetry, if they do."""
+    e = state.evaluation
+    if e is None or not is_contradicted(e.symmetry_gain, e.asymmetric_share):
+        return []
+    return [
+        f"  without it one half's images explain the other's better by {e.symmetry_gain:.0f} nats, "
+        f"and {e.asymmetric_share:.0%} of the coarse detail is not symmetric"
+    ]
+
+
 def _worst_direction(summary: dict[str, Any]) -> list[str]:
     worst_A = summary["resolution_worst_A"]
     return [] if worst_A is None else [f"  worst       {worst_A:.2f} Å, by direction"]
@@ -168,6 +181,7 @@ def methods_text(
         *settings_sentences(settings),
         *_earlier(since),
         *_resolution(settings, summary),
+        *(f"The images contradict the symmetry: {text.strip()}." for text in _contradiction(state)),
         _used(statistics),
     ]
     return " ".join(sentences) + "\n"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
+from cryorefine.expectation.broken_symmetry import warn_of_broken_symmetry
 from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.expectation.pose_uncertainty import calibrate_covariance
 from cryorefine.refine.evaluation import measure_directions
@@ -17,8 +18,8 @@ __all__ = ["finalise"]
 def finalise(made: Iteration, events: EventLog, engine: Engine) -> State:
     """Return the state after a run's last iteration.
 
-    With the resolution in the worst direction, calibrated uncertainties, and what tells images
-    apart from their models.
+    With the resolution in the worst direction, calibrated uncertainties, whether images contradict
+    the symmetry, and what tells them apart from their models.
     """
     inputs, plan, before, state = made.inputs, made.plan, made.before, made.after
     poses, halves, mask, evaluation = state.poses, state.halves, state.mask, state.evaluation
@@ -29,6 +30,7 @@ def finalise(made: Iteration, events: EventLog, engine: Engine) -> State:
     evaluation = measure_directions(inputs, on_device, mask.to(device), evaluation, events)
     if plan.mode != "none":
         poses = calibrate_covariance(inputs, before, poses, made.references, plan, events, engine)
+    evaluation = warn_of_broken_symmetry(inputs, state, poses, evaluation, events)
     similarity = measure_image_similarity(
         inputs, before, poses, made.references, plan.align_resolution_A, events, engine
     )

@@ -169,6 +169,8 @@ def summarise(inputs: Inputs, state: State, clock: Clock, *, finished: bool) -> 
         "median_sigma_rotation_deg": _number(last.median_sigma_rotation_deg) if last else None,
         "coverage": _number(e.coverage) if e else None,
         "symmetry": inputs.group.name,
+        "symmetry_gain_nats": _number(e.symmetry_gain) if e else None,
+        "asymmetric_share": _number(e.asymmetric_share) if e else None,
         "helix": asdict(last.helix) if last and last.helix else None,
         "voxel_A": inputs.voxel_A,
         "box_px": inputs.size_px,

@@ -271,6 +271,10 @@ class Evaluation:
     resolution_worst_A
         In the direction where it is coarsest; NaN where it was not measured: before the end of a
         run, and where views are even.
+    symmetry_gain, asymmetric_share
+        By how many nats a map without the symmetry explains the other half's images better, and
+        how much of its coarse detail is not symmetric; NaN where it was not measured: before the
+        end of a run, and without a symmetry. See :mod:`cryorefine.expectation.broken_symmetry`.
     """
 
     curves: FscCurves
@@ -279,6 +283,8 @@ class Evaluation:
     comparison_fsc: Float[Tensor, "s"] | None
     coverage: float
     resolution_worst_A: float = math.nan
+    symmetry_gain: float = math.nan
+    asymmetric_share: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

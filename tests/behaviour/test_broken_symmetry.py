@@ -1,0 +1,71 @@
+"""A run whose images contradict the symmetry says so, and one whose symmetry is right does not."""
+
+import json
+import math
+
+import pytest
+
+from cryorefine.evaluate.symmetry_agreement import is_contradicted
+from cryorefine.run.checkpoint import load_state
+from cryorefine.run.loop import refine
+
+from .conftest import made_once, settings_for, simulate_set
+
+TOLD = "the images contradict symmetry"
+
+
+@pytest.fixture(scope="session")
+def d2_set(tmp_path_factory):
+    def make(folder):
+        return simulate_set(folder, particles=480, box_px=32, pixel_angstrom=5.4, snr=0.3)
+
+    return made_once(tmp_path_factory, "d2_set", make)
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "is_wrong"),
+    [(s, False) for s in ("c2", "d2")] + [(s, True) for s in ("c4", "d7", "o", "i1")],
+)
+def test_a_wrong_symmetry_is_told_in_log_summary_and_methods_and_a_right_one_nowhere(
+    d2_set, tmp_path, symmetry, is_wrong
+):
+    told = []
+    settings = settings_for(
+        d2_set,
+        particles=d2_set / "truth_particles.star",
+        symmetry=symmetry,
+        alignment="local",
+        iterations=1,
+        initial_lowpass_angstrom=30.0,
+        compare_to=None,
+    )
+    summary = refine(settings, tmp_path / "run", listeners=(told.append,))
+    gain, share = summary["symmetry_gain_nats"], summary["asymmetric_share"]
+    assert (gain > 0) == is_wrong
+    assert is_contradicted(gain, share) == is_wrong
+    messages = [e.message for e in told if e.kind == "warning"]
+    assert any(f"{TOLD} {symmetry}:" in text for text in messages) == is_wrong
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written["symmetry_gain_nats"] == gain
+    methods = (tmp_path / "run" / "methods.txt").read_text()
+    assert ("The images contradict the symmetry: " in methods) == is_wrong
+    assert ("is not symmetric" in (tmp_path / "run" / "summary.txt").read_text()) == is_wrong
+    assert (TOLD in (tmp_path / "run" / "events.jsonl").read_text()) == is_wrong
+    evaluation = load_state(tmp_path / "run", 1).state.evaluation
+    assert evaluation is not None
+    assert (evaluation.symmetry_gain, evaluation.asymmetric_share) == (gain, share)
+
+
+def test_what_was_not_measured_contradicts_nothing():
+    assert not is_contradicted(math.nan, math.nan)
+    assert not is_contradicted(100.0, 0.001)  # significant, and nearly symmetric
+    assert not is_contradicted(-10.0, 0.5)  # asymmetric, and noise
+
+
+def test_nothing_is_measured_without_a_symmetry(tiny_set, tmp_path):
+    settings = settings_for(
+        tiny_set, symmetry="c1", alignment="global", iterations=1, compare_to=None
+    )
+    summary = refine(settings, tmp_path / "run")
+    assert summary["symmetry_gain_nats"] is None
+    assert summary["asymmetric_share"] is None
