@@ -7,6 +7,9 @@
 
 PYTHON ?= python3
 FUZZ ?= 2000
+FUZZED := tests/robustness tests/formats/test_damaged_files.py tests/interface/test_result_folders.py \
+	tests/behaviour/test_kill_points.py \
+	tests/behaviour/test_stops.py tests/behaviour/test_two_processes.py tests/behaviour/test_full_disk.py
 TESTS ?= not slow
 # Two files at a time: most tests compute in one or two threads, and those of a file share runs.
 # In the order of their names, which has the long ones first and many short ones last.
@@ -39,7 +42,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 fuzz: $(READY)
-	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/behaviour/test_kill_points.py $(PYTEST_OPTIONS)
+	CRYOREFINE_FUZZ=$(FUZZ) $(BIN)/python -m pytest $(FUZZED) $(PYTEST_OPTIONS)
 
 $(SCIPION_READY): plugins/scipion/requirements.txt plugins/scipion/pyproject.toml
 	$(PYTHON) -m venv $(SCIPION)

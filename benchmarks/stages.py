@@ -153,7 +153,7 @@ def instrument(stages: Stages) -> None:
     add(assign_poses, "assign_poses", "choosing and storing poses", nothing)
     add(backprojection, "reconstruct_halves", "residuals, weights", nothing)
     add(grey_scale, "find_grey_scales", "grey scale", nothing)
-    add(solve, "fold", "folding", lambda out, acc, _: 1.5 * bytes_of(acc.values, acc.weights))
+    add(solve, "fold", "folding", lambda out, acc, *_: 1.5 * bytes_of(acc.values, acc.weights))
     add(symmetrise, "symmetrise_grid", "symmetry",
         lambda out, values, weights, **_: 2 * bytes_of(values, weights))  # fmt: skip
     add(solve, "solve", "solving", lambda *_, **__: 1)

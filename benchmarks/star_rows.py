@@ -1,6 +1,9 @@
 """Time and memory of reading and writing particle files of a million rows, each in its own process.
 
-    python benchmarks/star_rows.py [--rows N] [--folder DIR]
+    python benchmarks/star_rows.py [--rows N] [--folder DIR] [--others PYTHON]
+
+``--others`` names an interpreter that has starfile, starfile-rs and gemmi: they read the same file,
+to columns of numbers where those of cryorefine's particles are numbers.
 
 CPU seconds are those of the process alone; memory is its highest resident size.
 """
@@ -22,11 +25,24 @@ STEPS = {
     "cs to STAR": "import cryorefine as cr; "
     "cr.convert(path.with_suffix('.cs'), path.with_name('again.star'))",
 }
+OTHERS = {
+    "starfile": ("starfile", "starfile.read(path)"),
+    "starfile-rs": ("starfile_rs", "starfile_rs.read_star(path)['particles'].to_pandas()"),
+    "gemmi, words": ("gemmi", "gemmi.cif.read(str(path))"),
+    "gemmi, columns": (
+        "numpy, gemmi",
+        "block = gemmi.cif.read(str(path)).find_block('particles'); "
+        "[numpy.array(list(block.find_loop(tag)), 'S' if 'Name' in tag else float) "
+        "for item in block if item.loop for tag in item.loop.tags]",
+    ),
+}
+"""What is imported, and what is done."""
+
+OURS = "torch, cryorefine; from cryorefine.formats import read"
 PROGRAM = """
 import sys, time, resource
 from pathlib import Path
-import torch, cryorefine
-from cryorefine.formats import read
+import {imports}
 path = Path(sys.argv[1])
 wall, cpu = time.perf_counter(), time.process_time()
 {step}
@@ -64,16 +80,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--others", type=Path)
     options = parser.parse_args()
+    steps = [(title, sys.executable, OURS, step) for title, step in STEPS.items()]
+    if options.others:
+        steps += [(title, str(options.others), *how) for title, how in OTHERS.items()]
     with TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "particles.star"
         write_star(path, options.rows)
         print(f"{options.rows} rows, {path.stat().st_size / 1e6:.0f} MB")
         print(f"{'':24} wall s   CPU s   GB")
-        for title, step in STEPS.items():
-            program = PROGRAM.format(step=step)
+        for title, python, imports, step in steps:
+            program = PROGRAM.format(step=step, imports=imports)
             end = subprocess.run(
-                [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+                [python, "-c", program, path], capture_output=True, text=True, check=True
             )
             wall_s, cpu_s, memory_GB = map(float, end.stdout.split())
             print(f"{title:24} {wall_s:6.1f}  {cpu_s:6.1f}  {memory_GB:.2f}", flush=True)

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.helix import Helix
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.model.atoms import Atoms
 from cryorefine.model.filament import filament_atoms, filament_map
 from cryorefine.model.observe import ImageStatistics
+from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.particles.table import ParticleTable
 from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
@@ -278,6 +281,12 @@ def make_checkpoint(state: State, *, n_unused: int = 1, **changes: Any) -> Check
     return Checkpoint(state, replace(constants, **changes), (0.1 + 0.2, 1e9), False)
 
 
+@cache
+def phantom(symmetry: str, diameter_A: float, seed: int) -> Atoms:
+    """Return a made-up particle, made once for all tests of a process that ask for the same."""
+    return make_phantom(parse_symmetry(symmetry), diameter_A=diameter_A, seed=seed)
+
+
 def helical_map(
     helix: Helix, size_px: int, voxel_A: float, *, bfactor_A2: float = 900.0, seed: int = 0
 ) -> torch.Tensor:
@@ -286,6 +295,14 @@ def helical_map(
     They lie along the radius: rounder ones at a rise of 7 Å and 9 Å of detail are nearly alike
     after half a step and half a turn, so that no search could tell.
     """
+    return _helical_map(helix, size_px, voxel_A, bfactor_A2, seed).clone()
+
+
+@cache
+def _helical_map(
+    helix: Helix, size_px: int, voxel_A: float, bfactor_A2: float, seed: int
+) -> torch.Tensor:
+    """Make the map, once for all tests of a process that ask for the same."""
     rng = np.random.default_rng(seed)
     far_A = 0.3 * size_px * voxel_A
     radius = far_A * np.sqrt(rng.uniform((8 / far_A) ** 2, 1, 150))

@@ -4,15 +4,21 @@ import builtins
 import errno
 import io
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_CHANGES = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link", "fsync", "truncate")
-_NEED_SPACE = ("mkdir", "fsync", "open")
+_CHANGES = (
+    "replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link", "fsync", "truncate",
+    "sendfile",
+)  # fmt: skip
+_NEED_SPACE = ("mkdir", "fsync", "open", "sendfile")
 
 
 class Killed(BaseException):
@@ -47,6 +53,51 @@ def full_disk_at(point: int) -> Iterator[Count]:
 
     with _hooked(point, full) as count:
         yield count
+
+
+@contextmanager
+def met_at(point: int, meet: Callable[[], object]) -> Iterator[Count]:
+    """Call something right before change number ``point``, which then happens."""
+
+    def met(name: str, is_first: bool) -> None:
+        if is_first:
+            meet()
+
+    with _hooked(point, met) as count:
+        yield count
+
+
+def begun_apart(act: Callable[[], object], error: Path) -> int:
+    """Let a child do something, with what it says to a file; returns the child's number.
+
+    It ends with the code that a command would end with, 70 after any other error: modules and
+    kernels are those that this process has loaded.
+    """
+    child = os.fork()
+    if child:
+        return child
+    code = 70  # what no command ends with
+    try:
+        descriptor = os.open(error, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number, target in ((0, nothing), (1, nothing), (2, descriptor)):
+            os.dup2(target, number)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        act()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def ended_apart(child: int) -> int:
+    """Return the code that a child ends with, or the negative number of what killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @contextmanager

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from cryorefine.api.volume import Volume, read_volume
     from cryorefine.conversion import Conversion, convert
     from cryorefine.errors import CryorefineError, InputError, StoppedEarly
+    from cryorefine.interop.export import Export, export
     from cryorefine.report.build import write_report
 
     __version__: str
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Conversion",
     "CryorefineError",
+    "Export",
     "FscCurves",
     "InputError",
     "Inspection",
@@ -72,6 +74,7 @@ __all__ = [
     "Volume",
     "__version__",
     "convert",
+    "export",
     "fsc",
     "helical_search",
     "impose_helix",
@@ -94,6 +97,7 @@ __all__ = [
 _MODULES = {
     "Conversion": "conversion",
     "CryorefineError": "errors",
+    "Export": "interop.export",
     "FscCurves": "api.correlation",
     "InputError": "errors",
     "Inspection": "api.inspection",
@@ -105,6 +109,7 @@ _MODULES = {
     "StoppedEarly": "errors",
     "Volume": "api.volume",
     "convert": "conversion",
+    "export": "interop.export",
     "fsc": "api.correlation",
     "helical_search": "api.helices",
     "impose_helix": "api.helices",

@@ -1,18 +1,22 @@
 """Particle files from one format to another, with what is lost on the way."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from cryorefine.api.boundary import library_call
 from cryorefine.api.correlation import fsc
 from cryorefine.api.particles import Particles
 from cryorefine.api.refinement import reconstruct
 from cryorefine.errors import InputError
+from cryorefine.formats.axes import HAS_OTHER_AXES, turn_between
 from cryorefine.formats.protocol import ParticleFormat, Reading
 from cryorefine.formats.registry import format_of, format_to_write
 from cryorefine.formats.xmipp import without_block
@@ -20,8 +24,9 @@ from cryorefine.io.output_path import check_output_file
 from cryorefine.particles.formats.read_options import ReadOptions
 from cryorefine.particles.formats.relion import write_relion
 from cryorefine.particles.table import ParticleTable
+from cryorefine.particles.turned import turned_poses
 
-__all__ = ["Agreement", "Conversion", "convert"]
+__all__ = ["Agreement", "Conversion", "ConversionOptions", "convert", "convert_files"]
 
 _MAX_VERIFIED = 500
 """Particles that are reconstructed to verify a conversion: half a minute's work, and a sign or a
@@ -72,6 +77,8 @@ class Conversion:
         What of the particles the target has no place for.
     remarks
         What else was noticed of the source.
+    axes
+        What was done about the axes of symmetry, in words; empty where there is nothing to do.
     agreement
         Of maps, where they were asked for.
     """
@@ -83,7 +90,26 @@ class Conversion:
     not_understood: tuple[str, ...]
     not_held: tuple[str, ...]
     remarks: tuple[str, ...]
+    axes: str = ""
     agreement: Agreement | None = None
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How particles are read and written; see :func:`convert`.
+
+    Attributes
+    ----------
+    ctf
+        Whether the images have contrast transfer, so that its values must be there.
+    """
+
+    to: str | None = None
+    symmetry: str | None = None
+    image_root: Path | None = None
+    ctf: bool = True
+    overwrite: bool = False
+    verify: bool = False
 
 
 @library_call
@@ -92,8 +118,8 @@ def convert(
     target: str | os.PathLike[str],
     *,
     to: str | None = None,
+    symmetry: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
-    ctf: bool = True,
     overwrite: bool = False,
     verify: bool = False,
 ) -> Conversion:
@@ -102,15 +128,17 @@ def convert(
     Parameters
     ----------
     source
-        A particle file of any format that is known, or Particles.
+        A particle file of any format that is known, or Particles: of images without contrast
+        transfer ``cr.read_particles(path, ctf=False)``.
     target
         File to write; its suffix tells the format, unless ``to`` does.
     to
         relion, cryosparc, xmipp, cistem or cryodrgn.
+    symmetry
+        Point group of the particle, as the source's program calls it: poses are turned to the axes
+        that the target's program has for it. None leaves poses as they are.
     image_root
         Folder that the stacks were moved to.
-    ctf
-        Whether the images have contrast transfer, so that its values must be there.
     overwrite
         Whether to replace files that are there.
     verify
@@ -119,7 +147,7 @@ def convert(
     Raises
     ------
     InputError
-        If the source cannot be read, or the target not be written.
+        If the source cannot be read or turned, or the target not be written.
 
     Examples
     --------
@@ -128,16 +156,30 @@ def convert(
     >>> done.target_format, done.n_particles
     ('cryosparc', 120)
     """
-    path = Path(target)
-    options = ReadOptions(ctf=ctf, image_root=None if image_root is None else Path(image_root))
+    root = None if image_root is None else Path(image_root)
+    how = ConversionOptions(to, symmetry, root, overwrite=overwrite, verify=verify)
+    return convert_files(source, Path(target), how)
+
+
+def convert_files(source: Any, path: Path, how: ConversionOptions) -> Conversion:
+    """Do what :func:`convert` says.
+
+    Raises
+    ------
+    InputError
+        As there.
+    """
+    options = ReadOptions(ctf=how.ctf, image_root=how.image_root)
     name, reading = _read(source, options)
-    written = format_to_write(path, to)
+    written = format_to_write(path, how.to)
     files = written.files(path)
-    _check_files(files, reading.table, overwrite=overwrite)
-    not_held = written.write(path, reading.table)
+    _check_files(files, reading.table, overwrite=how.overwrite)
+    table, axes = _in_axes_of(reading.table, name, written.name, how.symmetry)
+    with _all_or_none(files):
+        not_held = written.write(path, table)
     agreement = None
-    if verify:
-        agreement = _agreement(reading.table, written.read(path, options).table)
+    if how.verify:
+        agreement = _agreement(table, written.read(path, options).table)
     return Conversion(
         source_format=name,
         target_format=written.name,
@@ -146,8 +188,41 @@ def convert(
         not_understood=reading.not_understood,
         not_held=not_held,
         remarks=tuple(r for r in reading.table.remarks if not _is_told(r, reading)),
+        axes=axes,
         agreement=agreement,
     )
+
+
+@contextmanager
+def _all_or_none(files: tuple[Path, ...]) -> Iterator[None]:
+    """Remove what a conversion has written that fails: only all of its files make sense."""
+    before = {path for path in files if path.exists()}
+    try:
+        yield
+    except BaseException:
+        for path in set(files) - before:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _in_axes_of(
+    table: ParticleTable, source: str, target: str, symmetry: str | None
+) -> tuple[ParticleTable, str]:
+    """Return the table with poses in the target's axes, and what is to be said of that."""
+    if symmetry is None:
+        matters = table.has_pose and (source == HAS_OTHER_AXES) != (target == HAS_OTHER_AXES)
+        if not matters or {source, target} & {"cistem", "cryodrgn"}:
+            return table, ""
+        return table, (
+            "poses are left as they are: a particle of symmetry Dn or T has its axes elsewhere in "
+            f"{target}, say --symmetry to turn them"
+        )
+    turn, (before, after) = turn_between(symmetry, source, target)
+    if torch.equal(turn, torch.eye(3, dtype=turn.dtype)):
+        return table, f"{before} has the same axes in {target}: poses are left as they are"
+    return turned_poses(
+        table, turn
+    ), f"poses are turned from {before} to {after}; turn maps likewise"
 
 
 def _read(source: Any, options: ReadOptions) -> tuple[str, Reading]:

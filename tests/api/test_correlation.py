@@ -70,3 +70,13 @@ def test_sharpening_undoes_the_fall_off_that_it_is_told(result):
 def test_a_fall_off_that_is_not_told_is_fitted(result):
     fitted = cr.sharpen(*result.half_maps, result.mask)
     assert difference(fitted, result.sharpened_map) < 0.02
+
+
+def test_curves_are_written_as_the_suffix_says(result, tmp_path):
+    for name in ("fsc.star", "fsc.xml", "fsc.csv"):
+        result.fsc.write(tmp_path / name)
+    last = f"{result.fsc.corrected[-1]:.6f}"
+    assert (tmp_path / "fsc.xml").read_text().startswith("<fsc title=")
+    assert f"<y>{last}</y>" in (tmp_path / "fsc.xml").read_text().splitlines()[-2]
+    assert (tmp_path / "fsc.csv").read_text().splitlines()[-1].split(",")[3] == last
+    assert "data_fsc" in (tmp_path / "fsc.star").read_text()

@@ -54,8 +54,8 @@ def printed_by(program, *arguments):
 
 
 def test_the_public_names_are_these():
-    names = """Conversion CryorefineError FscCurves InputError Inspection Iteration Particles
-        Refinement Run Simulation StoppedEarly Volume __version__ convert fsc helical_search
+    names = """Conversion CryorefineError Export FscCurves InputError Inspection Iteration Particles
+        Refinement Run Simulation StoppedEarly Volume __version__ convert export fsc helical_search
         impose_helix inspect open_run project read_particles read_volume reconstruct refine
         restore rotations_from_euler sharpen simulate symmetry write_report"""
     assert sorted(cr.__all__) == sorted(names.split())

@@ -22,7 +22,7 @@ from cryorefine.assign.exhaustive import (
     shift_grid,
     within_mass,
 )
-from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise
 from cryorefine.assign.search_depth import Search, SearchDepth
 from cryorefine.fourier.band import phase_ramp
 from cryorefine.geometry.rotation import (
@@ -36,11 +36,19 @@ from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
-from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
+from tests.builders import phantom
 
 SIZE_PX, PIXEL_A, DIAMETER_A = 44, 4.0, 120.0
 STEP_RAD = math.radians(15)
+
+
+def own_noise(case, rotations, shifts_px, *, bonus: float) -> OwnNoise:
+    """Images that were inserted at these poses, and gain a log-likelihood there."""
+    share = torch.ones(SIZE_PX // 2 + 2, dtype=torch.float64)
+    of_one = case.c.double().square().sum(1)
+    noise = NoiseInReference(share, spread_A2=400.0)
+    return OwnNoise(rotations[:, None], shifts_px[:, None], (bonus / of_one)[:, None], noise)
 
 
 class Case:
@@ -51,7 +59,7 @@ class Case:
     ):
         self.group = parse_symmetry(symmetry)
         generator = torch.Generator().manual_seed(seed)
-        atoms = make_phantom(self.group, diameter_A=DIAMETER_A, seed=2)
+        atoms = phantom(symmetry, DIAMETER_A, 2)
         basis = scattering_basis(atoms, 0.6 / PIXEL_A)
         volume = volume_from_atoms(atoms, basis, size_px=SIZE_PX, voxel_A=PIXEL_A)
         optics = OpticsGroup("g", PIXEL_A, SIZE_PX, has_ctf=False)
@@ -422,15 +430,16 @@ def test_a_pose_that_wins_by_its_own_noise_only_loses():
         case.images, case.reference, wrong, case.shifts, OPTIONS, is_restarted=False
     )
     # As if the images' noise were in the reference there: the wrong poses score more.
-    own = OwnNoise(at_wrong.rotations[:, None], torch.full((8, 1), 1e4).double(), 0.1)
+    own = own_noise(case, at_wrong.rotations, at_wrong.shifts_px, bonus=1e4)
     previous = (at_wrong.rotations, at_wrong.shifts_px)
     found = case.globally(search, images=replace(case.images, own=own), previous=previous)
     assert float(torch.rad2deg(geodesic_angle(found.rotations, plain.rotations)).max()) < 0.5
     # A pose that is right stays, and its score says what it says without its noise.
-    own = OwnNoise(plain.rotations[:, None], torch.full((8, 1), 3.0).double(), 0.1)
+    own = own_noise(case, plain.rotations, plain.shifts_px, bonus=1.0)
     previous = (plain.rotations, plain.shifts_px)
     again = case.globally(search, images=replace(case.images, own=own), previous=previous)
-    torch.testing.assert_close(again.score, plain.score - 3.0, rtol=0, atol=0.1)
+    assert float(torch.rad2deg(geodesic_angle(again.rotations, plain.rotations)).max()) < 0.5
+    torch.testing.assert_close(again.score, plain.score - 1.0, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(("reach", "step"), [(5.0, 1.0), (4.0, 1.7), (0.5, 1.0)])

@@ -1,10 +1,13 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cryorefine.assign import particle_optics
 from cryorefine.assign.align import AlignmentOptions
+from cryorefine.assign.comparison import Reference
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise
 from cryorefine.assign.particle_optics import (
     GroupImages,
     OpticsPrior,
@@ -21,9 +24,9 @@ from cryorefine.kernels.grid import make_slice_grid
 from cryorefine.kernels.reference import extract_slices
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
-from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.ctf import Defocus, contrast_transfer, contrast_transfer_and_slopes
 from cryorefine.optics.group import OpticsGroup
+from tests.builders import phantom
 from tests.kernels.problems import exact_slices
 
 SIZE_PX, PIXEL_A = 48, 2.5
@@ -41,7 +44,7 @@ class Case:
 
     def __init__(self, n: int, values: torch.Tensor, *, noise: float = 1.0, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        atoms = make_phantom(parse_symmetry("c1"), diameter_A=85.0, seed=4)
+        atoms = phantom("c1", 85.0, 4)
         basis = scattering_basis(atoms, 0.6 / PIXEL_A)
         volume = volume_from_atoms(atoms, basis, size_px=SIZE_PX, voxel_A=PIXEL_A)
         self.group = OpticsGroup("g", PIXEL_A, SIZE_PX)
@@ -71,18 +74,19 @@ class Case:
         self.images = GroupImages(
             self.view, x, white[None], torch.full((1, 1), self.view.amplitude), self.defocus
         )
-        self.grid = make_slice_grid(volume, SIZE_PX / 2 + 1)
+        grid = make_slice_grid(volume, SIZE_PX / 2 + 1)
+        self.reference = Reference(grid, parse_symmetry("c1"))
 
     def problem(self, prior: OpticsPrior):
         options = AlignmentOptions(8.0, SHIFT_PRECISION**-0.5, 0.1)
-        return _make_problem(self.grid, self.images, prior, options)
+        return _make_problem(self.reference, self.images, self.rotations, prior, options)
 
     def refine(self, prior: OpticsPrior, *, turn_deg: float = 0.3):
         n = len(self.rotations)
         turn = torch.randn(n, 3, generator=torch.Generator().manual_seed(9)).double()
         start = matrix_from_rotvec(math.radians(turn_deg) * turn) @ self.rotations
         return refine_particle_optics(
-            self.grid, self.images, start, self.shifts + 0.1,
+            self.reference, self.images, start, self.shifts + 0.1,
             torch.zeros(n, 8, dtype=torch.float64), prior, AlignmentOptions(8.0, math.inf, 0.1),
         )  # fmt: skip
 
@@ -90,8 +94,23 @@ class Case:
 PLANTED = torch.tensor([0.2, 0.02, 0.01, -0.008, 0.005, 250.0, -120.0, 80.0])
 
 
-def test_the_analytic_gradient_is_that_of_the_log_posterior():
+def with_own_noise(case: Case, *, turn_deg: float) -> GroupImages:
+    """The images of a case, which went into the reference near their true poses."""
+    turn = torch.tensor([math.radians(turn_deg), 0.0, 0.0], dtype=torch.float64)
+    noise = NoiseInReference(torch.full((SIZE_PX,), 10.0, dtype=torch.float64), spread_A2=300.0)
+    own = OwnNoise(
+        (matrix_from_rotvec(turn) @ case.rotations)[:, None], case.shifts[:, None] + 0.2,
+        torch.ones(len(case.shifts), 1, dtype=torch.float64), noise,
+    )  # fmt: skip
+    return replace(case.images, own=own)
+
+
+@pytest.mark.parametrize("has_own_noise", [False, True])
+def test_the_analytic_gradient_is_that_of_the_log_posterior(has_own_noise):
     case = Case(4, PLANTED, noise=1.0)
+    if has_own_noise:
+        case.images = with_own_noise(case, turn_deg=2)
+        assert bool((case.problem(ALL).own.bonus > 1).all())
     problem = case.problem(ALL)
     theta = 0.5 * case.values
     _, gradient, _ = problem.normal_equations(case.rotations, case.shifts, theta)
@@ -126,7 +145,9 @@ def test_the_score_is_the_log_likelihood_less_the_priors():
     score, _, _ = problem.normal_equations(case.rotations, case.shifts, theta)
     own = with_defocus_change(case.defocus, theta)
     c = contrast_transfer(case.group, own, case.view.s_per_A)
-    model = c * extract_slices(case.grid, magnified(case.rotations, theta), case.view.points)
+    model = c * extract_slices(
+        case.reference.grid, magnified(case.rotations, theta), case.view.points
+    )
     k = case.view.k_px().double()
     model = (1 + theta[:, :1]) * model * torch.exp(2j * math.pi / SIZE_PX * (case.shifts @ k.T))
     model = without_offset(case.view, model, -theta[:, 1]) * problem.white
@@ -185,10 +206,12 @@ def test_values_stay_within_their_bounds():
 def test_the_kernels_read_magnified_slices_with_magnified_rows():
     case = Case(2, PLANTED, noise=1.0)
     matrices = magnification_matrix(case.values).float()
-    rows = extract_slices(case.grid, magnified(case.rotations, case.values), case.view.points)
+    rows = extract_slices(
+        case.reference.grid, magnified(case.rotations, case.values), case.view.points
+    )
     for i in range(2):
         moved = extract_slices(
-            case.grid, case.rotations[i : i + 1], case.view.points @ matrices[i].T
+            case.reference.grid, case.rotations[i : i + 1], case.view.points @ matrices[i].T
         )
         torch.testing.assert_close(rows[i : i + 1], moved, rtol=1e-3, atol=0.2)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,9 @@ from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inp
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings, make_settings
 from cryorefine.state.state import Inputs, State
+
+if TYPE_CHECKING:
+    from .canned import Canned
 
 OPTIONS = {
     "--particles": 240,
@@ -119,6 +123,32 @@ def tiny_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def eighty_set(tmp_path_factory) -> Path:
+    """80 particles of 32 px, for what needs some more of them than ``tiny_set`` has."""
+
+    def make(folder: Path) -> Path:
+        return simulate_set(
+            folder, particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=8
+        )
+
+    return made_once(tmp_path_factory, "eighty_set", make)
+
+
+@pytest.fixture(scope="session")
+def one_iteration(small_set, tmp_path_factory) -> Path:
+    """The first iteration of ``small_set`` alone."""
+    settings = settings_for(small_set, iterations=1)
+    return made_once(tmp_path_factory, "one_iteration", lambda folder: refine(settings, folder))
+
+
+@pytest.fixture(scope="session")
+def global_run(tiny_set, tmp_path_factory) -> Path:
+    """A finished run of one global iteration of ``tiny_set``; a test that changes it copies it."""
+    settings = settings_for(tiny_set, compare_to=None, alignment="global", iterations=1)
+    return made_once(tmp_path_factory, "global_run", lambda folder: refine(settings, folder))
+
+
+@pytest.fixture(scope="session")
 def tiny_finished(tiny_set, tmp_path_factory) -> Run:
     return finished_run(tmp_path_factory, "tiny_finished", tiny_set)
 
@@ -127,3 +157,19 @@ def finished_run(temporary: pytest.TempPathFactory, name: str, data: Path) -> Ru
     """Return an automatic run of a set."""
     folder = made_once(temporary, name, lambda folder: refine(settings_for(data), folder))
     return Run(data, folder, json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def canned(tmp_path_factory) -> "Canned":
+    """A run whose iterations others take instead of making them."""
+    from .canned import make_canned
+
+    return make_canned(tmp_path_factory.mktemp("canned"))
+
+
+@pytest.fixture(scope="session")
+def given_poses(tmp_path_factory) -> "Canned":
+    """The same of poses that are given, as ``reconstruct`` takes them."""
+    from .canned import make_canned
+
+    return make_canned(tmp_path_factory.mktemp("given"), alignment="none")

@@ -157,17 +157,9 @@ def tiny_settings(folder: Path, **changes):
     return settings_for(folder, **{"compare_to": None, "alignment": "global", **changes})
 
 
-@pytest.fixture(scope="module")
-def global_run(tiny_set, tmp_path_factory) -> Path:
-    """A finished run of one global iteration."""
-    folder = tmp_path_factory.mktemp("global") / "run"
-    refine(tiny_settings(tiny_set, iterations=1), folder)
-    return folder
-
-
 @pytest.fixture
 def run(global_run, tmp_path) -> Path:
-    """A copy of it."""
+    """A finished run of one global iteration."""
     return Path(shutil.copytree(global_run, tmp_path / "run"))
 
 

@@ -37,14 +37,14 @@ def inverted_set(data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def noisy_sets(tmp_path_factory) -> dict[float, Path]:
-    """The same particle in more and more noise."""
+    """The same particle in more and more noise; where there is little, few show the same."""
     folder = tmp_path_factory.mktemp("noisy")
     return {
         snr: simulate_set(
-            folder / str(snr), particles=256, box_px=48, pixel_angstrom=4.0, symmetry="c1",
+            folder / str(snr), particles=n, box_px=48, pixel_angstrom=4.0, symmetry="c1",
             diameter_angstrom=130, snr=snr,
         )
-        for snr in (0.05, 0.01, 0.005)
+        for snr, n in ((0.05, 96), (0.01, 256), (0.005, 256))
     }  # fmt: skip
 
 

@@ -65,8 +65,8 @@ def test_resuming_a_finished_run_changes_nothing(tiny_finished):
     assert (tiny_finished.folder / "half1.mrc").stat().st_mtime_ns == before
 
 
-def test_a_half_written_iteration_is_ignored_and_replaced(tiny_set, tmp_path):
-    refine(settings_for(tiny_set, alignment="global", iterations=1), tmp_path / "run")
+def test_a_half_written_iteration_is_ignored_and_replaced(global_run, tmp_path):
+    shutil.copytree(global_run, tmp_path / "run")
     (tmp_path / "run" / ".iteration_001.part").mkdir()
     (tmp_path / "run" / ".iteration_001.part" / "half1.mrc").write_bytes(b"rubbish")
     assert committed_iterations(tmp_path / "run") == [0, 1]
@@ -205,9 +205,8 @@ def test_a_run_that_is_stopped_before_its_first_commit_can_be_given_again(
     assert (run / "notes.txt").read_text() == "mine"
 
 
-def test_a_run_resumes_or_says_that_it_is_as_it_was(tiny_set, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    refine(settings_for(tiny_set, alignment="global", iterations=1), run)
+def test_a_run_resumes_or_says_that_it_is_as_it_was(global_run, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(global_run, tmp_path / "run"))
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
     def stops(*args, **kwargs):

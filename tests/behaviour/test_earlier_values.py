@@ -11,17 +11,14 @@ from cryorefine.io.star import read_star
 from cryorefine.run.loop import refine, resume
 from tests.builders import refused
 
-from .conftest import settings_for, simulate_set
+from .conftest import settings_for
 
 VALUES = ("GreyScale", "GreyOffset", "MagnificationXX", "MagnificationXY", "MagnificationYY")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return simulate_set(
-        tmp_path_factory.mktemp("earlier") / "data",
-        particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=8,
-    )  # fmt: skip
+def data(eighty_set):
+    return eighty_set
 
 
 def run(data, folder, particles, **changes):

@@ -19,7 +19,6 @@ from cryorefine.io.mrc import read_stack_header, write_stack
 from cryorefine.refine import iteration as iteration_module
 from cryorefine.refine.advance import advance
 from cryorefine.run.checkpoint import load_state
-from cryorefine.run.loop import refine
 from cryorefine.state.plan import IterationPlan, IterationRecord
 from cryorefine.state.state import Inputs, State
 
@@ -230,13 +229,6 @@ def test_uncertainties_are_calibrated_by_both_halves_at_the_end_of_a_run(twice):
     torch.testing.assert_close(used, used[:1].expand_as(used), rtol=1e-9, atol=0)
     first = [s.poses.covariance[mine] for s in (twice.first[0], twice.replayed[0])]
     torch.testing.assert_close(*first, rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.fixture(scope="module")
-def one_iteration(small_set, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one") / "run"
-    refine(settings_for(small_set, iterations=1), folder)
-    return folder
 
 
 def test_both_halves_start_from_the_same_low_passed_map(one_iteration):

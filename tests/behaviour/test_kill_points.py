@@ -29,17 +29,12 @@ from tests.builders import refused
 from tests.crash_points import assert_whole, full_disk_at, killed_at
 from tests.run.test_checkpoint import assert_bit_equal
 
-from .canned import Canned, make_canned
+from .canned import Canned
 
 N_POINTS = int(os.environ.get("CRYOREFINE_FUZZ", "6"))
 """Of each kind, spread over all."""
 REPRODUCED = ("fsc.star", "particles.star", "statistics.json")
 """Results that hold neither a time nor what was spent."""
-
-
-@pytest.fixture(scope="module")
-def canned(tmp_path_factory) -> Canned:
-    return make_canned(tmp_path_factory.mktemp("canned"))
 
 
 def spread(n: int) -> list[int]:

@@ -29,12 +29,30 @@ from .conftest import settings_for, simulate_set
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Return a set of 80 particles of 32 px, with as much noise as a run of a second bears."""
-    return simulate_set(
-        tmp_path_factory.mktemp("tiny") / "data",
-        particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=8,
-    )  # fmt: skip
+def tiny(eighty_set):
+    return eighty_set
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    """Return a function of settings: the folder of their run and its columns, to be read only.
+
+    It is what tests of an option compare theirs with, and made when the first of them asks.
+    """
+    made = {}
+
+    def found(**changes):
+        key = tuple(sorted(changes.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("plain") / "run"
+            made[key] = folder, run(tiny, folder, **changes)[1]
+        return made[key]
+
+    return found
+
+
+KEPT_POSES = {"alignment": "none", "reference": (), "known": True}
+"""The shortest run, for what does not depend on how poses are found."""
 
 
 def run(tiny, folder, **changes):
@@ -72,7 +90,7 @@ def test_every_mode_runs_to_its_end(tiny, tmp_path, mode, n):
         assert (tmp_path / "run" / name).stat().st_size > 0
 
 
-def test_two_initial_maps_start_one_half_each(tiny, tmp_path):
+def test_two_initial_maps_start_one_half_each(tiny, plain, tmp_path):
     volume = read_volume(tiny / "reference.mrc")
     write_volume(
         tmp_path / "flat.mrc",
@@ -80,7 +98,7 @@ def test_two_initial_maps_start_one_half_each(tiny, tmp_path):
         volume.voxel_A,
     )
     _, both = run(tiny, tmp_path / "a", reference=(tiny / "reference.mrc",) * 2)
-    _, one = run(tiny, tmp_path / "b", reference=(tiny / "reference.mrc",))
+    _, one = plain()
     assert both.floats("rlnAngleRot").tolist() == one.floats("rlnAngleRot").tolist()
     _, other = run(tiny, tmp_path / "c", reference=(tiny / "reference.mrc", tmp_path / "flat.mrc"))
     first = one.integers("rlnRandomSubset") == 1
@@ -147,34 +165,34 @@ def test_poses_stay_within_the_local_limits(tiny, tmp_path):
     assert 0.7 < after.floats("cryorefineShiftDiffA").max() < 0.5 / 100 * 32 * 5 + 1e-6
 
 
-def test_only_particles_within_the_tilts_are_reconstructed(tiny, tmp_path):
+def test_only_particles_within_the_tilts_are_reconstructed(tiny, plain, tmp_path):
     range_deg = {"reconstruct_min_tilt_deg": 40.0, "reconstruct_max_tilt_deg": 100.0}
-    _, table = run(tiny, tmp_path / "run", alignment="none", reference=(), known=True, **range_deg)
+    _, table = run(tiny, tmp_path / "run", **KEPT_POSES, **range_deg)
     tilt = table.floats("rlnAngleTilt")
     # About its axes x and y, D2 turns a tilt into 180° less it: whichever copy is written.
     outside = (tilt < 40) | (tilt > 140)
     assert 0 < outside.sum() < len(tilt)
     assert ((tilt > 100) & ~outside).any()
     assert ((table.floats("cryorefineWeight") == 0) == outside).all()
-    run(tiny, tmp_path / "all", alignment="none", reference=(), known=True)
-    assert not torch.equal(maps(tmp_path / "run"), maps(tmp_path / "all"))
+    assert not torch.equal(maps(tmp_path / "run"), maps(plain(**KEPT_POSES)[0]))
     with refused("no particle of half 1 has a tilt"):
-        run(tiny, tmp_path / "none", alignment="none", reference=(), known=True,
-            reconstruct_min_tilt_deg=179.8)  # fmt: skip
+        run(tiny, tmp_path / "none", **KEPT_POSES, reconstruct_min_tilt_deg=179.8)
 
 
 @pytest.mark.parametrize("name", ["weight_ssnr", "weight_cost", "weight_stability", "weight_cc"])
-def test_a_weight_reaches_the_reconstruction_and_comes_from_its_half_only(tiny, tmp_path, name):
+def test_a_weight_reaches_the_reconstruction_and_comes_from_its_half_only(
+    tiny, plain, tmp_path, name
+):
     how = {"alignment": "local", "iterations": 1, "known": True}
-    _, plain = run(tiny, tmp_path / "plain", **how)
+    folder, other = plain(**how)
     _, table = run(tiny, tmp_path / "run", **{name: True}, **how)
-    assert set(plain.floats("cryorefineWeight")) == {1.0}
+    assert set(other.floats("cryorefineWeight")) == {1.0}
     weight, half = table.floats("cryorefineWeight"), table.integers("rlnRandomSubset")
     assert weight.std() > 0.01
     assert [weight[half == h].mean() for h in (1, 2)] == pytest.approx([1, 1], abs=1e-5)
-    assert not torch.equal(maps(tmp_path / "plain"), maps(tmp_path / "run"))
+    assert not torch.equal(maps(folder), maps(tmp_path / "run"))
     # Poses of the first iteration do not depend on weights.
-    assert np.allclose(plain.floats("rlnAngleRot"), table.floats("rlnAngleRot"))
+    assert np.allclose(other.floats("rlnAngleRot"), table.floats("rlnAngleRot"))
 
 
 def test_weights_multiply(tiny, tmp_path):
@@ -198,8 +216,8 @@ def test_weights_multiply(tiny, tmp_path):
     assert t.floats("cryorefineWeightCC").min() >= 0.3
 
 
-def test_percentiles_are_ranks_among_particles_of_like_defocus_of_one_half(tiny, tmp_path):
-    _, table = run(tiny, tmp_path / "run")
+def test_percentiles_are_ranks_among_particles_of_like_defocus_of_one_half(plain):
+    _, table = plain()
     half, group = table.integers("rlnRandomSubset"), table.integers("cryorefineDefocusGroup")
     for h in (1, 2):
         for g in np.unique(group[half == h]):
@@ -212,8 +230,8 @@ def test_percentiles_are_ranks_among_particles_of_like_defocus_of_one_half(tiny,
             assert (np.argsort(score) == np.argsort(rank)).all()
 
 
-def test_the_temperature_follows_the_turns(tiny, tmp_path):
-    _, table = run(tiny, tmp_path / "run", iterations=2)
+def test_the_temperature_follows_the_turns(plain):
+    _, table = plain(iterations=2)
     turned = table.floats("cryorefineAngleDiffDeg")
     assert turned.max() > 0
     # The first iteration has no earlier pose: a third of the second's turn.
@@ -241,11 +259,11 @@ def command(expression: str) -> str:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_changes_the_next_reference_changes_the_poses(tiny, tmp_path, changes):
+def test_what_changes_the_next_reference_changes_the_poses(tiny, plain, tmp_path, changes):
     base = {k: v for k, v in changes.items() if k in ("iterations", "particle_radius_px")}
-    _, plain = run(tiny, tmp_path / "plain", **base)
+    _, other = plain(**base)
     _, table = run(tiny, tmp_path / "run", **changes)
-    assert not np.array_equal(table.floats("cryorefineScore"), plain.floats("cryorefineScore"))
+    assert not np.array_equal(table.floats("cryorefineScore"), other.floats("cryorefineScore"))
     # The maps are still maps of the particle.
     assert np.median(table.floats("cryorefineCorrelation")) > 0.2
 
@@ -280,33 +298,35 @@ def test_a_reference_holds_what_halves_agree_on_up_to_a_limit_beyond_the_resolut
     assert torch.equal(reference_ssnr(curves, 20.0, limit_A=40.0), plain)
 
 
-def test_a_mask_of_the_reference_is_not_that_of_the_resolution(tiny, tmp_path):
+def test_a_mask_of_the_reference_is_not_that_of_the_resolution(tiny, plain, tmp_path):
     write_volume(tmp_path / "mask.mrc", sphere_mask(32, 6.0), 5.0)
-    _, plain = run(tiny, tmp_path / "plain")
+    _, other = plain()
     _, table = run(tiny, tmp_path / "run", reference_mask=tmp_path / "mask.mrc")
-    assert not np.array_equal(table.floats("cryorefineScore"), plain.floats("cryorefineScore"))
+    assert not np.array_equal(table.floats("cryorefineScore"), other.floats("cryorefineScore"))
     assert float(maps(tmp_path / "run", "mask.mrc").sum()) > 1.5 * float(sphere_mask(32, 6.0).sum())
 
 
-def test_the_processed_map_has_its_mask_and_command_and_nothing_else_sees_them(tiny, tmp_path):
+def test_the_processed_map_has_its_mask_and_command_and_nothing_else_sees_them(
+    tiny, plain, tmp_path
+):
     mask = sphere_mask(32, 5.0)
     write_volume(tmp_path / "mask.mrc", mask, 5.0)
-    run(tiny, tmp_path / "plain")
+    other, _ = plain(**KEPT_POSES)
     # What the command adds outside the mask does not stay: the mask comes last.
     how = {"post_mask": tmp_path / "mask.mrc", "post_command": command("1 - v")}
-    run(tiny, tmp_path / "run", **how)
-    expected = (1 - maps(tmp_path / "plain", "map.mrc")) * mask
+    run(tiny, tmp_path / "run", **KEPT_POSES, **how)
+    expected = (1 - maps(other, "map.mrc")) * mask
     torch.testing.assert_close(maps(tmp_path / "run", "map_processed.mrc"), expected)
-    assert torch.equal(maps(tmp_path / "run"), maps(tmp_path / "plain"))
-    assert not (tmp_path / "plain" / "map_processed.mrc").exists()
+    assert torch.equal(maps(tmp_path / "run"), maps(other))
+    assert not (other / "map_processed.mrc").exists()
 
 
 def test_restorations_of_half_maps_leave_the_raw_ones_and_the_resolution_as_they_are(
-    tiny, tmp_path
+    tiny, plain, tmp_path
 ):
     write_volume(tmp_path / "inner.mrc", sphere_mask(32, 7.0, 3.0), 5.0)
     write_volume(tmp_path / "outer.mrc", sphere_mask(32, 12.0, 3.0), 5.0)
-    plain, _ = run(tiny, tmp_path / "plain")
+    other, _ = plain(**KEPT_POSES)
     how = {
         "post_symmetry": "c2",
         "post_symmetry_mask": tmp_path / "inner.mrc",
@@ -320,13 +340,11 @@ def test_restorations_of_half_maps_leave_the_raw_ones_and_the_resolution_as_they
         "post_command": command("-v"),
         "post_mask": tmp_path / "outer.mrc",
     }
-    found, _ = run(tiny, tmp_path / "run", **how)
+    found, _ = run(tiny, tmp_path / "run", **KEPT_POSES, **how)
     for name in ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc"):
-        assert torch.equal(maps(tmp_path / "run", name), maps(tmp_path / "plain", name)), name
-    assert found["resolution_A"] == plain["resolution_A"]
-    assert (tmp_path / "run" / "fsc.star").read_text() == (
-        tmp_path / "plain" / "fsc.star"
-    ).read_text()
+        assert torch.equal(maps(tmp_path / "run", name), maps(other, name)), name
+    assert found["resolution_A"] == json.loads((other / "summary.json").read_text())["resolution_A"]
+    assert (tmp_path / "run" / "fsc.star").read_text() == (other / "fsc.star").read_text()
 
     record = json.loads((tmp_path / "run" / "restorations.json").read_text())
     names = [step["name"] for step in record["steps"]]
@@ -346,11 +364,11 @@ def test_restorations_of_half_maps_leave_the_raw_ones_and_the_resolution_as_they
     page = (tmp_path / "run" / "report.html").read_text()
     assert "FSC before and after processing" in page
     assert "no longer independent" in page
-    assert not (tmp_path / "plain" / "restorations.json").exists()
+    assert not (other / "restorations.json").exists()
 
 
 def test_what_keeps_the_halves_apart_is_not_said_to_mix_them(tiny, tmp_path):
-    run(tiny, tmp_path / "run", post_denoise=True)
+    run(tiny, tmp_path / "run", **KEPT_POSES, post_denoise=True)
     record = json.loads((tmp_path / "run" / "restorations.json").read_text())
     assert not record["mixes_halves"]
     write_report(tmp_path / "run")
@@ -387,17 +405,17 @@ def test_a_command_that_fails_ends_the_run_with_its_output(tiny, tmp_path):
         "command_shell": True,
         "post_command": "cp {volume} {volume}.1 && mv {volume}.1 {volume}",
     }
-    run(tiny, tmp_path / "shell", **shell)
+    run(tiny, tmp_path / "shell", **KEPT_POSES, **shell)
     assert (tmp_path / "shell" / "map_processed.mrc").exists()
 
 
 def test_loud_images_are_rejected_with_the_reason(tiny, tmp_path):
-    table, images = open_images(read_relion(tiny / "particles.star"))
+    table, images = open_images(read_relion(tiny / "truth_particles.star"))
     stack = torch.cat([data for _, data in images.batches(np.arange(80), 80)])
     stack[7, 14:18, 14:18] += 100 * stack.std()  # a piece of ice
     write_stack(tmp_path / "loud.mrcs", stack, 5.0, half=False)
     write_with_stack(tmp_path / "loud.star", table, tmp_path / "loud.mrcs")
-    particles = {"particles": tmp_path / "loud.star"}
+    particles = {"particles": tmp_path / "loud.star", "alignment": "none", "reference": ()}
     summary, used = run(tiny, tmp_path / "run", **particles)
     rejected = read_star(tmp_path / "run" / "rejected_particles.star")["particles"]
     assert (summary["n_rejected"], len(used)) == (1, 79)
@@ -454,8 +472,8 @@ def test_masks_without_a_voxel_size_are_taken_with_the_one_given(tiny, tmp_path)
     how = {"mask": tmp_path / "none.mrc"}
     with refused("no voxel size", "--mask-voxel-angstrom"):
         run(tiny, tmp_path / "run", **how)
-    run(tiny, tmp_path / "run", mask_voxel_angstrom=5.0, **how)
-    run(tiny, tmp_path / "same", mask=tmp_path / "mask.mrc")
+    run(tiny, tmp_path / "run", mask_voxel_angstrom=5.0, **KEPT_POSES, **how)
+    run(tiny, tmp_path / "same", mask=tmp_path / "mask.mrc", **KEPT_POSES)
     assert torch.equal(maps(tmp_path / "run", "mask.mrc"), maps(tmp_path / "same", "mask.mrc"))
     with refused("--mask-voxel-angstrom: there is no mask"):
         run(tiny, tmp_path / "no", mask_voxel_angstrom=5.0)
@@ -467,8 +485,9 @@ def test_processed_halves_make_the_next_references_and_the_fsc_is_of_the_raw_one
         "post_mask": tmp_path / "mask.mrc",
         "post_command": command("v * (1 if '{half}' == '0' else 2)"),
     }
-    run(tiny, tmp_path / "plain", **how)
-    run(tiny, tmp_path / "fed", reference_from_processed=True, **how)
+    both = {"iterations": 2, "intermediate": "keep", **how}
+    run(tiny, tmp_path / "plain", **both)
+    run(tiny, tmp_path / "fed", reference_from_processed=True, **both)
     plain, fed = (load_state(tmp_path / name, 1).state for name in ("plain", "fed"))
     assert torch.equal(fed.halves[0], plain.halves[0])
     assert torch.equal(fed.evaluation.curves.corrected, plain.evaluation.curves.corrected)
@@ -482,9 +501,7 @@ def test_processed_halves_make_the_next_references_and_the_fsc_is_of_the_raw_one
         ratio = mine.norm() / (other * sphere_mask(32, 6.0, 2.0)).norm()
         assert 1.7 < float(ratio) < 2.3
     # The next iteration compares with them.
-    run(tiny, tmp_path / "two", iterations=2, **how)
-    run(tiny, tmp_path / "both", iterations=2, reference_from_processed=True, **how)
-    first, second = (load_state(tmp_path / n, 2).state.poses for n in ("two", "both"))
+    first, second = (load_state(tmp_path / n, 2).state.poses for n in ("plain", "fed"))
     assert not torch.equal(first.scores.score, second.scores.score)
     with refused("--reference-from-processed", "--post-mask"):
         run(tiny, tmp_path / "none", reference_from_processed=True)
@@ -509,7 +526,7 @@ def test_an_envelope_that_is_not_corrected_damps_the_map(tmp_path):
 
 
 @pytest.mark.parametrize("correction", ["phase_flipped", "ctf_premultiplied"])
-def test_corrected_images_refine_as_well_when_it_is_declared(tiny, tmp_path, correction):
+def test_corrected_images_refine_as_well_when_it_is_declared(tiny, plain, tmp_path, correction):
     table = corrected_set(tiny, tmp_path, correction)
     how = {"alignment": "none", "reference": (), "compare_to": tiny / "truth_map.mrc"}
 
@@ -519,8 +536,7 @@ def test_corrected_images_refine_as_well_when_it_is_declared(tiny, tmp_path, cor
         curve = read_star(tmp_path / name / "fsc.star")["fsc"].floats("cryorefineComparisonFSC")
         return float(np.mean(curve[1:12]))
 
-    refine(settings_for(tiny, particles=tiny / "truth_particles.star", **how), tmp_path / "raw")
-    raw = read_star(tmp_path / "raw" / "fsc.star")["fsc"].floats("cryorefineComparisonFSC")
+    raw = read_star(plain(**KEPT_POSES)[0] / "fsc.star")["fsc"].floats("cryorefineComparisonFSC")
     raw = float(np.mean(raw[1:12]))
     assert quality("declared", **{correction: True}) > raw - 0.03
     assert quality("undeclared") < raw - 0.1
@@ -590,7 +606,7 @@ def test_all_that_is_wrong_with_files_is_said_at_once(tiny, tmp_path):
 
 def test_a_radius_that_is_not_positive_is_half_the_box(tiny, tmp_path):
     for radius in (-1.0, 0.0):
-        summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius)
+        summary, _ = run(tiny, tmp_path / f"r{radius:g}", particle_radius_px=radius, **KEPT_POSES)
         assert summary["particle_radius_px"] == 15  # less the last pixel, which masks need
 
 

@@ -18,7 +18,7 @@ from cryorefine.particles.formats.relion import read_relion
 from cryorefine.run.checkpoint import load_state
 from cryorefine.run.loop import refine
 
-from .conftest import settings_for, simulate_set
+from .conftest import begun, settings_for, simulate_set
 
 
 def pose_errors(run_star, truth_star, symmetry):
@@ -143,16 +143,16 @@ def test_resolution_improves_over_the_iterations(finished):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 250.0])
-def test_the_grey_scale_of_the_reference_does_not_matter(small_set, tmp_path, scale):
+def test_the_grey_scale_of_the_reference_does_not_matter(small_set, one_iteration, tmp_path, scale):
     reference = read_volume(small_set / "reference.mrc")
     write_volume(tmp_path / "scaled.mrc", reference.data * scale, reference.voxel_A)
+    settings = settings_for(small_set, reference=(tmp_path / "scaled.mrc",), iterations=1)
+    refine(settings, tmp_path / "run")
     factors, poses = [], []
-    for name, path in (("plain", small_set / "reference.mrc"), ("scaled", tmp_path / "scaled.mrc")):
-        heard = []
-        settings = settings_for(small_set, reference=(path,), iterations=1)
-        refine(settings, tmp_path / name, listeners=(heard.append,))
+    for folder in (one_iteration, tmp_path / "run"):
+        heard = read_events(folder / "events.jsonl")
         factors += [e.half1 for e in heard if e.kind == "grey_scale"]
-        table = read_relion(tmp_path / name / "particles.star")
+        table = read_relion(folder / "particles.star")
         poses.append(matrix_from_euler(torch.from_numpy(table.euler_rad)))
     assert factors[0] / factors[1] == pytest.approx(scale, rel=1e-4)
     # Rounding may decide between two nearly equal poses of a particle.
@@ -188,10 +188,8 @@ def test_two_references_start_one_half_each(small_set, tmp_path):
         small_set,
         reference=(small_set / "reference.mrc", tmp_path / "other.mrc"),
         symmetry="c1",
-        iterations=1,
     )
-    refine(settings, tmp_path / "run")
-    start = load_state(tmp_path / "run", 0).state
+    _, start = begun(settings)
     mirrored = start.references[0].flip(0).roll(1, 0)  # the origin is at n // 2
     inner = slice(1, None)
     assert not torch.allclose(start.references[0], start.references[1])
@@ -208,10 +206,10 @@ def test_unusable_images_are_listed_left_out_and_counted(small_set, tmp_path):
     stack = np.memmap(tmp_path / "particles.mrcs", "f4", "r+", 1024, (240, 48, 48))
     stack[7, 20, 20] = np.nan
     stack.flush()
-    text = (small_set / "particles.star").read_text()
+    text = (small_set / "truth_particles.star").read_text()
     (tmp_path / "particles.star").write_text(text)
     settings = settings_for(
-        small_set, particles=tmp_path / "particles.star", iterations=1, alignment="global"
+        small_set, particles=tmp_path / "particles.star", reference=(), alignment="none"
     )
     seen = []
     summary = refine(settings, tmp_path / "run", listeners=(seen.append,))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from cryorefine.run.folder import write_iteration_files
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationRecord
-from cryorefine.storage.publication import publish
+from cryorefine.storage.publication import publish, repair, unlike_iteration
 from tests.run.test_folder import make_run
 
 from .conftest import begun, settings_for, simulate_set
@@ -249,3 +250,22 @@ def test_the_methods_have_the_numbers_of_the_start_and_of_the_end(written):
     assert number(r"(\d+) particles contributed", text) == n_used
     assert ("particles were weighted by" in text) == (s.weight_cc or s.weight_ssnr)
     assert ("grey scale and offset were refined" in text) == s.refine_grey
+
+
+def test_the_fsc_and_the_script_for_chimerax_are_shown_at_the_top_and_put_back(
+    tiny_finished, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_finished.folder, run)
+    newest = run / f"iteration_{tiny_finished.summary['iterations']:03d}"
+    names = ("fsc.star", "fsc.xml", "fsc.csv", "open_in_chimerax.cxc")
+    before = {name: (run / name).read_bytes() for name in names}
+    assert before == {name: (newest / name).read_bytes() for name in names}
+    for name in names:
+        (run / name).unlink()
+    assert set(names) <= set(unlike_iteration(run))
+    repair(run)
+    assert before == {name: (run / name).read_bytes() for name in names}
+    for line in before["open_in_chimerax.cxc"].decode().splitlines():
+        if line.startswith("open "):
+            assert (run / line.removeprefix("open ")).is_file()

@@ -10,23 +10,15 @@ from cryorefine.io.mrc import read_volume
 from cryorefine.io.star import read_star
 from cryorefine.run.loop import refine, resume
 
-from .conftest import settings_for, simulate_set
+from .conftest import settings_for
 
-PER_MICROGRAPH = 8
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return simulate_set(
-        tmp_path_factory.mktemp("split") / "data",
-        particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=PER_MICROGRAPH,
-    )  # fmt: skip
+PER_MICROGRAPH = 8  # of eighty_set
 
 
 @pytest.fixture(scope="module")
-def split(data, tmp_path_factory):
+def split(eighty_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("split") / "run"
-    refine(settings_for(data, alignment="global", iterations=2, split="stochastic"), folder)
+    refine(settings_for(eighty_set, alignment="global", iterations=2, split="stochastic"), folder)
     return folder
 
 
@@ -51,8 +43,8 @@ def test_stochastic_half_sets_are_warned_of_and_told(split):
     assert "--split stochastic" in (split / "summary.txt").read_text()
 
 
-def test_fixed_half_sets_stay_and_stochastic_ones_go_back_to_them(data, split):
-    run = settings_for(data, alignment="global", iterations=1)
+def test_fixed_half_sets_stay_and_stochastic_ones_go_back_to_them(eighty_set, split):
+    run = settings_for(eighty_set, alignment="global", iterations=1)
     refine(run, split.parent / "fixed")
     resume(split, changes={"split": "fixed", "iterations": 2})
     fixed = halves(split.parent / "fixed")
@@ -60,11 +52,13 @@ def test_fixed_half_sets_stay_and_stochastic_ones_go_back_to_them(data, split):
         assert (halves(split / f"iteration_{number:03d}") == fixed).all()
 
 
-def test_a_reconstruction_with_stochastic_half_sets_leaves_those_of_the_file(data, split, tmp_path):
+def test_a_reconstruction_with_stochastic_half_sets_leaves_those_of_the_file(
+    eighty_set, split, tmp_path
+):
     how = {"particles": split / "iteration_001" / "particles.star", "reference": (),
            "alignment": "none"}  # fmt: skip
-    refine(settings_for(data, **how), tmp_path / "fixed")
-    refine(settings_for(data, **how, split="stochastic", seed=3), tmp_path / "stochastic")
+    refine(settings_for(eighty_set, **how), tmp_path / "fixed")
+    refine(settings_for(eighty_set, **how, split="stochastic", seed=3), tmp_path / "stochastic")
     given = halves(split / "iteration_001")
     assert (halves(tmp_path / "fixed") == given).all()
     assert (halves(tmp_path / "stochastic") != given).any()

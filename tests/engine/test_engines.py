@@ -33,15 +33,19 @@ def workers_find_the_tests(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), known])))
 
 
-@pytest.fixture(params=["serial", "threads", "processes"])
-def engine(request):
-    made: Engine = {
-        "serial": SerialEngine,
-        "threads": lambda: ThreadEngine(3),
-        "processes": lambda: ProcessEngine(2, threads=2),
-    }[request.param]()
-    with closing(made):
+@pytest.fixture(scope="module")
+def processes():
+    """One for all tests: workers start as they are needed, and each takes seconds to load torch."""
+    with closing(ProcessEngine(2, threads=6)) as made:
         yield made
+
+
+@pytest.fixture(params=["serial", "threads", "processes"])
+def engine(request, processes):
+    made: dict[str, Engine] = {
+        "serial": SerialEngine(), "threads": ThreadEngine(3), "processes": processes,
+    }  # fmt: skip
+    return made[request.param]
 
 
 def test_results_come_in_the_order_of_the_blocks_and_all_particles_are_told_of(engine):
@@ -86,31 +90,26 @@ def test_threads_that_blocks_do_not_need_go_to_the_kernels(threads, n, share):
     assert [(torch_threads, kernels) for torch_threads, kernels, _ in found] == [(1, share)] * n
 
 
-def test_worker_processes_share_the_threads_and_have_one_for_torch():
-    with closing(ProcessEngine(2, threads=6)) as engine:
-        found = engine.map(Threads(), blocks_of(6))
+def test_worker_processes_share_the_threads_and_have_one_for_torch(processes):
+    found = processes.map(Threads(), blocks_of(6))
     assert {(torch_threads, kernels) for torch_threads, kernels, _ in found} == {(1, 3)}
-    processes = {process for *_, process in found}
-    assert len(processes) == 2
-    assert os.getpid() not in processes
+    ids = {process for *_, process in found}
+    assert len(ids) == 2
+    assert os.getpid() not in ids
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_the_block_of_a_worker_that_is_killed_is_done_by_another(tmp_path, times):
+def test_the_block_of_a_worker_that_is_killed_is_done_by_another(processes, tmp_path, times):
     told = []
-    with closing(ProcessEngine(2, threads=2)) as engine:
-        found = engine.map(Die(tmp_path, times), blocks_of(4), told.append)
+    found = processes.map(Die(tmp_path, times), blocks_of(4), told.append)
     assert len(found) == 4
     assert len(list(tmp_path.iterdir())) == times
     assert sum(told) == 20  # what was told of a lost block is taken back
 
 
-def test_a_block_that_ends_every_worker_ends_the_run_with_the_reason(tmp_path):
-    with (
-        closing(ProcessEngine(2, threads=2)) as engine,
-        pytest.raises(WorkersLost, match=r"exit code -9.*--workers"),
-    ):
-        engine.map(Die(tmp_path, 100), blocks_of(4))
+def test_a_block_that_ends_every_worker_ends_the_run_with_the_reason(processes, tmp_path):
+    with pytest.raises(WorkersLost, match=r"exit code -9.*--workers"):
+        processes.map(Die(tmp_path, 100), blocks_of(4))
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -4,44 +4,38 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import numpy.lib.recfunctions
 import pytest
 
+from cryorefine.errors import InputError
 from cryorefine.formats.cryodrgn import CryodrgnFormat
 from cryorefine.formats.registry import FORMATS, format_of
 from cryorefine.particles.formats.read_options import ReadOptions
 from cryorefine.particles.table import ParticleTable
 from tests.builders import refused
 from tests.formats.sets import full_table
-from tests.robustness.damage import damaged_star
-from tests.robustness.judged import case_count, problem_of_call
+from tests.robustness.damage import damaged_bytes, damaged_star
+from tests.robustness.judged import case_count, problem_of_call, within
 
 FILES = {"relion": "p.star", "cryosparc": "p.cs", "xmipp": "p.xmd", "cistem": "c.star",
          "cryodrgn": "poses.pkl"}  # fmt: skip
+CASES = {
+    **{name: (name, file, file) for name, file in FILES.items()},
+    "a group of cryosparc": ("cryosparc", "J1.csg", "J1.csg"),
+    "a passthrough file": ("cryosparc", "J1_particles.cs", "J1_passthrough_particles.cs"),
+    "ctf.pkl": ("cryodrgn", "poses.pkl", "ctf.pkl"),
+    "a ctfModel file": ("xmipp", "model.xmd", "model.ctfparam"),
+}
+"""Format, the file that is read, and the file that is damaged."""
+
 ANY = ReadOptions()
 _MAX_BYTES = 100e6
 """Of memory while a file of a few kilobytes is read."""
 
+_LIMIT_S = 60
+"""For a file that takes a hundredth of a second on an idle machine."""
 
-def damaged_bytes(content: bytes, random: np.random.Generator) -> bytes:
-    """Return binary content with one to four bytes, words or pieces changed, or another length."""
-    changed = bytearray(content)
-    for _ in range(int(random.integers(1, 5))):
-        at = int(random.integers(0, max(1, len(changed))))
-        match int(random.integers(6)):
-            case 0 if changed:
-                changed[at] = int(random.integers(256))
-            case 1:
-                changed[at : at + 4] = random.bytes(4)
-            case 2:
-                changed[at : at + 4] = np.array(2**31 - 1, "<u4").tobytes()
-            case 3:
-                del changed[at:]
-            case 4:
-                changed[at:at] = changed[at : at + int(random.integers(1, 60))]
-            case 5:  # a digit or a letter of a header
-                head = at % min(len(changed) or 1, 600)
-                changed[head : head + 1] = b"0123456789,()'|<>fuSO"[int(random.integers(21)) :][:1]
-    return bytes(changed)
+_KNOWN = (".star", ".cs", ".csg", ".xmd", ".pkl")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,41 @@ def folder(tmp_path_factory) -> Path:
     table = full_table(folder)
     for one in FORMATS:
         one.write(folder / FILES[one.name], table)
+    write_split(folder)
+    write_model(folder)
     return folder
+
+
+def write_split(folder: Path) -> None:
+    """Write a table of cryoSPARC as two files and the group that names both."""
+    whole = np.load(folder / "p.cs")
+    later = [name for name in whole.dtype.names if name.startswith(("ctf/", "location/"))]
+    text = "created: '2026-01-01'\ngroup:\n  name: particles\n  type: particle\nresults:\n"
+    for names, file in (
+        ([name for name in whole.dtype.names if name not in later], "J1_particles.cs"),
+        (["uid", *later], "J1_passthrough_particles.cs"),
+    ):
+        with open(folder / file, "wb") as stream:
+            np.save(stream, np.lib.recfunctions.repack_fields(whole[names]), allow_pickle=False)
+        for slot in dict.fromkeys(name.partition("/")[0] for name in names if "/" in name):
+            text += f"  {slot}:\n    metafile: '>{file}'\n    num_items: {len(whole)}\n"
+            text += f"    type: particle.{slot}\n"
+    (folder / "J1.csg").write_text(text + "version: v4.5.3\n")
+
+
+def write_model(folder: Path) -> None:
+    """Write a table of Xmipp whose rows name a file that has their CTF."""
+    labels = {"ctfSamplingRate": 1.5, "ctfVoltage": 300, "ctfSphericalAberration": 2.7,
+              "ctfQ0": 0.1, "ctfDefocusU": 12345.5, "ctfDefocusV": 12000.25,
+              "ctfDefocusAngle": 30.5}  # fmt: skip
+    head = "# XMIPP_STAR_1 * \n#\ndata_fullMicrograph\n"
+    lines = [f" _{label} {value}\n" for label, value in labels.items()]
+    (folder / "model.ctfparam").write_text(head + "".join(lines))
+    rows = [f" {i}@stack0.mrcs  model.ctfparam  10.5 20.5 30.5 1.5 -2.5\n" for i in range(1, 6)]
+    poses = ["angleRot", "angleTilt", "anglePsi", "shiftX", "shiftY"]
+    columns = "".join(f" _{label}\n" for label in ("image", "ctfModel", *poses))
+    text = f"# XMIPP_STAR_1 * \n#\ndata_noName\nloop_\n{columns}{''.join(rows)}"
+    (folder / "model.xmd").write_text(text)
 
 
 def assert_computable(table: ParticleTable) -> None:
@@ -64,29 +92,71 @@ def assert_computable(table: ParticleTable) -> None:
     assert (table.image_index >= 0).all()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_damaged_files_are_read_or_refused(folder, name):
-    valid = (folder / FILES[name]).read_bytes()
-    path = folder / FILES[name]
-    is_text = path.suffix in (".star", ".xmd")
+@pytest.mark.parametrize("case", CASES)
+def test_damaged_files_are_read_or_refused(folder, case):
+    name, file, damaged = CASES[case]
+    path = folder / damaged
+    valid = path.read_bytes()
+    is_binary = path.suffix in (".cs", ".pkl")
     random = np.random.default_rng(11)
     problems = []
     one = next(f for f in FORMATS if f.name == name)
+    assert_computable(one.read(folder / file, ANY).table)
     tracemalloc.start()
     try:
         for i in range(case_count(100)):
-            damage = damaged_star if is_text else damaged_bytes
-            path.write_bytes(damage(valid, random))
-            problem = problem_of_call(lambda: assert_computable(one.read(path, ANY).table))
+            path.write_bytes((damaged_bytes if is_binary else damaged_star)(valid, random))
+            with within(_LIMIT_S):
+                problem = problem_of_call(
+                    lambda: assert_computable(one.read(folder / file, ANY).table)
+                )
+                recognised = (
+                    problem_of_call(lambda: format_of(path)) if path.suffix in _KNOWN else ""
+                )
             problems += [f"case {i}: {problem}"] if problem else []
-            problem = problem_of_call(lambda: format_of(path))
-            problems += [f"case {i}, recognised: {problem}"] if problem else []
+            problems += [f"case {i}, recognised: {recognised}"] if recognised else []
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
         path.write_bytes(valid)
     assert not problems, "\n".join(problems)
     assert peak < _MAX_BYTES
+
+
+_ALL = (
+    "euler_rad", "shift_A", "defocus_u_A", "defocus_angle_rad", "phase_shift_rad", "image_index",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_cut_short_anywhere_is_refused_or_told_of_or_nothing_is_lost(folder, case):
+    name, file, cut = CASES[case]
+    path = folder / cut
+    valid = path.read_bytes()
+    one = next(f for f in FORMATS if f.name == name)
+    whole = one.read(folder / file, ANY).table
+    assert not any("copied whole" in remark for remark in whole.remarks)
+    silent = []
+    last = len(valid) - 120
+    try:
+        for length in (
+            *range(0, last, max(1, last // case_count(60))),
+            *range(last, len(valid), 3),
+        ):
+            path.write_bytes(valid[:length])
+            try:
+                table = one.read(folder / file, ANY).table
+            except InputError:
+                continue
+            if name == "xmipp" and valid[:length].rstrip(b" ").endswith(b"\n"):
+                continue  # its files end after a row or a value, whichever is the last
+            is_told = any("copied whole" in remark for remark in table.remarks)
+            same = all(np.array_equal(getattr(table, k), getattr(whole, k)) for k in _ALL)
+            if not (is_told or (same and table.names.tolist() == whole.names.tolist())):
+                silent.append(length)
+    finally:
+        path.write_bytes(valid)
+    assert silent == []
 
 
 @pytest.mark.parametrize("name", ["cryosparc", "cryodrgn"])

@@ -1,5 +1,6 @@
 """The table of labels in the documents is the declared map."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 from cryorefine.formats.columns import Column
@@ -17,14 +18,14 @@ def cell(column: Column) -> str:
 
 
 def table_of_labels() -> str:
-    """Return the table: a row for each of RELION's labels, one for each label without one."""
+    """Return the table: RELION's labels, with as many rows as a format needs; then others."""
     formats = [next(f for f in FORMATS if f.name == name) for name in ORDER]
     of_relion = list(dict.fromkeys(k for f in formats for c in f.columns for k in c.relion))
     lines = ["| " + " | ".join(ORDER) + " |", "|" + "---|" * len(ORDER)]
     for label in of_relion:
-        cells = ["<br>".join(cell(c) for c in f.columns if label in c.relion) for f in formats]
-        cells[0] = cells[0] or f"`{label}`"
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [[cell(c) for c in f.columns if label in c.relion] for f in formats]
+        for row in zip_longest(*cells, fillvalue=""):
+            lines.append("| " + " | ".join((row[0] or f"`{label}`", *row[1:])) + " |")
     alone = [(i, c) for i, f in enumerate(formats) for c in f.columns if not c.relion]
     for i, column in alone:
         cells = [""] * len(formats)

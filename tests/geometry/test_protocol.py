@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from cryorefine.assign.align import can_be_tilted
-from cryorefine.assign.own_noise import OwnNoise
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise
 from cryorefine.evaluate.calibration import pose_errors
 from cryorefine.evaluate.coverage import direction_histogram
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, random_rotations
+from cryorefine.geometry.segments import HelicalStep
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.grid import make_accumulator
+from cryorefine.model.observe import make_group_band
+from cryorefine.optics.group import OpticsGroup
 from cryorefine.reconstruct.crowding import slice_density
 from cryorefine.reconstruct.solve import fold
 from cryorefine.reconstruct.symmetrise import symmetrise_volume
@@ -103,12 +106,21 @@ def test_poses_a_twist_apart_are_the_same_to_what_compares_them():
 
 
 def test_an_images_own_noise_counts_at_all_copies_of_its_pose():
-    inserted = poses(6)
-    bonus = torch.full((6, 1), 3.0, dtype=torch.float64)
-    own = OwnNoise(inserted[:, None], bonus, reach_rad=math.radians(5))
-    image_of = torch.arange(6)
-    assert own.at(turned(inserted, 1), image_of, ABOUT_Z).tolist() == [3.0] * 6
-    assert own.at(turned(inserted, 1), image_of, parse_symmetry("c1")).tolist() == [0.0] * 6
+    inserted, shift_px = poses(6), torch.ones(6, 1, 2, dtype=torch.float64)
+    noise = NoiseInReference(torch.ones(20, dtype=torch.float64), spread_A2=400.0)
+    own = OwnNoise(inserted[:, None], shift_px, torch.ones(6, 1, dtype=torch.float64), noise)
+    group = OpticsGroup("g", 2.0, 32, has_ctf=False)
+    view = make_group_band(group, volume_size_px=32, voxel_A=2.0, resolution_A=8.0)
+    c = torch.ones(6, len(view.points))
+    helix, image_of = Twist((0.0, 0.0, 1.0), rise_A=5.0), torch.arange(6)
+    # A step turns a pose about the filament, and moves it along it.
+    copies, moved_px = HelicalStep(TWIST_RAD, 2.5).taken(inserted, shift_px[:, 0], torch.ones(6))
+    beside = own.beside(copies, image_of, helix, view, c)
+    torch.testing.assert_close(beside.rotations, copies)
+    torch.testing.assert_close(beside.shifts_px, moved_px)
+    without = own.beside(copies, image_of, parse_symmetry("c1"), view, c)
+    torch.testing.assert_close(without.rotations, inserted)
+    assert torch.equal(without.bonus, beside.bonus)
 
 
 def test_a_pose_can_be_tilted_where_one_of_its_copies_can():

@@ -8,75 +8,20 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cryorefine.errors import InputError
-from cryorefine.io.mrc import read_volume, write_stack
+from cryorefine.io.mrc import read_volume
 from cryorefine.io.open_files import OpenFiles
 from cryorefine.io.open_stack import open_stack
 from cryorefine.particles.formats.relion import read_relion
 from cryorefine.particles.images import open_images
 from tests.builders import particle_columns, refused, write_particle_star
-
-
-def spider_header(columns, lines, slices, form, order, **more):
-    """Return a header; ``more`` gives words by their place, from 0."""
-    records = -(-1024 // (4 * columns))
-    words = np.zeros(records * columns, f"{order}f4")
-    words[[0, 1, 4, 11, 12]] = slices, lines, form, columns, records
-    words[[21, 22]] = 4 * records * columns, 4 * columns
-    for place, value in more.items():
-        words[int(place.removeprefix("word"))] = value
-    return words.tobytes()
-
-
-def write_spider(path, images, order="<"):
-    n, lines, columns = images.shape
-    own = spider_header(columns, lines, 1, 1, order)
-    content = [spider_header(columns, lines, 1, 1, order, word23=2, word25=n)]
-    content += [own + image.astype(f"{order}f4").tobytes() for image in images]
-    path.write_bytes(b"".join(content))
-
-
-def write_spider_map(path, volume, order="<"):
-    slices, lines, columns = volume.shape
-    header = spider_header(columns, lines, slices, 3, order)
-    path.write_bytes(header + volume.astype(f"{order}f4").tobytes())
-
-
-def write_eman(path, images, pixel_A=2.5, **how):
-    with h5py.File(path, "w") as file:
-        for i, image in enumerate(images):
-            group = file.create_group(f"MDF/images/{i}")
-            group.attrs["EMAN.apix_x"] = pixel_A
-            group.create_dataset("image", data=image, **how)
-
-
-def write_tiff(path, images, **how):
-    with tifffile.TiffWriter(path, bigtiff=how.pop("bigtiff", False)) as file:
-        for image in images:
-            file.write(image, contiguous=False, **how)
-
-
-def write_mrc(path, images):
-    write_stack(path, torch.from_numpy(images), 2.5, half=False)
-
-
-WRITERS = {
-    "mrc": write_mrc,
-    "spider": write_spider,
-    "spider, big-endian": lambda path, images: write_spider(path, images, ">"),
-    "eman": write_eman,
-    "eman, compressed": lambda path, images: write_eman(path, images, compression="gzip"),
-    "tiff": write_tiff,
-    "tiff, compressed": lambda path, images: write_tiff(path, images, compression="zlib"),
-    "tiff, big-endian": lambda path, images: tifffile.imwrite(
-        path, images, byteorder=">", photometric="minisblack"
-    ),
-    "bigtiff": lambda path, images: write_tiff(path, images, bigtiff=True),
-}
+from tests.io.stack_writers import (
+    WRITERS,
+    spider_header,
+    write_eman,
+    write_spider_map,
+    write_tiff,
+)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -136,32 +81,6 @@ def test_a_spider_map_is_read_with_the_voxel_size_that_is_given(order, tmp_path)
 def test_the_pixel_size_of_eman_is_that_of_its_header(tmp_path):
     write_eman(tmp_path / "images.hdf", np.zeros((1, 4, 4), np.float32), 1.25)
     assert open_stack(tmp_path / "images.hdf").pixel_A == 1.25
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_a_damaged_file_is_refused_or_read_and_nothing_else(name, data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("damaged") / "images"
-    WRITERS[name](path, np.ones((3, 6, 6), np.float32))
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans(), "cut short"):
-        del content[data.draw(st.integers(0, len(content) - 1), "length") :]
-    else:
-        for _ in range(data.draw(st.integers(1, 4), "changes")):
-            place = data.draw(st.integers(0, min(2000, len(content) - 1)), "place")
-            content[place] = data.draw(st.integers(0, 255), "value")
-    path.write_bytes(bytes(content))
-    try:
-        stack = open_stack(path)
-        if stack.n_images * np.prod(stack.size_yx_px) < 1e6:
-            out = np.zeros((1, *stack.size_yx_px), np.float32)
-            stack.read_images(OpenFiles(), np.array([stack.n_images - 1]), out, np.array([0]))
-    except InputError as error:
-        refusal = str(error)
-    else:
-        return
-    assert str(path) in refusal
 
 
 def test_files_that_hold_no_images_are_refused_with_what_they_hold(tmp_path):

@@ -9,9 +9,9 @@ from cryorefine.geometry.rotation import geodesic_angle, matrix_from_rotvec, ran
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels import dispatch, reference
 from cryorefine.kernels.grid import make_slice_grid
-from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
+from cryorefine.kernels.poses import LevenbergMarquardt, OwnNoiseInReference, PoseProblem
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
-from cryorefine.model.phantom import make_phantom
+from tests.builders import phantom
 
 PIXEL_A = 3.5
 REFINEMENT = LevenbergMarquardt(
@@ -22,7 +22,7 @@ REFINEMENT = LevenbergMarquardt(
 def make_problem(size_px: int, n: int, *, noise: float, turn_deg: float, move_px: float, seed=0):
     """Images of a phantom with known poses, and starts away from them."""
     generator = torch.Generator().manual_seed(seed)
-    atoms = make_phantom(parse_symmetry("c1"), diameter_A=0.75 * size_px * PIXEL_A, seed=3)
+    atoms = phantom("c1", 0.75 * size_px * PIXEL_A, 3)
     basis = scattering_basis(atoms, 0.6 / PIXEL_A)
     volume = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=PIXEL_A)
     band = make_band(size_px, size_px // 2 - 2, min_radius=0.5)
@@ -230,3 +230,61 @@ def test_picking_stops_at_the_window_and_at_the_count():
     index, kept = dispatch.pick_separated(*args, cos_apart=2.0, keep=5, window=1e9)
     assert index.tolist() == [[0, 1, 2, 3, 4]]
     assert kept.shape == (1, 5)
+
+
+def own_noise(problem: PoseProblem, *, bonus: float, turn_deg: float) -> OwnNoiseInReference:
+    """Images that were inserted some way from where their refinement starts."""
+    m = len(problem.image_of)
+    generator = torch.Generator().manual_seed(5)
+    turn = torch.randn(m, 3, generator=generator, dtype=torch.float64) * math.radians(turn_deg)
+    return OwnNoiseInReference(
+        rotations=matrix_from_rotvec(turn) @ problem.rotations,
+        shifts_px=problem.shifts_px + 0.3,
+        bonus=torch.full((m,), bonus, dtype=torch.float64),
+        turn_decay=torch.full((m,), 300.0, dtype=torch.float64),
+        move_decay=torch.full((m,), 0.4, dtype=torch.float64),
+    )
+
+
+def test_the_gain_by_own_noise_has_the_gradient_that_is_stated():
+    _, problem, _, _ = make_problem(32, 6, noise=1.0, turn_deg=5, move_px=0.4)
+    own = own_noise(problem, bonus=20.0, turn_deg=4)
+    gained, gradient = reference.own_noise_gain(own, problem.rotations, problem.shifts_px)
+    h = 1e-6
+    for parameter in range(5):
+        turn, move = torch.zeros(6, 3, dtype=torch.float64), torch.zeros(6, 2, dtype=torch.float64)
+        (turn if parameter < 3 else move)[:, parameter if parameter < 3 else parameter - 3] = h
+        up, down = (
+            reference.own_noise_gain(
+                own, matrix_from_rotvec(sign * turn) @ problem.rotations,
+                problem.shifts_px + sign * move,
+            )[0]
+            for sign in (1, -1)
+        )  # fmt: skip
+        torch.testing.assert_close((up - down) / (2 * h), gradient[:, parameter])
+    assert bool((gained > 0.5).all())
+
+
+def test_own_noise_counts_nothing_beyond_a_quarter_of_a_turn():
+    _, problem, _, _ = make_problem(32, 4, noise=1.0, turn_deg=5, move_px=0.4)
+    own = own_noise(problem, bonus=20.0, turn_deg=0)
+    half_turn = matrix_from_rotvec(torch.tensor([[math.pi, 0.0, 0.0]], dtype=torch.float64))
+    gained, gradient = reference.own_noise_gain(
+        own, half_turn @ problem.rotations, problem.shifts_px
+    )
+    assert not bool(gained.any())
+    assert not bool(gradient.any())
+
+
+@pytest.mark.parametrize("size_px", [31, 40])
+def test_the_cpu_kernel_takes_own_noise_out_as_the_reference_does(size_px):
+    grid, problem, _, _ = make_problem(size_px, 10, noise=0.3, turn_deg=3, move_px=0.4)
+    problem = replace(problem, own=own_noise(problem, bonus=20.0, turn_deg=2))
+    for options in (REFINEMENT, replace(REFINEMENT, max_evaluations=0)):
+        fast = dispatch.refine_poses(grid, problem, options)
+        slow = reference.refine_poses(grid, problem, options)
+        assert float(torch.rad2deg(geodesic_angle(fast.rotations, slow.rotations)).max()) < 0.1
+        assert float((fast.shifts_px - slow.shifts_px).norm(dim=1).max()) < 0.02
+        torch.testing.assert_close(fast.score, slow.score, rtol=1e-4, atol=0.05)
+    without = dispatch.refine_poses(grid, replace(problem, own=None), options)
+    assert bool((without.score - fast.score > 1).all())

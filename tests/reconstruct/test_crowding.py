@@ -12,10 +12,10 @@ from cryorefine.kernels.grid import make_accumulator, make_slice_grid
 from cryorefine.kernels.poses import LevenbergMarquardt, PoseProblem
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.atoms import project_atoms, scattering_basis
-from cryorefine.model.phantom import make_phantom
 from cryorefine.reconstruct.accumulate import CentredImages, Levels, accumulate
 from cryorefine.reconstruct.crowding import evenness, slice_density, view_crowding
 from cryorefine.reconstruct.solve import fold, solve
+from tests.builders import phantom
 from tests.reconstruct.test_reconstruction import PIXEL_A, phantom_and_images, sums_of, view_of
 
 SIZE = 48
@@ -33,7 +33,7 @@ def views_about_z(n: int, spread_deg: float, *, share: float = 0.9) -> torch.Ten
 
 def images_of(symmetry: str, rotations: torch.Tensor):
     group, view = parse_symmetry(symmetry), view_of(SIZE)
-    atoms = make_phantom(group, diameter_A=0.6 * SIZE * PIXEL_A, seed=1)
+    atoms = phantom(symmetry, 0.6 * SIZE * PIXEL_A, 1)
     basis = scattering_basis(atoms, 0.6 / PIXEL_A)
     return group, view, project_atoms(atoms, basis, rotations, view.band, PIXEL_A)
 

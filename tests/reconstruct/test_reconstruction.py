@@ -11,7 +11,6 @@ from cryorefine.kernels.grid import fold_accumulator, make_accumulator, make_sli
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.atoms import project_atoms, scattering_basis, volume_from_atoms
 from cryorefine.model.observe import make_group_band
-from cryorefine.model.phantom import make_phantom
 from cryorefine.optics.group import OpticsGroup
 from cryorefine.reconstruct.accumulate import (
     CentredImages,
@@ -25,6 +24,7 @@ from cryorefine.reconstruct.symmetrise import (
     coset_representatives,
     symmetrise_volume,
 )
+from tests.builders import phantom
 
 PIXEL_A = 3.0
 
@@ -37,7 +37,7 @@ def view_of(size_px: int):
 def phantom_and_images(symmetry: str, size_px: int, n: int):
     """A symmetric particle's map, its exact noise-free images' coefficients, and their poses."""
     group = parse_symmetry(symmetry)
-    atoms = make_phantom(group, diameter_A=0.7 * size_px * PIXEL_A, seed=1)
+    atoms = phantom(symmetry, 0.7 * size_px * PIXEL_A, 1)
     basis = scattering_basis(atoms, 0.6 / PIXEL_A)
     truth = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=PIXEL_A)
     rotations = random_rotations(n, torch.Generator().manual_seed(0))
@@ -220,7 +220,7 @@ def test_every_symmetric_copy_of_an_image_counts_once(name):
 @pytest.mark.parametrize("size_px", [32, 33])
 def test_a_symmetrised_volume_is_symmetric_and_a_symmetric_one_stays(size_px):
     group = parse_symmetry("d3")
-    atoms = make_phantom(group, diameter_A=0.7 * size_px * 6.0, seed=1)
+    atoms = phantom("d3", 0.7 * size_px * 6.0, 1)
     volume = volume_from_atoms(atoms, scattering_basis(atoms, 0.1), size_px=size_px, voxel_A=6.0)
     mask = sphere_mask(size_px, 0.42 * size_px)
     again = symmetrise_volume(volume, group, voxel_A=1.0)

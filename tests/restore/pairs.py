@@ -8,11 +8,10 @@ from torch import Tensor
 
 from cryorefine.evaluate.fsc import half_map_fsc
 from cryorefine.fourier.filter import filter_volume
-from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.masks.soft import soft_edge
 from cryorefine.model.atoms import scattering_basis, volume_from_atoms
-from cryorefine.model.phantom import make_phantom
 from cryorefine.restore.protocol import Context, Halves
+from tests.builders import phantom
 
 VOXEL_A = 2.0
 
@@ -28,7 +27,7 @@ class Pair:
 
 def true_map(size_px: int, symmetry: str = "c1", *, seed: int = 1) -> Float[Tensor, "z y x"]:
     """Return a protein's map, of variance 1 over the box, that fills two thirds of it."""
-    atoms = make_phantom(parse_symmetry(symmetry), diameter_A=0.62 * size_px * VOXEL_A, seed=seed)
+    atoms = phantom(symmetry, 0.62 * size_px * VOXEL_A, seed)
     basis = scattering_basis(atoms, 1 / VOXEL_A)
     volume = volume_from_atoms(atoms, basis, size_px=size_px, voxel_A=VOXEL_A)
     return volume / volume.std()

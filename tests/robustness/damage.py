@@ -1,8 +1,21 @@
 """Damage to the bytes of files: what copying, editing and bad disks do, and worse."""
 
+from pathlib import Path
+
 import numpy as np
 
-__all__ = ["damaged_mrc", "damaged_star"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "damaged_bytes",
+    "damaged_checkpoint",
+    "damaged_mrc",
+    "damaged_star",
+]
+
+CHECKPOINT_FILES = (
+    "state.npz", "reference1.mrc", "reference2.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
+    "sums.npz",
+)  # fmt: skip
 
 _WORDS = [
     b"loop_", b"data_", b"data_particles", b"data_optics", b"_rlnImageName", b"_", b"#", b"'",
@@ -69,4 +82,68 @@ def damaged_mrc(content: bytes, random: np.random.Generator) -> bytes:
                 changed += random.bytes(int(random.integers(1, 5000)))
         if not changed:
             break
+    return bytes(changed)
+
+
+def damaged_checkpoint(folder: Path, other: Path, random: np.random.Generator) -> str:
+    """Damage one file of a checkpoint, as disks, copying and mistakes do; returns how.
+
+    Parameters
+    ----------
+    folder, other
+        Of the checkpoint, and of that of another iteration.
+    """
+    names = [name for name in CHECKPOINT_FILES if (folder / name).exists()]
+    name = names[int(random.integers(len(names)))]
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    how = str(
+        random.choice(["bits", "block", "cut", "grown", "emptied", "gone", "swapped", "older"])
+    )
+    match how:
+        case "bits":
+            for at in random.integers(0, len(content), int(random.integers(1, 9))).tolist():
+                content[at] ^= 1 << int(random.integers(8))
+        case "block":  # of a disk, which reads as nothing
+            at = int(random.integers(len(content)))
+            content[at : at + 512] = bytes(len(content[at : at + 512]))
+        case "cut":
+            del content[int(random.integers(len(content))) :]
+        case "grown":
+            content += random.bytes(int(random.integers(1, 5000)))
+        case "emptied":
+            content.clear()
+        case "gone":
+            path.unlink()
+            return f"{name} {how}"
+        case "swapped":
+            second = folder / names[int(random.integers(len(names)))]
+            path.write_bytes(second.read_bytes())
+            second.write_bytes(content)
+            return f"{name} {how} with {second.name}"
+        case "older" if (other / name).exists():
+            content[:] = (other / name).read_bytes()
+    path.write_bytes(content)
+    return f"{name} {how}"
+
+
+def damaged_bytes(content: bytes, random: np.random.Generator) -> bytes:
+    """Return binary content with one to four bytes, words or pieces changed, or another length."""
+    changed = bytearray(content)
+    for _ in range(int(random.integers(1, 5))):
+        at = int(random.integers(0, max(1, len(changed))))
+        match int(random.integers(6)):
+            case 0 if changed:
+                changed[at] = int(random.integers(256))
+            case 1:
+                changed[at : at + 4] = random.bytes(4)
+            case 2:
+                changed[at : at + 4] = np.array(2**31 - 1, "<u4").tobytes()
+            case 3:
+                del changed[at:]
+            case 4:
+                changed[at:at] = changed[at : at + int(random.integers(1, 60))]
+            case 5:  # a digit or a letter of a header
+                head = at % min(len(changed) or 1, 600)
+                changed[head : head + 1] = b"0123456789,()'|<>fuSO"[int(random.integers(21)) :][:1]
     return bytes(changed)

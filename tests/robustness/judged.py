@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,7 @@ __all__ = [
     "problem_of_call",
     "problem_of_command",
     "served",
+    "within",
 ]
 
 _ROOT = Path(__file__).parents[2]
@@ -46,6 +48,22 @@ def problem_of_call(call: Callable[[], object]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+@contextmanager
+def within(limit_s: int) -> Iterator[None]:
+    """End the test with an error where this takes so long that it may never end."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt(f"not done after {limit_s} s")  # which no code takes for another
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 @dataclass(frozen=True)
@@ -91,9 +109,9 @@ class Served:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def run(self, *arguments: object, limit_s: float = _LIMIT_S) -> Ended:
-        """Return how ``cryorefine`` ends with these arguments."""
-        case = {"arguments": [str(a) for a in arguments], "limit_s": limit_s}
+    def run(self, *arguments: object, limit_s: float = _LIMIT_S, stays: bool = False) -> Ended:
+        """Return how ``cryorefine`` ends with these arguments; ``stays`` as ``serve`` has it."""
+        case = {"arguments": [str(a) for a in arguments], "limit_s": limit_s, "stays": stays}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(case) + "\n")
@@ -106,6 +124,7 @@ class Served:
 def served() -> Iterator[Served]:
     """Start ``serve`` and end it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path])}
+    environment |= {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads are not forked
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.robustness.serve"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

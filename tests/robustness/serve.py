@@ -4,8 +4,9 @@
 
 Each line of standard input is a JSON object with ``arguments`` of the command line and a
 ``limit_s``; each line of standard output says with which ``code`` the command ended (negative: by
-which signal; null: not within its time) and what it wrote to standard ``error``. Modules and
-kernels are loaded once; a child is forked for each command.
+which signal; null: not within its time) and what it wrote to standard ``error``. Modules are loaded
+once; a child is forked for each command. One with ``stays`` runs in this process instead, so that
+all children after it find the kernels loaded.
 """
 
 import json
@@ -14,6 +15,8 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 __all__ = ["main"]
@@ -54,6 +57,18 @@ def _wait(child: int, limit_s: float) -> int | None:
     return None
 
 
+def _stayed(arguments: list[str]) -> int:
+    """Run a command in this process, with nothing said; returns its code."""
+    from cryorefine.cli.main import main as command
+
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        try:
+            command(arguments)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
 def main() -> None:
     """Serve until standard input ends."""
     from cryorefine.cli.environment import prepare_environment
@@ -65,6 +80,9 @@ def main() -> None:
         error = Path(folder) / "error"
         for line in sys.stdin:
             case = json.loads(line)
+            if case["stays"]:
+                print(json.dumps({"code": _stayed(case["arguments"]), "error": ""}), flush=True)
+                continue
             child = os.fork()
             if child == 0:
                 _run(case["arguments"], error)

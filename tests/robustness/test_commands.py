@@ -142,14 +142,20 @@ def _wrong(case: Case, code: int | None, error: str, run: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Served]:
+def commands(tmp_path_factory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("loaded")
     with served() as found:
+        if case_count(0) > 0:  # loading kernels takes longer than most cases
+            star = valid_set().write(folder)
+            more = (folder / str(a) if a == "reference.mrc" else a for a in MODES["global"])
+            ended = found.run("refine", star, "--output", folder / "run", *more, stays=True)
+            assert ended.code == 0
         yield found
 
 
 @pytest.mark.parametrize("kind", [columns, arrays, options])
 def test_commands_on_odd_numbers_use_or_refuse_them(commands, tmp_path, kind):
-    cases = spread(list(kind()), case_count(3, share=30))
+    cases = spread(list(kind()), case_count(3, share=28))
     problems = problems_of(commands, cases, tmp_path)
     assert not problems, "\n".join(problems)
 

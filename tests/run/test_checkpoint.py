@@ -270,6 +270,47 @@ def test_a_damaged_map_of_a_checkpoint_is_refused_by_name(tmp_path, name, how):
         load_state(tmp_path, 1)
 
 
+@pytest.mark.parametrize("name", ["reference1.mrc", "half2.mrc", "mask.mrc"])
+def test_a_map_of_a_checkpoint_with_another_bit_is_refused_by_name(tmp_path, name):
+    path = save(tmp_path, make_state(1)) / name
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # of the last voxel's number, which stays one
+    path.write_bytes(content)
+    with refused(f"{path.parent / 'state.npz'}: ", f"'{name}' should be the one", "and is another"):
+        load_state(tmp_path, 1)
+
+
+def test_maps_of_a_checkpoint_that_were_swapped_are_refused(tmp_path):
+    one = save(tmp_path, make_state(1)) / "reference1.mrc"
+    other = one.with_name("reference2.mrc")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with refused("'reference1.mrc' should be the one"):
+        load_state(tmp_path, 1)
+
+
+def test_sums_of_another_checkpoint_are_refused(tmp_path):
+    for iteration in (1, 2):
+        weights = torch.full((3, 3, 2), float(iteration))
+        state = make_state(iteration)
+        size_px = state.references[0].shape[-1]
+        total = FoldedSums(weights.to(torch.complex64), weights, 1, 1.5, size_px, 1.0, 2)
+        save(tmp_path, dataclasses.replace(state, sums=(total, total)))
+    (tmp_path / "iteration_002" / "sums.npz").write_bytes(
+        (tmp_path / "iteration_001" / "sums.npz").read_bytes()
+    )
+    load_state(tmp_path, 1)
+    with refused("'sums.npz, half 1' should be the one"):
+        load_state(tmp_path, 2)
+
+
+def test_a_checkpoint_that_says_nothing_of_its_maps_is_read(tmp_path):
+    path = save(tmp_path, make_state(1)) / "state.npz"
+    rewritten(path, lambda arrays: [arrays.pop(f"volume_{n}") for n in ("names", "sha256")])
+    assert_bit_equal(load_state(tmp_path, 1).state, make_state(1))
+
+
 @pytest.mark.parametrize("name", ["history", "group_scale", "noise_2_0", "curve_masked"])
 def test_a_checkpoint_of_which_something_is_gone_is_refused_with_what_it_lacks(tmp_path, name):
     path = save(tmp_path, make_state(1)) / "state.npz"

@@ -240,7 +240,7 @@ def test_a_low_pass_that_was_not_given_is_not_given_by_the_settings_of_a_run(tmp
 def test_a_settings_file_that_is_missing_or_not_toml_is_refused(tmp_path):
     with refused("gone.toml: no such settings file"):
         load_settings(tmp_path / "gone.toml")
-    with refused(f"{tmp_path}: cannot be read"):
+    with refused(f"{tmp_path}: is a folder, not a settings file"):
         load_settings(tmp_path)
     path = tmp_path / "a.toml"
     for content in (b"seed = = 1\n", b"\xff\xfe\n", b'a = "x\n'):

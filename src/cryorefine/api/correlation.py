@@ -14,7 +14,7 @@ from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_gri
 from cryorefine.errors import InputError
 from cryorefine.evaluate import fsc as evaluated
 from cryorefine.io.output_path import check_output_file
-from cryorefine.records.particle_tables import write_curves
+from cryorefine.records.fsc_files import FscRecord, write_fsc
 from cryorefine.restore import sharpen as sharpening
 
 __all__ = ["FscCurves", "curves_as_arrays", "fsc", "sharpen"]
@@ -54,7 +54,10 @@ class FscCurves(evaluated.Curves[Float[np.ndarray, "s"]]):
 
     @library_call
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a STAR table as RELION's post-processing does, replacing one that is there.
+        """Write a table, replacing one that is there.
+
+        Its suffix tells the form: ``.xml`` is what EMDB takes, ``.csv`` text of columns, and any
+        other STAR as RELION's post-processing writes it.
 
         Raises
         ------
@@ -63,7 +66,7 @@ class FscCurves(evaluated.Curves[Float[np.ndarray, "s"]]):
         """
         check_output_file(Path(path), overwrite=True)
         comparison = None if self.comparison is None else torch.from_numpy(self.comparison)
-        write_curves(Path(path), _as_tensors(self), self.resolution_A(), comparison=comparison)
+        write_fsc(Path(path), FscRecord(_as_tensors(self), self.resolution_A(), comparison))
 
 
 def curves_as_arrays(

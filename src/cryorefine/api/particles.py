@@ -15,20 +15,20 @@ from jaxtyping import Float
 from cryorefine.api.boundary import library_call
 from cryorefine.errors import InputError
 from cryorefine.formats.read import read_particles as read_table
-from cryorefine.geometry.rotation import euler_from_matrix, matrix_from_euler
+from cryorefine.geometry.rotation import matrix_from_euler
 from cryorefine.io.output_path import check_output_file
 from cryorefine.io.star import StarBlock, read_star, write_star
 from cryorefine.particles.formats.image_files import image_names
 from cryorefine.particles.formats.relion import relion_blocks
 from cryorefine.particles.images import ImageSource, open_images
 from cryorefine.particles.table import ParticleTable
+from cryorefine.particles.turned import turned_poses
 from cryorefine.records.particle_tables import QUALITY_COLUMNS
 from cryorefine.units import DEG
 
 __all__ = ["Particles", "read_particles"]
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-_PRIORS = ("rlnAngleTiltPrior", "rlnAnglePsiPrior")
 
 
 class Particles:
@@ -223,28 +223,13 @@ class Particles:
         InputError
             If there are no poses, or priors of angles that would have to be turned, too.
         """
-        if not self.has_pose:
-            raise InputError(
-                "there are no poses to turn",
-                where=str(self._table.source),
-                do="give particles with angles",
-            )
         turn = torch.as_tensor(np.asarray(rotation), dtype=torch.float64)
-        keeps_z = float(turn[2, 2]) > 1 - 1e-9
-        priors = [label for label in _PRIORS if label in self._block]
-        if priors and not keeps_z:
-            raise InputError(
-                f"the file has {priors[0]}, which cannot be turned",
-                where=str(self._table.source),
-                do="remove the columns of priors first",
-            )
-        euler_rad = euler_from_matrix(torch.from_numpy(self.rotations) @ turn.T).numpy()
-        euler_rad[self._table.lacks_pose] = self._table.euler_rad[self._table.lacks_pose]
+        table = turned_poses(self._table, turn)
         columns = dict(self._block.columns)
         for i, label in enumerate(_ANGLES):
-            columns[label] = euler_rad[:, i] / DEG
+            columns[label] = table.euler_rad[:, i] / DEG
         block = replace(self._block, columns=columns)
-        return Particles(replace(self._table, euler_rad=euler_rad), self._optics, block)
+        return Particles(table, self._optics, block)
 
     @library_call
     def write(self, path: str | os.PathLike[str]) -> None:

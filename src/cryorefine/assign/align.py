@@ -270,6 +270,12 @@ def _refine(
     shifts_px = candidates.shifts_px
     length = shifts_px.norm(dim=1, keepdim=True)
     shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
+    own = None
+    if images.own is not None:
+        own = images.own.beside(
+            candidates.rotations, candidates.image_of, reference.symmetry, view, images.c,
+            compared=slice(first, last),
+        )  # fmt: skip
     problem = PoseProblem(
         x=images.x[:, first:last].contiguous(),
         c=images.c[:, first:last].contiguous(),
@@ -284,6 +290,7 @@ def _refine(
         ),
         prior_precision=options.shift_sigma_px**-2,
         floor=floor,
+        own=own,
     )
     refinement = LevenbergMarquardt(
         max_evaluations=max_evaluations,
@@ -408,11 +415,8 @@ def _refine_to_the_end(
         )  # fmt: skip
 
     leaders = refined(first)
-    score = leaders.score
-    if images.own is not None:
-        score = score - images.own.at(leaders.rotations, image_of[first], symmetry)
     is_inside = can_be_tilted(leaders.rotations, symmetry, options.tilt_range_rad)
-    score = torch.where(is_inside, score, -torch.inf)
+    score = torch.where(is_inside, leaders.score, -torch.inf)
     best = score.new_full((len(images),), -torch.inf)
     best = best.scatter_reduce(0, image_of[first], score, "amax")
     rivals = refined(rest, best[image_of[rest]] - _NO_RIVAL)
@@ -614,9 +618,6 @@ def _choose(
 ) -> BatchPoses:
     """Take the best pose of each image and measure how far it stands out from the others."""
     b, symmetry = len(images), reference.symmetry
-    if images.own is not None:
-        gained = images.own.at(found.rotations, image_of, symmetry)
-        found = replace(found, score=found.score - gained)
     score = found.score
     index = _padded(image_of, score, b)
     best = index[:, 0]

@@ -1,16 +1,35 @@
-"""What an image's own noise, which its reference holds, adds to its score."""
+"""What an image's own noise, which its reference holds, adds to the scores of poses."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.geometry.protocol import Symmetry
+from cryorefine.kernels.poses import OwnNoiseInReference
 from cryorefine.model.observe import GroupBand
 
-__all__ = ["OwnNoise", "own_bonus"]
+__all__ = ["NoiseInReference", "OwnNoise", "spread_A2"]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseInReference:
+    """How a reference holds the noise of its images.
+
+    Attributes
+    ----------
+    share
+        Per shell of the volume, what an image of weight 1 gains for each unit of its contrast
+        transfer squared (:func:`cryorefine.refine.own_noise_share.own_share`).
+    spread_A2
+        How far the reference reaches in space: :func:`spread_A2`.
+    """
+
+    share: Float[Tensor, "s"]
+    spread_A2: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,48 +38,85 @@ class OwnNoise:
 
     Attributes
     ----------
-    rotations
+    rotations, shifts_px
         Poses at which they were inserted: the best of each first, then those that it shared its
         weight with.
-    bonus
-        Log-likelihood that their own noise adds beside these poses; 0 where there is none.
-    reach_rad
-        How far: about the turn that moves the particle's rim by the resolution.
+    weight
+        That each of these poses had in the reconstruction; 0 where there is none.
+    reference
+        How the reference holds their noise.
     """
 
     rotations: Float[Tensor, "b k 3 3"]
-    bonus: Float[Tensor, "b k"]
-    reach_rad: float
+    shifts_px: Float[Tensor, "b k 2"]
+    weight: Float[Tensor, "b k"]
+    reference: NoiseInReference
 
-    def at(
-        self, rotations: Float[Tensor, "m 3 3"], image_of: Tensor, group: Symmetry
-    ) -> Float[Tensor, "m"]:
-        """Return what poses of some images gain."""
-        gained = torch.zeros(len(image_of), dtype=self.bonus.dtype, device=rotations.device)
-        for k in range(self.bonus.shape[1]):
-            mine = self.bonus[image_of, k] > 0
-            angle = group.distance(rotations[mine], self.rotations[image_of[mine], k])
-            bonus = self.bonus[image_of[mine], k]
-            gained[mine] = gained[mine].maximum(torch.where(angle < self.reach_rad, bonus, 0.0))
-        return gained
+    def select(self, index: Tensor) -> "OwnNoise":
+        """Return that of some images."""
+        return OwnNoise(
+            self.rotations[index], self.shifts_px[index], self.weight[index], self.reference
+        )
+
+    def beside(
+        self,
+        rotations: Float[Tensor, "m 3 3"],
+        image_of: Int[Tensor, "m"],
+        group: Symmetry,
+        view: GroupBand,
+        c: Float[Tensor, "b p"],
+        *,
+        compared: slice = slice(None),
+    ) -> OwnNoiseInReference:
+        """Return what starts of a pose refinement gain, each beside the place next to it.
+
+        Parameters
+        ----------
+        view, c
+            The images' band, and their whitened contrast transfer over the whole of it.
+        compared
+            The coefficients that are compared.
+        """
+        bonus, frequency2_per_A2 = self._strength(view, c, compared)
+        pixel_A, k = view.group.pixel_A, self.weight.shape[1]
+        # A copy of a start by symmetry lies beside a place: its inverse takes the place there.
+        turn = self.rotations[image_of].mT @ rotations.double()[:, None]
+        matrices = group.matrices.to(turn)
+        trace = turn.flatten(2) @ matrices.flatten(1).T
+        trace = torch.where(self.weight[image_of][..., None] > 0, trace, -torch.inf)
+        best = trace.flatten(1).argmax(1)
+        place, copy = best // len(matrices), best % len(matrices)
+        at = image_of * k + place
+        exponent = math.pi**2 * frequency2_per_A2[image_of]
+        place_rotations = self.rotations.flatten(0, 1)[at]
+        moved_A = (place_rotations @ group.shifts_A.to(turn)[copy][..., None])[:, :2, 0]
+        return OwnNoiseInReference(
+            rotations=place_rotations @ matrices[copy],
+            shifts_px=self.shifts_px.flatten(0, 1)[at] - moved_A / pixel_A,
+            bonus=self.weight.flatten()[at] * bonus[image_of],
+            turn_decay=2 * exponent * self.reference.spread_A2,
+            move_decay=exponent * pixel_A**2,
+        )
+
+    def _strength(
+        self, view: GroupBand, c: Float[Tensor, "b p"], compared: slice
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """Return what images of weight 1 gain, and the mean square frequency it comes from."""
+        radius = view.points[compared].norm(dim=1)
+        at = interpolate_shells(self.reference.share.to(radius.device), radius).to(c.dtype)
+        frequency2 = view.s_per_A[compared].square().sum(1).to(c.dtype)
+        sums = (c[:, compared].square() @ torch.stack([at, at * frequency2], 1)).double()
+        return sums[:, 0], sums[:, 1] / sums[:, 0].clamp_min(1e-30)
 
 
-def own_bonus(
-    share: Float[Tensor, "s"],
-    view: GroupBand,
-    c: Float[Tensor, "b p"],
-    weight: Float[Tensor, "b"],
-) -> Float[Tensor, "b"]:
-    """Return what each image's own noise adds to its score over a band.
+def spread_A2(power: Float[Tensor, "z y x"], voxel_A: float) -> float:
+    """Return the mean square distance of a map's power from the box's centre along one axis.
 
-    Parameters
-    ----------
-    c
-        Whitened contrast transfer.
-    weight
-        That the image had in the reconstruction; 0 if it was not in it.
+    A map within a mask has, at a distance k from a coefficient into which noise was put, the
+    transform of the mask at k of it: ``1 - 2π² spread k²`` to second order. The power of the
+    reference itself stands for the mask, which need not be known then.
     """
-    first = view.band.prefix(0)
-    radius = view.points[first:].norm(dim=1)
-    at = interpolate_shells(share.to(radius.device), radius).to(c.dtype)
-    return weight.to(c.device).double() * (c[:, first:].square() @ at).double()
+    axis = torch.arange(len(power), dtype=torch.float64) - len(power) // 2
+    power = power.double()
+    total = sum(float(power.sum(dims) @ axis.square()) for dims in ((1, 2), (0, 2), (0, 1)))
+    return total / 3 / max(float(power.sum()), 1e-30) * voxel_A**2

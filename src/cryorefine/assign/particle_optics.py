@@ -21,6 +21,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions
+from cryorefine.assign.comparison import Reference
+from cryorefine.assign.own_noise import OwnNoise
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.kernels.poses import (
@@ -31,9 +33,10 @@ from cryorefine.kernels.poses import (
     PROMISE,
     RIDGE,
     TOLERANCE,
+    OwnNoiseInReference,
     freeze,
 )
-from cryorefine.kernels.reference import extract_slices_with_gradient
+from cryorefine.kernels.reference import extract_slices_with_gradient, own_noise_gain
 from cryorefine.model.observe import GroupBand
 from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
 
@@ -185,6 +188,8 @@ class GroupImages:
         Images hold this times the projections of the volume, all or each.
     defocus
         As the particle table has it.
+    own
+        Where the images went into their reference; None where it holds none of them.
     """
 
     view: GroupBand
@@ -192,6 +197,7 @@ class GroupImages:
     white: Float[Tensor, "#b p"]
     amplitude: Float[Tensor, "#b 1"]
     defocus: Defocus
+    own: OwnNoise | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,12 +235,14 @@ class _Problem:
     defocus: Defocus
     prior: OpticsPrior
     options: AlignmentOptions
+    own: OwnNoiseInReference | None
 
     def of(self, rows: Tensor) -> "_Problem":
         """Return the problem of some of the images."""
         defocus = Defocus(**{k: v[rows] for k, v in self.defocus.__dict__.items()})
         white, factor = (t if len(t) == 1 else t[rows] for t in (self.white, self.factor))
-        return replace(self, x=self.x[rows], white=white, factor=factor, defocus=defocus)
+        own = None if self.own is None else self.own.at(rows)
+        return replace(self, x=self.x[rows], white=white, factor=factor, defocus=defocus, own=own)
 
     def normal_equations(
         self, rotations: Tensor, shifts_px: Tensor, values: Tensor
@@ -290,24 +298,38 @@ class _Problem:
         score = score - 0.5 * shift_precision * shifts_px.square().sum(1)
         g[:, 5:] -= precision * own_values
         g[:, 3:5] -= shift_precision * shifts_px
+        if self.own is not None:
+            gained, slope = own_noise_gain(self.own, rotations, shifts_px)
+            score = score - gained
+            g[:, :5] -= slope
         added = torch.tensor([0.0] * 3 + [shift_precision] * 2, dtype=torch.float64)
         return score, g, h + torch.diag(torch.cat([added, precision]))
 
 
 def _make_problem(
-    grid: SliceGrid, images: GroupImages, prior: OpticsPrior, options: AlignmentOptions
+    reference: Reference,
+    images: GroupImages,
+    rotations: Float[Tensor, "b 3 3"],
+    prior: OpticsPrior,
+    options: AlignmentOptions,
 ) -> _Problem:
     view, x = images.view, images.x * images.white
     # The coefficient at zero is real: all its variance lies in one component, not in two.
     halved = torch.where(view.band.radius == 0, math.sqrt(0.5), 1.0)
     white = images.white * halved
+    factor = white * images.amplitude
+    own = None
+    if images.own is not None:
+        c, _ = contrast_transfer_and_slopes(view.group, images.defocus, view.s_per_A)
+        every = torch.arange(len(x))
+        own = images.own.beside(rotations, every, reference.symmetry, view, c * factor)
     return _Problem(
-        grid, view, x * halved, white, white * images.amplitude, images.defocus, prior, options
+        reference.grid, view, x * halved, white, factor, images.defocus, prior, options, own
     )
 
 
 def refine_particle_optics(
-    grid: SliceGrid,
+    reference: Reference,
     images: GroupImages,
     rotations: Float[Tensor, "b 3 3"],
     shifts_px: Float[Tensor, "b 2"],
@@ -329,7 +351,7 @@ def refine_particle_optics(
     -----
     A dozen evaluations at most, three or four on average, in plain torch.
     """
-    problem = _make_problem(grid, images, prior, options)
+    problem = _make_problem(reference, images, rotations, prior, options)
     active, max_shift_px = prior.active(), options.max_shift_px
     rotations, shifts_px, values = (
         rotations.double().clone(),

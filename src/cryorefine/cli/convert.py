@@ -1,6 +1,7 @@
 """``cryorefine convert``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,12 @@ __all__ = ["command"]
     type=click.Choice(["relion", "cryosparc", "xmipp", "cistem", "cryodrgn"]),
     help="Format of OUT (default: by its suffix).",
 )
+@click.option(
+    "--symmetry",
+    metavar="NAME",
+    help="Point group of the particle, as IN's program calls it: poses are turned to the axes that "
+    "OUT's program has for it (default: poses are left as they are).",
+)
 @click.option("--image-root", type=FILE_PATH, help="Folder that the image stacks were moved to.")
 @click.option("--ctf/--no-ctf", default=True, help="Whether the images have contrast transfer.")
 @click.option(
@@ -27,26 +34,16 @@ __all__ = ["command"]
     "their FSC is not 1.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def command(
-    source: Path,
-    target: Path,
-    to: str | None,
-    image_root: Path | None,
-    ctf: bool,
-    verify: bool,
-    overwrite: bool,
-) -> None:
+def command(source: Path, target: Path, **options: Any) -> None:
     """Write the particles of IN in the format of OUT.
 
     Formats are RELION STAR, cryoSPARC .cs and .csg, Xmipp .xmd, cisTEM .star (with --to cistem) and
     cryoDRGN poses.pkl. What OUT cannot hold is listed, and so is what of IN is not understood.
     Images stay where they are.
     """
-    from cryorefine.conversion import convert
+    from cryorefine.conversion import ConversionOptions, convert_files
 
-    done = convert(
-        source, target, to=to, image_root=image_root, ctf=ctf, overwrite=overwrite, verify=verify
-    )
+    done = convert_files(source, target, ConversionOptions(**options))
     click.echo(f"read        {done.n_particles} particles of {source} ({done.source_format})")
     for text in done.remarks:
         click.echo(f"note        {text}")
@@ -54,6 +51,8 @@ def command(
         click.echo(f"not read    {text}")
     for text in done.not_held:
         click.echo(f"not held    {text}")
+    if done.axes:
+        click.echo(f"axes        {done.axes}")
     for path in done.files:
         if path.exists():
             click.echo(f"written     {path} ({done.target_format})")

@@ -19,7 +19,7 @@ __all__ = ["command"]
     "--output",
     type=FILE_PATH,
     required=True,
-    help="Table to write (.star).",
+    help="Table to write: .star of RELION, .xml of EMDB, or .csv.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the table if it exists.")
 @click.option(
@@ -41,7 +41,7 @@ def command(
     check_output_file(output, overwrite=overwrite)
     from cryorefine.evaluate.fsc import half_map_fsc
     from cryorefine.io.mrc import read_volume
-    from cryorefine.records.particle_tables import write_curves
+    from cryorefine.records.fsc_files import FscRecord, write_fsc
 
     first, second = read_volume(half1), read_volume(half2)
     weight = read_volume(mask) if mask is not None else None
@@ -67,7 +67,7 @@ def command(
         mask=None if weight is None else weight.data.clamp(0, 1),
         seed=seed,
     )
-    write_curves(output, curves, curves.resolution_A())
+    write_fsc(output, FscRecord(curves, curves.resolution_A()))
     for threshold in (0.143, 0.5):
         corrected = curves.resolution_A(threshold)
         unmasked = curves.resolution_A(threshold, curve="unmasked")

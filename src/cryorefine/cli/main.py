@@ -28,6 +28,8 @@ _COMMANDS = {
     "convert": "Write particles in the format of another program, and list what it cannot hold.",
     "symmetry": "Find the symmetry axes of a map; convert maps and poses to other axes.",
     "simulate": "Simulate particle images with known poses.",
+    "export": "Hand a run's particles, poses and mask on to cryoDRGN or recovar.",
+    "relion-job": "Refine as a job External of RELION.",
     "demo": "Simulate 1,000 particles and refine them, to see how it works.",
     "report": "Write a run's report.html anew.",
 }

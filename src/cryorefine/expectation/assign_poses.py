@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
+from cryorefine.assign.own_noise import NoiseInReference, spread_A2
 from cryorefine.assign.particle_optics import N_VALUES, OpticsPrior
 from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
 from cryorefine.engine.progress import told_as
@@ -100,7 +101,7 @@ def assign_poses(
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
-        own_share=state.own_share,
+        noise=_own_noise(inputs, state),
         values=values,
         prior=prior,
         axis=axis_prior(inputs),
@@ -114,6 +115,17 @@ def assign_poses(
     power = found.model_power[torch.from_numpy(order)]
     missed_fraction = _missed_fraction(blocks, found)
     return _completed(inputs, state, poses, power, blocks, missed_fraction, plan)
+
+
+def _own_noise(inputs: Inputs, state: State) -> tuple[NoiseInReference, NoiseInReference] | None:
+    """Return how references hold the noise of their images, by half."""
+    if state.own_share is None:
+        return None
+    first, second = (
+        NoiseInReference(share, spread_A2(reference.square(), inputs.voxel_A))
+        for share, reference in zip(state.own_share, state.references, strict=True)
+    )
+    return first, second
 
 
 def _prior(inputs: Inputs, plan: IterationPlan) -> OpticsPrior | None:

@@ -16,8 +16,8 @@ from cryorefine.assign.align import (
     score_poses,
 )
 from cryorefine.assign.axis_prior import AxisPrior
-from cryorefine.assign.comparison import Reference, WhitenedImages
-from cryorefine.assign.own_noise import OwnNoise, own_bonus
+from cryorefine.assign.comparison import Reference
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise
 from cryorefine.assign.particle_optics import GroupImages, OpticsPrior
 from cryorefine.engine.blocks import Block
 from cryorefine.engine.protocol import Done
@@ -71,9 +71,10 @@ class FindPoses:
 
     Attributes
     ----------
-    optics, grids, own_share
-        By half: how images see the volume, the references, and what an image's own noise in them
-        adds to its score (None: references hold no image).
+    optics, grids
+        By half: how images see the volume, and the references.
+    noise
+        By half, how references hold the noise of their images; None where they hold none.
     searches, options
         By half and geometry.
     poses
@@ -92,7 +93,7 @@ class FindPoses:
     options: dict[tuple[int, int], AlignmentOptions]
     symmetry: Symmetry
     poses: Poses | None
-    own_share: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None
+    noise: tuple[NoiseInReference, NoiseInReference] | None
     values: Float[Tensor, "n v"] | None
     prior: OpticsPrior | None
     axis: AxisPrior | None = None
@@ -126,8 +127,7 @@ class FindPoses:
             images = replace(images, axis=self.axis.select(batch.index, images.device))
         if block.action == "find":
             return align_globally(images, reference, self.searches[key].search, options)
-        own = self._own_noise(block.half, batch, images, options.resolution_turn_rad)
-        images = replace(images, own=own)
+        images = replace(images, own=self._own_noise(block.half, batch, band))
         start = poses_of(self.poses, batch.rows, band)
         if block.action == "search":
             search = self.searches[key].search
@@ -148,18 +148,21 @@ class FindPoses:
         if self.prior is None or self.values is None:
             raise ValueError("no particle has optics of its own")
         optics = self.optics[block.half - 1]
+        own = self._own_noise(block.half, batch, optics.band_of(block.geometry))
+        reference = Reference(self.grids[block.half - 1], self.symmetry)
         parts, order = [], []
         for places, view in optics.by_view(batch.group_of):
             index = torch.arange(len(batch.rows))[places]
             rows = batch.rows[places]
             parts.append(
                 refine_batch(
-                    self.grids[block.half - 1],
+                    reference,
                     GroupImages(
                         view, batch.x[index],
                         batch.white if len(batch.white) == 1 else batch.white[index],
                         optics.amplitudes(batch.group_of[places]),
                         self.stack.table.defocus(rows),
+                        None if own is None else own.select(index),
                     ),
                     found.select(index),
                     self.values[torch.from_numpy(rows)],
@@ -193,34 +196,35 @@ class FindPoses:
             others.shift_A.to(device) / band.group.pixel_A, others.probability.to(device),
         )  # fmt: skip
 
-    def _own_noise(
-        self, half: int, batch: Batch, images: WhitenedImages, reach_rad: float
-    ) -> OwnNoise | None:
-        """Return what poses gain by their images' noise in the reference."""
-        known = self.poses
-        if self.own_share is None or known is None or known.scores.weight is None:
+    def _own_noise(self, half: int, batch: Batch, band: GroupBand) -> OwnNoise | None:
+        """Return where a batch's images went into their reference, if it holds any."""
+        if self.noise is None or self.poses is None or self.poses.scores.weight is None:
             return None
-        poses = known.select(batch.rows)
-        weight = measured(poses.scores.weight).nan_to_num(0.0)
-        bonus = own_bonus(self.own_share[half - 1], images.view, images.c, weight)
-        rotations, share = _inserted(poses)
-        return OwnNoise(rotations.to(images.device), bonus[:, None] * share.to(bonus), reach_rad)
+        poses, noise = self.poses.select(batch.rows), self.noise[half - 1]
+        return _inserted(poses, noise, band.group.pixel_A, band.points.device)
 
 
-def _inserted(poses: Poses) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k"]]:
-    """Return all poses of particles, the best first, and their shares of the weight."""
-    first = measured(poses.scores.probability).nan_to_num(1.0)
-    if poses.others is None or len(poses.others.row) == 0:
-        return poses.rotations[:, None], torch.ones_like(first)[:, None]
-    row = poses.others.row
-    counts = torch.bincount(row, minlength=len(first))
-    rank = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + 1
-    k = int(counts.max()) + 1
-    rotations = poses.rotations[:, None].expand(-1, k, 3, 3).clone()
-    share = torch.zeros(len(first), k, dtype=torch.float64)
-    share[:, 0] = first
-    rotations[row, rank], share[row, rank] = poses.others.rotations, poses.others.probability
-    return rotations, share
+def _inserted(
+    poses: Poses, noise: NoiseInReference, pixel_A: float, device: torch.device
+) -> OwnNoise:
+    """Return where particles went into their reference, the best pose of each first."""
+    weight = measured(poses.scores.weight).nan_to_num(0.0)[:, None]
+    weight = weight * measured(poses.scores.probability).nan_to_num(1.0)[:, None]
+    rotations, shifts_A = poses.rotations[:, None], poses.shift_A[:, None]
+    others = poses.others
+    if others is not None and len(others.row) > 0:
+        row = others.row
+        counts = torch.bincount(row, minlength=len(weight))
+        rank = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + 1
+        k = int(counts.max()) + 1
+        rotations = rotations.repeat(1, k, 1, 1)
+        shifts_A = shifts_A.repeat(1, k, 1)
+        whole = measured(poses.scores.weight).nan_to_num(0.0)
+        weight = torch.cat([weight, weight.new_zeros(len(weight), k - 1)], 1)
+        rotations[row, rank], shifts_A[row, rank] = others.rotations, others.shift_A
+        weight[row, rank] = whole[row] * others.probability
+    shifts_px = (shifts_A / pixel_A).to(device)
+    return OwnNoise(rotations.to(device), shifts_px, weight.to(device), noise)
 
 
 def _poses_in_A(found: BatchPoses, values: Float[Tensor, "b v"] | None, pixel_A: float) -> Poses:

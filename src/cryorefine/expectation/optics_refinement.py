@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import AlignmentOptions, BatchPoses, is_tilt_allowed, pull_back, spread
+from cryorefine.assign.comparison import Reference
 from cryorefine.assign.particle_optics import (
     GroupImages,
     OpticsPrior,
     refine_particle_optics,
     without_offset,
 )
-from cryorefine.kernels.grid import SliceGrid
 from cryorefine.settings import RefineSettings
 
 __all__ = ["optics_prior", "refine_batch", "without_common_part"]
@@ -46,7 +46,7 @@ def optics_prior(
 
 
 def refine_batch(
-    grid: SliceGrid,
+    reference: Reference,
     images: GroupImages,
     found: BatchPoses,
     values: Float[Tensor, "b v"],
@@ -73,7 +73,7 @@ def refine_batch(
     """
     whole = replace(images, x=without_offset(images.view, images.x, -values[:, 1]))
     refined = refine_particle_optics(
-        grid, whole, found.rotations, found.shifts_px, values, prior, options
+        reference, whole, found.rotations, found.shifts_px, values, prior, options
     )
     within = pull_back(refined.rotations, refined.shifts_px, *start, options.local)
     if within is not None:

@@ -35,16 +35,14 @@ class CistemFormat:
     title = "cisTEM (.star)"
     suffixes = (".star",)
     columns = (
-        Column("cisTEMPositionInStack", ("rlnImageName",), convention="counted from 1"),
-        Column(
-            "cisTEMStackFilename", ("rlnImageName",), convention="stack of this name if missing"
-        ),
+        Column("cisTEMPositionInStack", ("rlnImageName",), convention="from 1"),
+        Column("cisTEMStackFilename", ("rlnImageName",), convention="else the file's own name"),
         Column("cisTEMOriginalImageFilename", ("rlnMicrographName",)),
         Column("cisTEMAnglePsi", ("rlnAnglePsi",), "°", 1.0),
         Column("cisTEMAngleTheta", ("rlnAngleTilt",), "°", 1.0),
         Column("cisTEMAnglePhi", ("rlnAngleRot",), "°", 1.0),
-        Column("cisTEMXShift", ("rlnOriginXAngst",), "Å", -1.0, "where the particle is"),
-        Column("cisTEMYShift", ("rlnOriginYAngst",), "Å", -1.0, "where the particle is"),
+        Column("cisTEMXShift", ("rlnOriginXAngst",), "Å", -1.0, "opposite sign"),
+        Column("cisTEMYShift", ("rlnOriginYAngst",), "Å", -1.0, "opposite sign"),
         Column("cisTEMDefocus1", ("rlnDefocusU",), "Å", 1.0),
         Column("cisTEMDefocus2", ("rlnDefocusV",), "Å", 1.0),
         Column("cisTEMDefocusAngle", ("rlnDefocusAngle",), "°", 1.0),
@@ -81,7 +79,9 @@ class CistemFormat:
         if subsets is not None and (subsets == subsets[0]).all():
             del columns["rlnRandomSubset"]  # none was drawn
         own = {label: f"_{c.label}" for c in self.columns for label in c.relion}
-        particles = ForeignBlock("particles", columns, block.lines, path, own=own)
+        particles = ForeignBlock(
+            "particles", columns, block.lines, path, own=own, ending=block.ending
+        )
         table = table_from_blocks(particles, as_optics_groups(particles, _OF_GROUP), options)
         known = {column.label for column in self.columns}
         foreign = {k: v for k, v in block.columns.items() if k not in known or k in _KEPT}

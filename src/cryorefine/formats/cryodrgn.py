@@ -55,7 +55,7 @@ class CryodrgnFormat:
     suffixes = (".pkl",)
     columns = (
         Column("poses[0]", _ANGLES, convention="RELION's matrix"),
-        Column("poses[1]", _ORIGIN, "sides of the box", convention="RELION's sign"),
+        Column("poses[1]", _ORIGIN, "box sides", convention="same sign"),
         Column("ctf[:, 0]", ("rlnImageSize",), "px", 1.0),
         Column("ctf[:, 1]", ("rlnImagePixelSize",), "Å", 1.0),
         Column("ctf[:, 2]", ("rlnDefocusU",), "Å", 1.0),
@@ -65,7 +65,7 @@ class CryodrgnFormat:
         Column("ctf[:, 6]", ("rlnSphericalAberration",), "mm", 1.0),
         Column("ctf[:, 7]", ("rlnAmplitudeContrast",), "", 1.0),
         Column("ctf[:, 8]", ("rlnPhaseShift",), "°", 1.0),
-        Column("particles", ("rlnImageName",), convention="row by row of the poses"),
+        Column("particles", ("rlnImageName",), convention="a row for each pose"),
     )
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -79,10 +79,12 @@ class CryodrgnFormat:
     def read(self, path: Path, options: ReadOptions) -> Reading:
         """Read poses, CTF and the names of images; nothing of a pickle is executed."""
         rotations, shifts = _read_poses(path)
-        names = _image_list(path, len(rotations), options)
+        listed = _image_list(path)
+        names = _image_names(listed, path, len(rotations), options)
         columns: dict[str, np.ndarray] = {"rlnImageName": names}
-        ctf_file = _beside(path, _CTF)
+        ctf_file, companions = _beside(path, _CTF), [listed]
         if ctf_file.exists():
+            companions.append(ctf_file)
             columns |= self._ctf_columns(ctf_file, len(rotations))
         else:
             columns |= _sampling(names, path, options)
@@ -93,7 +95,7 @@ class CryodrgnFormat:
         own = {label: c.label for c in self.columns for label in c.relion}
         particles = ForeignBlock("particles", columns, path=path, own=own)
         table = table_from_blocks(particles, as_optics_groups(particles, _OF_GROUP), options)
-        return Reading(replace(table, foreign_format=self.name))
+        return Reading(replace(table, foreign_format=self.name, companions=tuple(companions)))
 
     def _ctf_columns(self, path: Path, n: int) -> dict[str, np.ndarray]:
         arrays = read_arrays(path)
@@ -180,8 +182,8 @@ def _read_poses(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return rotations, shifts
 
 
-def _image_list(path: Path, n: int, options: ReadOptions) -> np.ndarray:
-    """Return the names of the images, as many as there are poses."""
+def _image_list(path: Path) -> Path:
+    """Return the file beside the poses that lists the images."""
     start = _beside(path, _IMAGES)
     found = next((p for s in _LISTS if (p := start.with_suffix(s)).exists()), None)
     if found is None:
@@ -190,6 +192,11 @@ def _image_list(path: Path, n: int, options: ReadOptions) -> np.ndarray:
             where=str(path),
             do="put the list or the stack there, or a link to it",
         )
+    return found
+
+
+def _image_names(found: Path, path: Path, n: int, options: ReadOptions) -> np.ndarray:
+    """Return the names of the images of a list, as many as there are poses."""
     if found.suffix == ".star":
         blocks = [b for b in read_star(found).values() if "rlnImageName" in b]
         names = blocks[0].columns["rlnImageName"] if blocks else np.zeros(0, "S1")

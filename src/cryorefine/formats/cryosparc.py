@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class CryosparcFormat:
     columns = (
         Column("uid", (UID,), convention="joins the files of a job"),
         Column("blob/path", ("rlnImageName",), convention="stack"),
-        Column("blob/idx", ("rlnImageName",), convention="counted from 0"),
+        Column("blob/idx", ("rlnImageName",), convention="from 0"),
         Column("blob/shape", ("rlnImageSize",), "px", convention="(y, x)"),
         Column("blob/psize_A", ("rlnImagePixelSize",), "Å", 1.0),
         Column("blob/sign", convention="-1: particles are black in the images"),
@@ -78,8 +79,8 @@ class CryosparcFormat:
             convention="vector of the inverse rotation",
         ),
         Column(
-            "alignments3D/shift", _ORIGIN, "px of alignments3D/psize_A",
-            convention="RELION's sign",
+            "alignments3D/shift", _ORIGIN, "px of psize_A",
+            convention="same sign",
         ),
         Column("alignments3D/psize_A", unit="Å"),
         Column("alignments3D/split", ("rlnRandomSubset",), convention="0 and 1"),
@@ -100,7 +101,7 @@ class CryosparcFormat:
             return self._read(path, options)
 
     def _read(self, path: Path, options: ReadOptions) -> Reading:
-        fields, remarks = read_result(path)
+        fields, companions, remarks = read_result(path)
         _require_images(fields, path)
         _check_shapes(fields, path)
         particles = ForeignBlock(
@@ -130,6 +131,7 @@ class CryosparcFormat:
             foreign={name: values for name, values in fields.items() if name != "uid"},
             foreign_format=self.name,
             remarks=(*table.remarks, *remarks),
+            companions=tuple(companions),
         )
         not_read = [f"fields that are kept for .cs alone: {', '.join(rest)}"] if rest else []
         return Reading(table, (*unclear, *not_read))
@@ -277,13 +279,15 @@ def _names(fields: dict[str, np.ndarray]) -> np.ndarray:
 
 def _fields(path: Path, table: ParticleTable, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:
     """Return the fields that say what a table holds."""
-    optics, particles = relion_blocks(path, table)
+    optics, particles = relion_blocks(None, table)
     values = {k: np.asarray(v)[table.optics_index] for k, v in optics.items()} | particles
     single = in_units_of(columns, values)
-    names = np.char.partition(image_names(path, table), "@")
+    stacks, first = np.unique(table.stack_index, return_index=True)
+    names = np.char.partition(image_names(path, table.select(first)), "@")[:, 2]
+    of_stack = np.char.encode(names, "utf-8")  # once for each: those of all rows take gigabytes
     fields: dict[str, np.ndarray] = {
         "uid": _uids(table),
-        "blob/path": np.char.encode(names[:, 2], "utf-8"),
+        "blob/path": of_stack[np.searchsorted(stacks, table.stack_index)],
         "blob/idx": table.image_index.astype("<u4"),
         "blob/shape": np.repeat(values["rlnImageSize"].astype("<u4")[:, None], 2, axis=1),
         "blob/sign": np.full(len(table), -1.0 if table.is_inverted else 1.0, "<f4"),
@@ -291,8 +295,8 @@ def _fields(path: Path, table: ParticleTable, columns: tuple[Column, ...]) -> di
         **{name: column.astype("<f4") for name, column in single.items()},
     }
     if table.micrographs:
-        names = np.array(table.micrographs)[table.micrograph_index]
-        fields["location/micrograph_path"] = np.char.encode(names, "utf-8")
+        names = np.char.encode(np.array(table.micrographs), "utf-8")
+        fields["location/micrograph_path"] = names[table.micrograph_index]
     tilt = np.array([g.beam_tilt_mrad for g in table.optics]) * MRAD
     cs_A = np.array([g.cs_mm for g in table.optics]) * MM_TO_A
     fields["ctf/tilt_A"] = (np.sin(tilt) * cs_A[:, None])[table.optics_index].astype("<f4")
@@ -350,7 +354,17 @@ def _write_fields(path: Path, fields: dict[str, np.ndarray]) -> None:
     for name, values in fields.items():
         rows[name] = values
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, rows, allow_pickle=False)
+        np.save(_Plain(file), rows, allow_pickle=False)
+
+
+class _Plain:
+    """A file that numpy leaves to Python to write.
+
+    To one that it knows it writes itself, and its error on a full disk does not say what it is.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def _group_text(name: str, fields: dict[str, np.ndarray], n: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cryorefine.errors import InputError
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["NUMPY_MAGIC", "STREAM_MAGIC", "read_fields", "read_result"]
 
@@ -26,8 +27,11 @@ _LARGEST_GROUP = 1 << 20
 
 _METAFILE = re.compile(r"""^\s*metafile:\s*['"]?>?([^'"\n]+?)['"]?\s*$""", re.MULTILINE)
 
+_VERSION = re.compile(r"^version:[^\n]*\n", re.MULTILINE)
+"""Last line of a ``.csg`` file, whose keys are in the order of the alphabet."""
 
-def read_result(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+
+def read_result(path: Path) -> tuple[dict[str, np.ndarray], list[Path], list[str]]:
     """Return the fields of a ``.cs`` or ``.csg`` file and of what belongs to it: (n, ...) each.
 
     The files that a ``.csg`` names are joined by uid. Of a ``.cs`` the passthrough file of the same
@@ -35,8 +39,8 @@ def read_result(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
     Returns
     -------
-    fields, remarks
-        By name; and what a user should hear.
+    fields, companions, remarks
+        By name; the other files that were read; and what a user should hear.
 
     Raises
     ------
@@ -44,13 +48,14 @@ def read_result(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         If a file is missing or damaged, or particles of the first are not in the others.
     """
     if path.suffix.lower() == ".csg":
-        places = _files_of_group(path)
+        places, remarks = _files_of_group(path)
         fields = read_fields(places[0])
         for other in places[1:]:
             _join(fields, read_fields(other), where=f"{other} (named in {path})")
-        return fields, []
+        return fields, places, remarks
     fields, remarks = read_fields(path), []
-    for other in _passthrough(path):
+    beside = _passthrough(path)
+    for other in beside:
         more = read_fields(other)
         if "uid" in fields and set(more) - set(fields):
             try:
@@ -58,7 +63,7 @@ def read_result(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                 remarks.append(f"{path}: {other.name} beside it is read, too, joined by uid")
             except InputError as error:
                 remarks.append(f"{path}: {other.name} beside it is not used: {error.what}")
-    return fields, remarks
+    return fields, beside, remarks
 
 
 def _passthrough(path: Path) -> list[Path]:
@@ -73,15 +78,16 @@ def _passthrough(path: Path) -> list[Path]:
     return [p for p in beside if p != path and set(re.findall(r"J\d+", p.name)) == jobs]
 
 
-def _files_of_group(path: Path) -> list[Path]:
-    """Return the files that a ``.csg`` names, each once; that of the poses comes first."""
+def _files_of_group(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the files that a ``.csg`` names, each once, and what a user should hear.
+
+    That of the poses comes first.
+    """
     try:
         with open(path, "rb") as file:
             text = file.read(_LARGEST_GROUP).decode("utf-8", "replace")
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     names = dict.fromkeys(_METAFILE.findall(text))
     if not names:
         raise InputError(
@@ -90,7 +96,13 @@ def _files_of_group(path: Path) -> list[Path]:
     ordered = sorted(names, key=lambda name: "passthrough" in name)
     if any("\0" in name for name in ordered):
         raise InputError("names a file with a NUL", where=str(path), do="correct the name")
-    return [path.parent / name for name in ordered]
+    said = []
+    if not _VERSION.search(text):
+        said.append(
+            f"{path}: the file does not end in a version, as cryoSPARC writes it, and fields may "
+            "be missing: was it copied whole?"
+        )
+    return [path.parent / name for name in ordered], said
 
 
 def _join(fields: dict[str, np.ndarray], more: dict[str, np.ndarray], *, where: str) -> None:
@@ -150,12 +162,8 @@ def read_fields(path: Path) -> dict[str, np.ndarray]:
                 )
             file.seek(offset)
             table = np.frombuffer(file.read(n_bytes), dtype)
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), do="check the path") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     except (ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, EOFError,
             RecursionError, OverflowError, tokenize.TokenError, MemoryError) as error:  # fmt: skip
         raise InputError(

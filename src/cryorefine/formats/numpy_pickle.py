@@ -14,6 +14,7 @@ import numpy as np
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["read_arrays", "write_arrays"]
 
@@ -64,12 +65,8 @@ def read_arrays(path: Path) -> list[np.ndarray]:
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), do="check the path") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, about escapes in damaged texts

@@ -13,6 +13,7 @@ from cryorefine.formats.cryosparc import CryosparcFormat
 from cryorefine.formats.protocol import ParticleFormat
 from cryorefine.formats.relion_format import RelionFormat
 from cryorefine.formats.xmipp import XmippFormat, without_block
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["FORMATS", "format_of", "format_to_write"]
 
@@ -45,9 +46,7 @@ def format_of(path: Path) -> ParticleFormat:
             with open(place, "rb") as file:
                 head = file.read(_HEAD_BYTES)
         except OSError as error:
-            raise InputError(
-                f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-            ) from None
+            raise unreadable(path, error) from None
     for one in FORMATS:
         if head and one.recognises(path, head):
             return one

@@ -33,7 +33,7 @@ class RelionFormat:
     title = "RELION STAR (3.0 to 5)"
     suffixes = (".star",)
     columns = (
-        _same("rlnImageName", convention="number@stack, counted from 1"),
+        _same("rlnImageName", convention="number@stack, from 1"),
         _same("rlnMicrographName"),
         _same("rlnOpticsGroup", convention="from 1; row of data_optics"),
         _same("rlnOpticsGroupName"),
@@ -59,7 +59,7 @@ class RelionFormat:
         _same("rlnAngleRot", "°", "ZYZ"),
         _same("rlnAngleTilt", "°"),
         _same("rlnAnglePsi", "°"),
-        _same("rlnOriginXAngst", "Å", "the content moves by it"),
+        _same("rlnOriginXAngst", "Å", "moves the content"),
         _same("rlnOriginYAngst", "Å"),
         _same("rlnRandomSubset", convention="1 and 2"),
         _same("rlnCtfDataArePhaseFlipped"),

@@ -54,7 +54,7 @@ class XmippFormat:
     title = "Xmipp metadata (.xmd)"
     suffixes = (".xmd",)
     columns = (
-        Column("image", ("rlnImageName",), convention="number@stack, counted from 1"),
+        Column("image", ("rlnImageName",), convention="number@stack, from 1"),
         Column("itemId", (_ITEM,), convention="joins tables"),
         Column("enabled", convention="-1: the row is left out"),
         Column("micrograph", ("rlnMicrographName",)),
@@ -63,8 +63,8 @@ class XmippFormat:
         Column("angleRot", ("rlnAngleRot",), "°", 1.0),
         Column("angleTilt", ("rlnAngleTilt",), "°", 1.0),
         Column("anglePsi", ("rlnAnglePsi",), "°", 1.0),
-        Column("shiftX", ("rlnOriginXAngst",), "px", convention="RELION's sign"),
-        Column("shiftY", ("rlnOriginYAngst",), "px", convention="RELION's sign"),
+        Column("shiftX", ("rlnOriginXAngst",), "px", convention="same sign"),
+        Column("shiftY", ("rlnOriginYAngst",), "px", convention="same sign"),
         Column("flip", convention="1: tilt + 180°, -psi, -shiftX; never written"),
         Column("samplingRate", ("rlnImagePixelSize",), "Å", convention="read if next is missing"),
         Column("ctfSamplingRate", ("rlnImagePixelSize",), "Å", 1.0),
@@ -102,14 +102,15 @@ class XmippFormat:
         wanted, file = _block_and_file(path)
         block, others = _chosen_block(file, wanted)
         block, n_off = _enabled(block)
-        with_ctf = _with_ctf_files(block)
+        with_ctf, models, said = _with_ctf_files(block)
         columns, not_read = self._as_relion(with_ctf, options)
         own = {label: f"_{c.label}" for c in self.columns for label in c.relion}
-        particles = ForeignBlock("particles", columns, block.lines, file, own=own)
+        particles = ForeignBlock(
+            "particles", columns, block.lines, file, own=own, ending=block.ending
+        )
         table = table_from_blocks(particles, as_optics_groups(particles, _OF_GROUP), options)
         known = {column.label for column in self.columns}
         foreign = {k: v for k, v in block.columns.items() if k not in known}
-        said = []
         if n_off:
             said.append(f"{n_off} particles that are not enabled are left out")
         if others:
@@ -117,7 +118,7 @@ class XmippFormat:
         if foreign:
             not_read.append(f"columns that are kept for .xmd alone: {', '.join(sorted(foreign))}")
         table = replace(
-            table, foreign=foreign, foreign_format=self.name,
+            table, foreign=foreign, foreign_format=self.name, companions=models,
             remarks=(*table.remarks, *(f"{path}: {text}" for text in said)),
         )  # fmt: skip
         return Reading(table, (*said, *not_read))
@@ -135,8 +136,8 @@ class XmippFormat:
             if label in block:
                 columns[ours] = block.columns[label]
         columns["rlnImageName"] = _numbered(block)
-        if "rlnDefocusU" in columns:
-            columns.setdefault("rlnDefocusV", columns["rlnDefocusU"])
+        if "rlnDefocusU" in columns and "rlnDefocusV" not in columns:
+            columns["rlnDefocusV"] = columns["rlnDefocusU"]
             columns.setdefault("rlnDefocusAngle", np.zeros(len(block)))
         for label in ("rlnCoordinateX", "rlnCoordinateY"):
             if label in columns:  # a column that is carried along as it is
@@ -260,12 +261,18 @@ def _numbered(block: StarBlock) -> np.ndarray:
     return np.where(has_number, names, np.char.add(b"1@", names))
 
 
-def _with_ctf_files(block: StarBlock) -> StarBlock:
-    """Return a block with the columns of the CTF that the files of ``ctfModel`` have."""
+def _with_ctf_files(block: StarBlock) -> tuple[StarBlock, tuple[Path, ...], list[str]]:
+    """Return a block with the columns of the CTF that files of ``ctfModel`` have.
+
+    Returns
+    -------
+    block, files, remarks
+        The files that were read, and what a user should hear of them.
+    """
     if "ctfModel" not in block or "ctfDefocusU" in block:
-        return block
+        return block, (), []
     names, index = np.unique(block.columns["ctfModel"], return_inverse=True)
-    tables = []
+    tables, models = [], []
     for name in names:
         text = name.decode("utf-8", "replace")
         model = find_stack(text, block.path) if "\0" not in text else Path()
@@ -277,6 +284,7 @@ def _with_ctf_files(block: StarBlock) -> StarBlock:
                 error.what, where=f"{error.where} ({block.where(row, 'ctfModel')})", do=error.do
             ) from None
         tables.append(next(iter(blocks.values())))
+        models.append(model)
     shared = [
         label
         for label in (tables[0].columns if tables else ())
@@ -286,4 +294,9 @@ def _with_ctf_files(block: StarBlock) -> StarBlock:
     for label in shared:
         values = np.array([t.columns[label][0] if len(t) else b"" for t in tables])
         columns[label] = values[index.reshape(-1)]
-    return replace(block, columns=columns)
+    said = [
+        f"{model}: the file ends in its last value, without a line break: was it copied whole?"
+        for model, table in zip(models, tables, strict=True)
+        if table.ending == "in a row"
+    ]
+    return replace(block, columns=columns), tuple(models), said

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from cryorefine.errors import InputError
-from cryorefine.io.library_stack import NUMBER_KINDS, opened_by_library
+from cryorefine.io.library_stack import NUMBER_KINDS, opened_by_library, require_stored
 from cryorefine.io.open_files import OpenFiles
 
 __all__ = ["HDF5_MAGIC", "Hdf5Stack"]
@@ -41,7 +41,9 @@ def _image(file: Any, index: int, path: Path) -> Any:
             where=str(path),
             do="give a stack that EMAN wrote, or convert the images to MRC",
         )
-    return file[name]
+    image = file[name]
+    require_stored(path, index + 1, image.shape, image.dtype, image.id.get_storage_size())
+    return image
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
 from cryorefine.io.spider import spider_volume
 from cryorefine.io.stack import StackHeader
+from cryorefine.io.unreadable import unreadable
 
 __all__ = [
     "LARGEST_VOXEL_A",
@@ -71,25 +72,17 @@ def _open_header(path: Path, kind: str):
     path = Path(path)
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL is in no file's name
+    except ValueError:  # a NUL is in no file's name
         raise InputError(f"no such {kind}", where=str(path), do="check the path") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
-    if path.is_dir():
-        raise InputError(f"is a folder, not a {kind}", where=str(path), do="name the file")
-    if not path.is_file():  # a pipe would be waited for
+        raise unreadable(path, error, kind) from None
+    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise InputError(f"is a pipe or a device, not a {kind}", where=str(path), do="name a file")
     try:
         with open(path, "rb") as file:
             content = file.read(_HEADER_BYTES)
-    except PermissionError:
-        raise InputError("may not be read", where=str(path), do="check its permissions") from None
     except OSError as error:
-        raise InputError(
-            f"not an MRC file ({error})", where=str(path), do="give an MRC file"
-        ) from None
+        raise unreadable(path, error, kind) from None
     if content.startswith(_COMPRESSED):
         raise InputError("the file is compressed", where=str(path), do="decompress it first")
     if len(content) < _HEADER_BYTES:

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Integer, Shaped
 
 from cryorefine.errors import InputError
 from cryorefine.io.open_files import OpenFile, OpenFiles
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["ImageStack", "StackHeader"]
 
@@ -88,9 +89,7 @@ class StackHeader:
         try:
             actual = self.path.stat().st_size
         except OSError as error:
-            raise InputError(
-                f"cannot be read ({error.strerror})", where=str(self.path), do="check the path"
-            ) from None
+            raise unreadable(self.path, error, "image stack") from None
         if actual < self._end_bytes:
             stride = self.image_bytes + self.gap_bytes
             complete = max(0, (actual - self.offset_bytes + self.gap_bytes) // stride)

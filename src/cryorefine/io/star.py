@@ -15,6 +15,7 @@ import numpy as np
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
+from cryorefine.io.unreadable import unreadable
 
 __all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
@@ -35,7 +36,10 @@ _LARGEST_COLUMN, _USUAL_WIDTH = 2**30, 256
 """Bytes of the largest column of values longer than usual: a million names of a kilobyte."""
 
 _HEAD_LINES = 10
-"""Lines among which a file's first block names the version that wrote it: the second or third."""
+"""Lines among which a file says what wrote it: the first to the third."""
+
+_LEAVE_EMPTY_LINE = ("# version", "# Written by cryorefine")
+"""Comments of programs that leave an empty line at a file's end: RELION's version, and ours."""
 
 _BLANK, _NOT_BLANK = re.compile(r"\s"), re.compile(r"\S")
 _END_OF_QUOTE = {quote: re.compile(quote + r"(?=\s|\Z)") for quote in "\"'"}
@@ -348,7 +352,8 @@ class _Builder:
                 for label, value in zip(self.labels, self.pairs, strict=True)
             }
             lines = np.array(self.pair_lines, dtype=np.int64)
-            return StarBlock(self.name, columns, lines, self.path, is_loop=False)
+            ending = "in a row" if self.ending == "in a row" else "whole"
+            return StarBlock(self.name, columns, lines, self.path, is_loop=False, ending=ending)
         columns = {label: self._column(j, label) for j, label in enumerate(self.labels)}
         lines = np.concatenate(self.line_chunks) if self.line_chunks else np.zeros(0, np.int64)
         return StarBlock(
@@ -418,7 +423,7 @@ def read_star(path: Path) -> dict[str, StarBlock]:
             current.add_line(line, word, number)
     if current is None:
         raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
-    if current.is_loop and current.has_rows:
+    if current.labels and (current.has_rows or not current.is_loop):
         current.ending = _ending(lines)
     blocks[current.name] = current.build()
     return blocks
@@ -430,9 +435,9 @@ def _ending(lines: list[str]) -> Literal["whole", "in a row", "after a row"]:
         return "whole" if lines[-1].lstrip()[0] == "#" else "in a row"
     if len(lines) < 2 or not lines[-2].strip() or lines[-2].lstrip()[0] == "#":
         return "whole"
-    # Programs that write a version leave an empty line after every loop; others may not.
-    has_version = any(line.startswith("# version") for line in lines[:_HEAD_LINES])
-    return "after a row" if has_version else "whole"
+    # RELION and cryorefine leave an empty line after every loop; others may not.
+    has_writer = any(line.startswith(_LEAVE_EMPTY_LINE) for line in lines[:_HEAD_LINES])
+    return "after a row" if has_writer else "whole"
 
 
 def _read_text(path: Path) -> str:
@@ -442,18 +447,8 @@ def _read_text(path: Path) -> str:
             # It would be read again later, and may have no end.
             raise InputError("is a device or a pipe", where=str(path), do="give a file")
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), do="check the path") from None
-    except IsADirectoryError:
-        raise InputError(
-            "is a folder, not a STAR file", where=str(path), do="name the file"
-        ) from None
-    except PermissionError:
-        raise InputError("may not be read", where=str(path), do="check its permissions") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     if not text.strip():
         raise InputError("the file is empty", where=str(path), do="was it copied whole?")
     return text

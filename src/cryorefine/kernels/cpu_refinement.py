@@ -175,6 +175,41 @@ def _normal_equations(
 
 
 @compiled(inner=True)
+def _own_noise(own, rotation, shift, gradient):
+    """Take an image's own noise out of a pose's gradient; return what it adds to the score.
+
+    ``own`` is a row of ``OwnNoiseInReference.packed``; the algebra is that of
+    ``reference.own_noise_gain``.
+    """
+    turn = _matrix3()
+    for a in range(3):
+        for b in range(3):
+            total = 0.0
+            for j in range(3):
+                total += rotation[a, j] * own[3 * b + j]
+            turn[a, b] = total
+    trace = turn[0, 0] + turn[1, 1] + turn[2, 2]
+    if trace <= 1.0:
+        return 0.0
+    x = 0.5 * (turn[2, 1] - turn[1, 2])
+    y = 0.5 * (turn[0, 2] - turn[2, 0])
+    z = 0.5 * (turn[1, 0] - turn[0, 1])
+    dx, dy = shift[0] - own[9], shift[1] - own[10]
+    distance2 = own[12] * (0.5 * (x * x + y * y) + z * z) + own[13] * (dx * dx + dy * dy)
+    base = 1 + 0.5 * distance2
+    gained = own[11] / (base * base)
+    slope = gained / base
+    x, y = 0.5 * x, 0.5 * y
+    for a in range(3):
+        change = trace * (x if a == 0 else y if a == 1 else z)
+        change -= turn[0, a] * x + turn[1, a] * y + turn[2, a] * z
+        gradient[a] += slope * own[12] * change
+    gradient[3] += 2 * slope * own[13] * dx
+    gradient[4] += 2 * slope * own[13] * dy
+    return gained
+
+
+@compiled(inner=True)
 def _solve(matrix, gradient, damping, work, step):
     """Solve (matrix + damping diag) step = gradient by Cholesky; return whether it succeeded."""
     top = 0.0
@@ -266,8 +301,8 @@ def _freeze(gradient, matrix, max_turn, max_move):
 @compiled
 def refine_poses(
     begin, end, values, centre, step, points, reach_of_points, k_px, angle_step, x, c, image_of,
-    rotations, shifts, priors, precision, floor, max_evaluations, max_shift, max_turn, max_move,
-    tolerance, initial_damping, table, scores, powers, information,
+    rotations, shifts, priors, precision, own, floor, max_evaluations, max_shift, max_turn,
+    max_move, tolerance, initial_damping, table, scores, powers, information,
 ):  # fmt: skip
     """Refine each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     reach = 0
@@ -292,6 +327,8 @@ def refine_poses(
                 new_rotation, new_shift, priors[m], precision, table, ex, ey, index, sign, taps,
                 new_gradient, new_matrix,
             )  # fmt: skip
+            if own.shape[0] > 0:
+                new_score -= _own_noise(own[m], new_rotation, new_shift, new_gradient)
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score
             if gain > 0 or evaluation == 0:

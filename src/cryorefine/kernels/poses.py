@@ -16,6 +16,7 @@ __all__ = [
     "RIDGE",
     "TOLERANCE",
     "LevenbergMarquardt",
+    "OwnNoiseInReference",
     "PoseProblem",
     "PoseResult",
     "covariance_of",
@@ -54,12 +55,50 @@ PROSPECT = 6.0
 
 
 @dataclass(frozen=True, eq=False)
+class OwnNoiseInReference:
+    """What starts gain by their image's own noise in the reference, which does not count.
+
+    An image finds its own noise where it was inserted: a pose that is turned from there by ``D``
+    and moved by ``d`` gains ``bonus / (1 + q / 2)²`` with
+    ``q = turn_decay (z² + (x² + y²) / 2) + move_decay |d|²``, where (x, y, z) are the turn's axis
+    in the image frame times the sine of its angle; nothing beyond a quarter of a turn
+    (``docs/mathematics.md``).
+
+    Attributes
+    ----------
+    rotations, shifts_px
+        Where the image of each start was inserted: of its places, and their copies by symmetry,
+        the one that lies next to the start.
+    bonus
+        Log-likelihood gained there.
+    turn_decay, move_decay
+        How fast it falls, in 1/rad² and 1/px².
+    """
+
+    rotations: Float[Tensor, "m 3 3"]
+    shifts_px: Float[Tensor, "m 2"]
+    bonus: Float[Tensor, "m"]
+    turn_decay: Float[Tensor, "m"]
+    move_decay: Float[Tensor, "m"]
+
+    def at(self, rows: Tensor) -> "OwnNoiseInReference":
+        """Return that of some starts."""
+        return OwnNoiseInReference(**{name: value[rows] for name, value in vars(self).items()})
+
+    def packed(self) -> Float[Tensor, "m 14"]:
+        """Return all of it in one array: rotations by rows, shifts, bonus, both decays."""
+        numbers = torch.stack([self.bonus, self.turn_decay, self.move_decay], 1).double()
+        return torch.cat([self.rotations.double().flatten(1), self.shifts_px.double(), numbers], 1)
+
+
+@dataclass(frozen=True, eq=False)
 class PoseProblem:
     """Starts of a pose search for a batch of images.
 
     The model of image i at pose (R, s) is ``x = c S_R exp(2πi k·s/n) + noise`` of unit variance
     per complex coefficient; its log-likelihood, up to a constant, is
-    ``sum 2 Re(conj(x) model) - |model|²``, minus the prior ``precision |s - s0|² / 2``.
+    ``sum 2 Re(conj(x) model) - |model|²``, minus the prior ``precision |s - s0|² / 2``, minus
+    what the image's own noise in the reference adds.
 
     Attributes
     ----------
@@ -80,6 +119,8 @@ class PoseProblem:
     floor
         Log-likelihood per start: one that has no prospect of reaching it is given up where it is.
         None: all are followed to their end.
+    own
+        What starts gain by their image's own noise; None where the reference holds none of it.
     """
 
     x: Complex[Tensor, "b p"]
@@ -93,6 +134,7 @@ class PoseProblem:
     prior_shift_px: Float[Tensor, "m 2"]
     prior_precision: float = 0.0
     floor: Float[Tensor, "m"] | None = None
+    own: OwnNoiseInReference | None = None
 
     @property
     def floors(self) -> Float[Tensor, "m"]:

@@ -28,6 +28,7 @@ from cryorefine.kernels.poses import (
     PROSPECT,
     RIDGE,
     LevenbergMarquardt,
+    OwnNoiseInReference,
     PoseProblem,
     PoseResult,
     freeze,
@@ -37,6 +38,7 @@ __all__ = [
     "extract_slices",
     "extract_slices_with_gradient",
     "insert_slices",
+    "own_noise_gain",
     "permute_grid",
     "pick_separated",
     "refine",
@@ -293,6 +295,7 @@ def refine(
             shifts_px=new_shifts,
             prior_shift_px=problem.prior_shift_px[rows],
             floor=None,
+            own=None if problem.own is None else problem.own.at(rows),
         )
         new = _with_prior(normal_equations, tried, options)
         gain = new[0] - score[rows]
@@ -317,8 +320,34 @@ def _with_prior(
     g[:, 3:] -= problem.prior_precision * offset
     h[:, 3, 3] += problem.prior_precision
     h[:, 4, 4] += problem.prior_precision
+    if problem.own is not None:
+        gained, slope = own_noise_gain(problem.own, problem.rotations, problem.shifts_px)
+        score, g = score - gained, g - slope
     g, h = freeze(g, h, turns=options.max_turn_rad > 0, moves=options.max_move_px > 0)
     return score, power, g, h
+
+
+def own_noise_gain(
+    own: OwnNoiseInReference, rotations: Float[Tensor, "m 3 3"], shifts_px: Float[Tensor, "m 2"]
+) -> tuple[Float[Tensor, "m"], Float[Tensor, "m 5"]]:
+    """Return what poses gain by their images' own noise, and its gradient.
+
+    A small turn e changes ``D`` by ``[e] D``, and its axis times the sine of its angle by
+    ``(tr(D) - D) e / 2``.
+    """
+    turn = rotations.double() @ own.rotations.double().mT
+    d = shifts_px.double() - own.shifts_px.double()
+    trace = turn.diagonal(dim1=1, dim2=2).sum(1)
+    skew = 0.5 * (turn - turn.mT)
+    axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], 1)
+    weighted = axis * axis.new_tensor([0.5, 0.5, 1.0])
+    distance2 = own.turn_decay * (weighted * axis).sum(1) + own.move_decay * d.square().sum(1)
+    base = 1 + 0.5 * distance2
+    gained = torch.where(trace > 1, own.bonus / base.square(), 0.0)
+    change = 0.5 * (torch.eye(3).to(turn) * trace[:, None, None] - turn)
+    by_turn = (change.mT @ weighted[..., None])[..., 0] * own.turn_decay[:, None]
+    by_move = d * own.move_decay[:, None]
+    return gained, -2 * (gained / base)[:, None] * torch.cat([by_turn, by_move], 1)
 
 
 def pick_separated(

@@ -12,7 +12,7 @@ from cryorefine.fourier.crop import resize_volume
 from cryorefine.fourier.fft import fast_even_length
 from cryorefine.fourier.filter import low_pass
 
-__all__ = ["disc_mask", "soft_edge", "solvent_mask", "sphere_mask"]
+__all__ = ["disc_mask", "otsu_threshold", "soft_edge", "solvent_mask", "sphere_mask"]
 
 _WORTH_SHRINKING, _MIN_PX = 0.8, 16
 """A grid of more than this share of the points along an axis is not made smaller, since the
@@ -104,7 +104,7 @@ def solvent_mask(
     smooth = resize_volume(volume, coarse)
     smooth = low_pass(smooth, voxel_A=voxel_A * step, resolution_A=resolution_A)
     sphere = _radius(coarse, 3, volume.device) * step <= radius_px
-    threshold = _otsu(smooth[sphere])
+    threshold = otsu_threshold(smooth[sphere])
     binary = (smooth > threshold) & sphere
     labels = np.zeros(binary.shape, np.int32)
     count = int(ndimage.label(binary.cpu().numpy(), output=labels))  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u
     return (matrix @ planes) @ matrix.T
 
 
-def _otsu(values: Tensor) -> float:
+def otsu_threshold(values: Tensor) -> float:
     """Return the threshold that maximises the variance between the two classes it makes."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # constant, but for filtering's rounding

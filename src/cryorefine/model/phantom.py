@@ -1,6 +1,7 @@
 """A made-up protein: helices packed into a symmetric particle, for demonstrations and tests."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -52,6 +53,40 @@ def _helix(start: np.ndarray, axis: np.ndarray, n_residues: int, phase: float) -
     return (start + points).reshape(-1, 3)
 
 
+def _lie_in_unit(points: np.ndarray, group: SymmetryGroup, margin_rad: float = 0.0) -> np.ndarray:
+    """Tell which points have directions within the asymmetric unit of a group."""
+    unit = torch.from_numpy(points / np.linalg.norm(points, axis=1, keepdims=True))
+    return asymmetric_unit(unit, group, margin_rad=margin_rad).numpy()
+
+
+def _candidates(
+    group: SymmetryGroup, radius: float, ratio: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, float]]:
+    """Yield the middle, axis, length and phase of random helices that may lie in the unit.
+
+    The unit is bounded by planes through the origin, and a helix surrounds its middle: one whose
+    middle lies beyond a plane has atoms beyond it.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(4000):
+        n_residues = int(rng.integers(8, 22))
+        axis = rng.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        centre = rng.normal(size=3)
+        centre *= radius * rng.random() ** (1 / 3) / np.linalg.norm(centre)
+        drawn.append((centre * ratio, axis, n_residues, rng.random() * 7))
+    centres = np.stack([centre for centre, *_ in drawn])
+    # A margin far above rounding; whether a helix lies within is decided by its atoms.
+    for row in np.flatnonzero(_lie_in_unit(centres, group, margin_rad=1e-6)):
+        yield drawn[row]
+
+
+def _gap(points: np.ndarray, others: np.ndarray) -> float:
+    """Return the distance of the nearest two points, infinite where there is none."""
+    return float(np.linalg.norm(points[:, None] - others[None], axis=-1).min(initial=math.inf))
+
+
 def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms:
     """Build a particle of packed α-helices with exact symmetry.
 
@@ -68,35 +103,24 @@ def make_phantom(group: SymmetryGroup, *, diameter_A: float, seed: int) -> Atoms
     -------
     Atoms with carbon-like scattering and a B-factor of 20 Å², centred.
     """
-    rng = np.random.default_rng(seed)
     radius = diameter_A / 2
     ratio = _AXIS_RATIO if group.order == 1 else np.ones(3)
     hole = 0.25 * radius if group.order > 4 else 0.0
     helices: list[np.ndarray] = []
-    axes: list[np.ndarray] = []
-    for _ in range(4000):
-        n_residues = int(rng.integers(8, 22))
-        axis = rng.normal(size=3)
-        axis /= np.linalg.norm(axis)
-        centre = rng.normal(size=3)
-        centre *= radius * rng.random() ** (1 / 3) / np.linalg.norm(centre)
-        points = _helix(
-            centre * ratio - axis * n_residues * _RISE_A / 2, axis, n_residues, rng.random() * 7
-        )
+    axes = np.empty((0, 3))
+    for centre, axis, n_residues, phase in _candidates(group, radius, ratio, seed):
+        line = centre + axis * np.linspace(-0.5, 0.5, 9)[:, None] * n_residues * _RISE_A
+        # First, and first of its middle, since a particle that is nearly full has room for few.
+        if _gap(axes, centre[None]) < _HELIX_SPACING_A or _gap(axes, line) < _HELIX_SPACING_A:
+            continue
+        points = _helix(centre - axis * n_residues * _RISE_A / 2, axis, n_residues, phase)
         scaled = np.linalg.norm(points / ratio, axis=1)
         if scaled.max() > radius or scaled.min() < hole:
             continue
-        if group.order > 1:
-            unit = torch.from_numpy(points / np.linalg.norm(points, axis=1, keepdims=True))
-            if not bool(asymmetric_unit(unit, group, margin_rad=0.0).all()):
-                continue
-        line = centre * ratio + axis * np.linspace(-0.5, 0.5, 9)[:, None] * n_residues * _RISE_A
-        if axes:
-            gap = np.linalg.norm(np.concatenate(axes)[:, None] - line[None], axis=-1).min()
-            if gap < _HELIX_SPACING_A:
-                continue
+        if not _lie_in_unit(points, group).all():
+            continue
         helices.append(points)
-        axes.append(line)
+        axes = np.concatenate([axes, line])
     if not helices:
         # A particle too small for the wedge of its group still gets one short helix a unit.
         seed_point = np.array([0.8432, 0.1234, 0.5232]) * radius * 0.5

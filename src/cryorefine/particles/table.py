@@ -49,6 +49,8 @@ class ParticleTable:
         Columns of numbers that an earlier run of cryorefine wrote, by label: (n,) each.
     source
         File it was read from.
+    companions
+        Further files that were read for it: tables that are joined, files of the CTF, lists.
     lines
         Line of each particle in that file, for messages.
     remarks
@@ -94,9 +96,15 @@ class ParticleTable:
     foreign_format: str = ""
     extra_blocks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    companions: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files besides ``source`` that what is computed depends on."""
+        return (*self.stacks, *self.companions)
 
     @property
     def lacks_pose(self) -> np.ndarray:

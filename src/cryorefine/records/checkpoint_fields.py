@@ -25,6 +25,7 @@ from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, Seg
 from cryorefine.records.checkpoint_values import wrong_measurements, wrong_values
 from cryorefine.records.checkpoint_versions import VERSION, migrated
 from cryorefine.records.particle_registry import ParticleRegistry
+from cryorefine.records.volume_digests import digest_arrays, require_same_volumes
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.state.counts import counts_from_values
 from cryorefine.state.helix import helix_from_values
@@ -50,6 +51,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "spent_s": np.array(checkpoint.spent_s),
         "finished": np.array(checkpoint.is_finished),
         **_state_arrays(state),
+        **digest_arrays(state),
     }
     write_arrays(folder / _ARRAYS, arrays)
 
@@ -93,6 +95,7 @@ def read_checkpoint(folder: Path, volumes: Callable[[int], Path], *, do: str) ->
     checkpoint = Checkpoint(state, constants, (spent_s[0], spent_s[1]), is_finished)
     for entry, expected, found in wrong_values(checkpoint):
         raise arrays.unexpected(entry, expected, found)
+    require_same_volumes(arrays, state)
     return checkpoint
 
 

@@ -1,4 +1,4 @@
-"""What a run's particle and FSC tables hold, and writing them."""
+"""What a run's particle tables hold, and writing them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.particle_optics import magnification_matrix, with_defocus_change
-from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.geometry.rotation import euler_from_matrix
-from cryorefine.io.star import write_star
 from cryorefine.particles.formats.relion import write_relion
 from cryorefine.state.scores import ParticleScores, measured
-from cryorefine.state.state import Evaluation, Inputs, Poses
+from cryorefine.state.state import Inputs, Poses
 
 __all__ = [
     "QUALITY_COLUMNS",
     "without_pose",
-    "write_curves",
-    "write_fsc_table",
     "write_particle_table",
     "write_rejected_table",
     "write_undecided_table",
@@ -185,40 +181,3 @@ def write_rejected_table(path: Path, inputs: Inputs) -> None:
     earlier = {k: v for k, v in inputs.rejected.earlier.items() if k not in _OF_ONE_RUN}
     quality = {**earlier, "cryorefineRejectedBecause": reasons}
     write_relion(path, inputs.rejected, quality=quality)
-
-
-def write_fsc_table(path: Path, evaluation: Evaluation) -> None:
-    """Write an iteration's FSC curves, with those against a known map if there is one."""
-    write_curves(
-        path, evaluation.curves, evaluation.resolution_A, comparison=evaluation.comparison_fsc
-    )
-
-
-def write_curves(
-    path: Path,
-    curves: FscCurves,
-    resolution_A: float,
-    *,
-    comparison: Float[Tensor, "s"] | None = None,
-) -> None:
-    """Write FSC curves as RELION's post-processing does."""
-    frequency = curves.frequency_per_A.numpy()
-    with np.errstate(divide="ignore"):
-        angstrom = np.where(frequency > 0, 1 / frequency, 999.0)
-    columns = {
-        "rlnSpectralIndex": np.arange(len(frequency)),
-        "rlnResolution": frequency,
-        "rlnAngstromResolution": angstrom,
-        "rlnFourierShellCorrelationCorrected": curves.corrected.numpy(),
-        "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
-        "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
-        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
-        "cryorefineFourierShellCorrelationOutsideMask": curves.outside.numpy(),
-    }
-    if comparison is not None:
-        columns["cryorefineComparisonFSC"] = comparison.numpy()
-    general = {
-        "rlnFinalResolution": np.array([min(resolution_A, 1e6)]),
-        "rlnRandomiseFrom": np.array([min(curves.randomised_from_A, 1e6)]),
-    }
-    write_star(path, {"general": general, "fsc": columns})

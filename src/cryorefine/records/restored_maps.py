@@ -6,8 +6,8 @@ from pathlib import Path
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
+from cryorefine.records.fsc_files import FscRecord, write_fsc
 from cryorefine.records.map_files import write_map
-from cryorefine.records.particle_tables import write_curves
 from cryorefine.refine.restoration import Processed, record_of
 
 __all__ = ["write_processed"]
@@ -31,6 +31,6 @@ def write_processed(folder: Path, voxel_A: float, raw: FscCurves, processed: Pro
         write_volume(folder / f"half{half}_processed.mrc", volume.cpu(), voxel_A)
     for name, volume in restored.maps.items():
         write_volume(folder / f"{name}.mrc", volume.cpu(), voxel_A)
-    write_curves(folder / "fsc_processed.star", after, after.resolution_A())
+    write_fsc(folder / "fsc_processed.star", FscRecord(after, after.resolution_A()))
     record = record_of(restored, raw, after)
     write_text(folder / "restorations.json", json.dumps(record, indent=2) + "\n")

@@ -5,9 +5,10 @@ from collections.abc import Collection
 from cryorefine.errors import InputError
 from cryorefine.settings import RefineSettings
 
-__all__ = ["check_commands"]
+__all__ = ["COMMANDS", "check_commands"]
 
-_COMMANDS = ("reference_command", "post_command")
+COMMANDS = ("reference_command", "post_command")
+"""Settings that are commands."""
 
 
 def check_commands(
@@ -34,7 +35,7 @@ def check_commands(
     shell = " by a shell" if settings.command_shell else ""
     found = [
         f"--{name.replace('_', '-')} '{getattr(settings, name)}'"
-        for name in _COMMANDS
+        for name in COMMANDS
         if name not in given and getattr(settings, name) is not None
     ]
     if found and not is_allowed:

@@ -197,7 +197,8 @@ def warn_of_changes(
         If some have that are not given now, and are not accepted.
     """
     given = {str(value) for name, value in changes.changed.items() if name in FILE_SETTINGS}
-    paths = [p for p in input_paths(opened.settings, opened.table.stacks) if str(p) not in given]
+    files = opened.table.stacks if "particles" in changes.changed else opened.table.files
+    paths = [p for p in input_paths(opened.settings, files) if str(p) not in given]
     run = stopped.output
     found = changes_of_inputs(stopped, paths)
     if found is None:

@@ -63,7 +63,7 @@ def first_segment(
             _hold(stack, output, overwrite=overwrite)
         with interruptible("nothing has been written yet"):
             opened = open_inputs(settings)
-            check_inputs_stay(output, settings, opened.table.stacks)
+            check_inputs_stay(output, settings, opened.table.files)
             engine = stack.enter_context(engine_of(settings, opened.device))
             prepared = _prepare(opened, events, engine)
         with interruptible(
@@ -121,7 +121,7 @@ def _fill_folder(output: Path, opened: Opened, prepared: _Prepared) -> Segment:
     # First: it makes this the folder of a run which may be overwritten and cannot be resumed.
     write_manifest(
         output,
-        input_paths(settings, opened.table.stacks),
+        input_paths(settings, opened.table.files),
         run=output,
         seed=settings.seed,
         device=device_name(opened.device),

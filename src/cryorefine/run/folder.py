@@ -15,11 +15,12 @@ from cryorefine.formats.xmipp import without_block
 from cryorefine.io.atomic import write_text
 from cryorefine.io.mrc import write_volume
 from cryorefine.io.output_path import is_there
+from cryorefine.records.chimerax_script import write_chimerax_script
+from cryorefine.records.fsc_files import write_fsc_of_run
 from cryorefine.records.map_files import write_map, write_map_table
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics, summary_counts
 from cryorefine.records.particle_tables import (
-    write_fsc_table,
     write_particle_table,
     write_rejected_table,
     write_undecided_table,
@@ -109,7 +110,7 @@ def check_output_folder(folder: Path, *, overwrite: bool) -> None:
     )
 
 
-def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path, ...]) -> None:
+def check_inputs_stay(folder: Path, settings: RefineSettings, files: tuple[Path, ...]) -> None:
     """Refuse inputs that a run in this folder would remove or replace.
 
     Raises
@@ -120,7 +121,7 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
     """
     folder = folder.resolve()
     replaced = {*paths_of_run(folder), *(folder / name for name in (*RESULTS, *RUN_FILES))}
-    for path in input_paths(settings, stacks):
+    for path in input_paths(settings, files):
         # Of "iteration_001/../start.mrc" the folder on the way will be gone.
         ways = {way.resolve() for way in (path, *path.absolute().parents)}
         if ways & replaced:
@@ -131,8 +132,8 @@ def check_inputs_stay(folder: Path, settings: RefineSettings, stacks: tuple[Path
             )
 
 
-def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path]:
-    """Return the files that a run reads."""
+def input_paths(settings: RefineSettings, files: tuple[Path, ...]) -> list[Path]:
+    """Return the files that a run reads: those of its settings, and those of the particles."""
     optional = (
         settings.mask,
         settings.reference_mask,
@@ -141,7 +142,7 @@ def input_paths(settings: RefineSettings, stacks: tuple[Path, ...]) -> list[Path
         settings.compare_to,
     )
     given = [path for path in optional if path is not None]
-    return [without_block(settings.particles), *settings.reference, *stacks, *given]
+    return [without_block(settings.particles), *settings.reference, *files, *given]
 
 
 def _number(value: float) -> float | None:
@@ -199,6 +200,8 @@ def write_iteration_files(
         write_rejected_table(folder / "rejected_particles.star", inputs)
     if state.evaluation is None or state.mask is None or state.poses is None:
         return
+    if state.halves is None:
+        return
     for half, volume in enumerate(state.used_references or (), 1):
         write_volume(folder / f"reference{half}_used.mrc", volume, inputs.voxel_A)
     for half, volume in enumerate(state.unsymmetrised or (), 1):
@@ -210,7 +213,8 @@ def write_iteration_files(
     write_map(folder / "map_average.mrc", average, inputs.voxel_A)
     sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
     write_map(folder / "map_sharpened.mrc", sharpened, inputs.voxel_A)
-    write_fsc_table(folder / "fsc.star", state.evaluation)
+    write_chimerax_script(folder, weighted.cpu(), state.halves, state.mask)
+    write_fsc_of_run(folder, state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)
     if state.poses.others is not None:
         write_undecided_table(folder / "undecided_poses.star", inputs, state.poses)

@@ -94,7 +94,7 @@ def next_segment(
                 save_settings(folder / "settings.toml", begun.settings)
                 write_manifest(
                     folder,
-                    input_paths(begun.settings, begun.opened.table.stacks),
+                    input_paths(begun.settings, begun.opened.table.files),
                     run=output,
                     seed=begun.settings.seed,
                     device=device_name(begun.opened.device),

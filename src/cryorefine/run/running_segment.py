@@ -62,7 +62,7 @@ def commit(running: RunningSegment, state: State, *, finished: bool) -> dict[str
         Checkpoint(state, running.constants, clock.read(), finished),
         lambda part: write_iteration_files(part, inputs, state, summary, since=since),
     )
-    paths = input_paths(inputs.settings, inputs.table.stacks)
+    paths = input_paths(inputs.settings, inputs.table.files)
     publish(output, state.iteration, paths)
     if inputs.settings.intermediate == "remove":
         prune_iterations(output, state.iteration, paths)

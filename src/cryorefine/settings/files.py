@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
+from cryorefine.io.unreadable import unreadable
 from cryorefine.settings.combined import GROUPS, RefineSettings, option_name
 
 __all__ = ["load_settings", "make_settings", "save_settings"]
@@ -62,12 +63,8 @@ def load_settings(path: Path) -> dict[str, Any]:
         if len(text) > _LARGEST:  # a device may have no end
             raise ValueError(f"more than {_LARGEST / 1e6:g} MB")
         return tomllib.loads(text.decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such settings file", where=str(path), do="check the path") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=str(path), do="check the path"
-        ) from None
+        raise unreadable(path, error, "settings file") from None
     except RecursionError:
         raise InputError("lists in lists, far too deep", where=str(path), do="correct it") from None
     except ValueError as error:  # no TOML, no text, or a number of thousands of digits

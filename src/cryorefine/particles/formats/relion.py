@@ -474,14 +474,15 @@ def write_relion(
 
 
 def relion_blocks(
-    path: Path, table: ParticleTable
+    path: Path | None, table: ParticleTable
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the columns of ``data_optics`` and of ``data_particles``, by label.
 
     Parameters
     ----------
     path
-        Of the file that they are for: names of images lead from there.
+        Of the file that they are for: names of images lead from there. None: without them, which
+        take more memory than all numbers.
     """
     return _optics_columns(table), _particle_columns(path, table)
 
@@ -519,8 +520,10 @@ def _optics_columns(table: ParticleTable) -> dict[str, np.ndarray]:
     return optics
 
 
-def _particle_columns(path: Path, table: ParticleTable) -> dict[str, np.ndarray]:
-    particles: dict[str, np.ndarray] = {"rlnImageName": image_names(path, table)}
+def _particle_columns(path: Path | None, table: ParticleTable) -> dict[str, np.ndarray]:
+    particles: dict[str, np.ndarray] = {}
+    if path is not None:
+        particles["rlnImageName"] = image_names(path, table)
     if table.micrographs:
         particles["rlnMicrographName"] = np.array(table.micrographs)[table.micrograph_index]
     particles["rlnOpticsGroup"] = table.optics_index.astype(np.int64) + 1

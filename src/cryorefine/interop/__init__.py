@@ -1,0 +1,1 @@
+"""What programs around this one expect: RELION's pipeline, and those that a refinement begins."""

@@ -1,0 +1,140 @@
+"""Everything that a particle file brings along is an input of the run: changed, it is refused."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.lib.recfunctions
+import pytest
+
+import cryorefine as cr
+from cryorefine.cli.main import main
+from cryorefine.errors import StoppedEarly
+from cryorefine.formats.numpy_pickle import read_arrays, write_arrays
+from cryorefine.run.loop import refine, resume
+from cryorefine.run.segments import read_segments
+from cryorefine.settings import make_settings
+from tests.builders import refused
+from tests.robustness.small_set import valid_set
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a small set that every format holds."""
+    plain = valid_set()
+    unheld = ("rlnOdd", "rlnEven", "rlnMagMat", "rlnBeamTilt")
+    optics = {k: v for k, v in plain.optics.items() if not k.startswith(unheld)}
+    particles = {k: v for k, v in plain.particles.items() if k != "rlnCtfBfactor"}
+    folder = tmp_path_factory.mktemp("made")
+    replace(plain, optics=optics, particles=particles).write(folder)
+    return folder
+
+
+def begin(folder: Path, particles: str, **more: object) -> Path:
+    """Return a run that was stopped after the first of two iterations."""
+    settings = make_settings({
+        "particles": folder / particles, "reference": (folder / "reference.mrc",),
+        "alignment": "local", "iterations": 2, "threads": 1, **more,
+    })  # fmt: skip
+
+    def stop(event: object) -> None:
+        if type(event).__name__ == "IterationDone":
+            raise KeyboardInterrupt
+
+    with pytest.raises(StoppedEarly):
+        refine(settings, folder / "run", listeners=(stop,))
+    return folder / "run"
+
+
+def write_group(folder: Path) -> tuple[str, str]:
+    cr.convert(folder / "particles.star", folder / "p.cs")
+    whole = np.load(folder / "p.cs")
+    (folder / "p.cs").unlink()
+    later = ["uid", *(name for name in whole.dtype.names if name.startswith("ctf/"))]
+    first = [name for name in whole.dtype.names if name not in later[1:]]
+    for names, file in ((first, "J1_particles.cs"), (later, "J1_passthrough_particles.cs")):
+        with open(folder / file, "wb") as stream:
+            np.save(stream, np.lib.recfunctions.repack_fields(whole[names]), allow_pickle=False)
+    files = ("J1_particles.cs", "J1_passthrough_particles.cs")
+    lines = [f"  s{i}:\n    metafile: '>{file}'\n" for i, file in enumerate(files)]
+    (folder / "J1.csg").write_text("results:\n" + "".join(lines) + "version: v4.5.3\n")
+    return "J1.csg", "J1_passthrough_particles.cs"
+
+
+def write_passthrough(folder: Path) -> tuple[str, str]:
+    return "J1_particles.cs", write_group(folder)[1]
+
+
+def write_pickles(folder: Path) -> tuple[str, str]:
+    cr.convert(folder / "particles.star", folder / "a_poses.pkl")
+    return "a_poses.pkl", "a_ctf.pkl"
+
+
+def write_model(folder: Path) -> tuple[str, str]:
+    """Write a table of Xmipp, and take the CTF of its first particle to a file that all name."""
+    cr.convert(folder / "particles.star", folder / "p.xmd")
+    text = (folder / "p.xmd").read_text()
+    labels = re.findall(r"^ _(\w+)", text, re.MULTILINE)
+    rows = [line.split() for line in text.splitlines() if "@" in line]
+    moved = [i for i, label in enumerate(labels) if label.startswith("ctf")]
+    lines = [f" _{labels[i]} {rows[0][i]}" for i in moved]
+    (folder / "one.ctfparam").write_text("\n".join(["# XMIPP_STAR_1 *", "data_", *lines, ""]))
+    kept = [i for i in range(len(labels)) if i not in moved]
+    head = ["# XMIPP_STAR_1 *", "data_", "loop_", *(f" _{labels[i]}" for i in kept), " _ctfModel"]
+    body = [" ".join([*(row[i] for i in kept), "one.ctfparam"]) for row in rows]
+    (folder / "p.xmd").write_text("\n".join([*head, *body, ""]))
+    return "p.xmd", "one.ctfparam"
+
+
+def change_a_number(path: Path) -> None:
+    """Change a number of the CTF, and neither the file's size nor its form."""
+    if path.suffix == ".pkl":
+        [ctf] = read_arrays(path)
+        ctf[3, 2] += 8.0  # a defocus
+        write_arrays(path, ctf.astype(np.float32))
+        return
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"5") if path.suffix == ".ctfparam" else len(content) - 40
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("write", [write_group, write_passthrough, write_pickles, write_model])
+def test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on(
+    made, tmp_path, write, capsys
+):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    particles, other = write(folder)
+    run = begin(folder, particles)
+    kept = (folder / other).read_bytes()
+    change_a_number(folder / other)
+    with pytest.raises(SystemExit) as stop:
+        main(["resume", str(run)])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "inputs have changed" in told
+    assert str(folder / other) in told
+    (folder / other).write_bytes(kept)
+    assert resume(run)["iterations"] == 2
+
+
+def test_stacks_that_were_moved_are_found_where_the_run_was_told_and_where_it_is_told_later(
+    made, tmp_path
+):
+    folder, first, second = tmp_path / "set", tmp_path / "first", tmp_path / "second"
+    shutil.copytree(made, folder)
+    first.mkdir()
+    shutil.move(folder / "stack.mrcs", first / "stack.mrcs")
+    shutil.copytree(folder, tmp_path / "other")
+    run = begin(folder, "particles.star", image_root=first)
+    again = begin(tmp_path / "other", "particles.star", image_root=first)
+    assert resume(run)["iterations"] == 2  # not told again
+    first.rename(second)
+    with refused("stack.mrcs"):
+        resume(again)
+    assert resume(again, changes={"image_root": str(second)})["iterations"] == 2
+    assert len(read_segments(again)) == 2
+    assert cr.open_run(again).settings.image_root == second
