@@ -1,16 +1,21 @@
 """Runs that impose a helix: half maps, what is told of it, and what is refused."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cryorefine.api.particles import read_particles
 from cryorefine.api.progress import iteration_line
 from cryorefine.events import IterationDone, read_events
+from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.io.mrc import read_volume
 from cryorefine.report.build import render_report
+from cryorefine.restore.rigid import move_volume
 from cryorefine.run.loop import refine, resume
 from cryorefine.settings import make_settings
 from tests.builders import refused
@@ -173,3 +178,32 @@ def test_filaments_lie_in_the_image_plane_and_those_that_do_not_can_be_left_out(
         "tilts that are not reconstructed": int((tilts[is_inside] < 89).sum()),
     }
     assert summary["helix"]["rise_A"] == HELIX.rise_A
+
+
+@pytest.mark.slow
+def test_a_run_of_a_helix_with_a_threefold_axis_finds_twist_and_rise_and_imposes_the_axis(tmp_path):
+    helix = replace(HELIX, fold=3)
+    segments = write_segments(tmp_path, helix, 80, snr=1.0)
+    settings = settings_of(
+        segments,
+        symmetry="c3",
+        reference=(segments.parent / "truth.mrc",),
+        initial_lowpass_angstrom=20.0,
+        alignment="global",
+        iterations=2,
+        helical_twist_deg=1.02 * helix.twist_deg,
+        helical_rise_angstrom=1.02 * helix.rise_A,
+        helical_twist_range_deg=TWISTS,
+        helical_rise_range_angstrom=RISES,
+    )
+    summary = refine(settings, tmp_path / "run")
+    found = summary["helix"]
+    assert summary["symmetry"] == "c3"
+    assert not found["refused"]
+    # Twists a third of a turn apart are one.
+    turn_deg = math.remainder(found["twist_deg"] - helix.twist_deg, 120)
+    assert abs(turn_deg) < max(2 * found["twist_uncertainty_deg"], 0.3)
+    assert abs(found["rise_A"] - helix.rise_A) < max(2 * found["rise_uncertainty_A"], 0.1)
+    made = read_volume(tmp_path / "run" / "half1.mrc").data
+    third = matrix_from_rotvec(torch.tensor([0.0, 0.0, 2 * math.pi / 3], dtype=torch.float64))
+    assert correlation(made, move_volume(made, third, torch.zeros(3))) > 0.98

@@ -26,7 +26,7 @@ Phantoms low-passed to 30 Å have 0.3 to 0.6 of it; a sphere has rounding. Not m
 _NEEDED_NATS = 3.0
 """Gain of the other half's images that is told, mean of both directions: if the symmetric map is
 right the expected likelihood ratio is 1, so that by Markov's inequality a gain of log(20) comes up
-in one of twenty runs at most; sets with the right symmetry lost 1 to 30 (docs/symmetry.md)."""
+in one of twenty runs at most; sets with the right symmetry lost 0.1 to 10 (docs/symmetry.md)."""
 
 _NEEDED_SHARE = 0.02
 """Share of the coarse map's power, without its radial mean, that must be asymmetric: where images
