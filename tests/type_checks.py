@@ -58,7 +58,10 @@ def _checked_at_first(function: Callable[..., Any], check: Callable[..., Any]) -
     @functools.wraps(function)
     def first_checked(*args: Any, **kwargs: Any) -> Any:
         nonlocal with_checks
-        caller = sys._getframe(1)
+        try:
+            caller = sys._getframe(1)
+        except ValueError:  # the interpreter itself calls it, to take an object away
+            return function(*args, **kwargs)
         place = (code, caller.f_code, caller.f_lineno)
         is_test = caller.f_globals.get("__name__", "").startswith("tests.")
         if _calls[place] >= (CALLS_OF_A_TEST if is_test else of_the_program):

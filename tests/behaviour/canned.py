@@ -38,16 +38,18 @@ class Canned:
             yield
 
 
-def make_canned(folder: Path) -> Canned:
+def make_canned(folder: Path, alignment: str = "global") -> Canned:
     """Refine a tiny set, and keep what it takes to do so again."""
     data = simulate_set(
         folder / "data",
         particles=32, box_px=24, pixel_angstrom=7.0, per_micrograph=8, snr=0.5,
         diameter_angstrom=110,
     )  # fmt: skip
-    settings = settings_for(
-        data, compare_to=None, symmetry="c1", alignment="global", iterations=2, threads=1
-    )
+    changes: dict[str, Any] = {"alignment": alignment, "iterations": 2}
+    if alignment == "none":
+        poses = data / "truth_particles.star"
+        changes = {"alignment": alignment, "particles": poses, "reference": ()}
+    settings = settings_for(data, compare_to=None, symmetry="c1", threads=1, **changes)
     prepared: list[Any] = []
     states: dict[int, State] = {}
     prepare, advance = first_segment_module._prepare, loop_module.advance

@@ -165,3 +165,11 @@ def canned(tmp_path_factory) -> "Canned":
     from .canned import make_canned
 
     return make_canned(tmp_path_factory.mktemp("canned"))
+
+
+@pytest.fixture(scope="session")
+def given_poses(tmp_path_factory) -> "Canned":
+    """The same of poses that are given, as ``reconstruct`` takes them."""
+    from .canned import make_canned
+
+    return make_canned(tmp_path_factory.mktemp("given"), alignment="none")

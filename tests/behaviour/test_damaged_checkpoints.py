@@ -21,6 +21,7 @@ from tests.run.test_checkpoint import assert_bit_equal, rewritten, save
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A folder with two checkpoints."""
+    (tmp_path / "run").mkdir()
     for iteration in (1, 2):
         save(tmp_path / "run", make_state(iteration))
     return tmp_path / "run"

@@ -19,12 +19,14 @@ import pytest
 
 from cryorefine.cli import run_display
 from cryorefine.cli.main import main
+from cryorefine.run.checkpoint import load_state
 from cryorefine.storage.layout import committed_iterations
 from tests.builders import optics_columns, particle_columns, write_mrc, write_particle_star
 from tests.crash_points import assert_whole
+from tests.run.test_checkpoint import assert_bit_equal
 
 from .canned import Canned
-from .test_kill_points import again, assert_same
+from .test_kill_points import REPRODUCED, again, assert_same
 
 N_SIZES = 12
 TOO_LARGE, NO_SPACE = os.strerror(errno.EFBIG), os.strerror(errno.ENOSPC)
@@ -107,6 +109,32 @@ def test_a_run_that_finds_no_room_says_which_file_and_goes_on_when_there_is(
             again(run, canned)
             assert_same(run, canned)
     assert len(codes) == N_SIZES
+
+
+@pytest.mark.filterwarnings("ignore:report.html could not be written:RuntimeWarning")
+def test_a_reconstruction_that_finds_no_room_says_which_file_and_goes_on_when_there_is(
+    given_poses, tmp_path
+):
+    with given_poses.in_use():
+        for size in sizes_of(given_poses.folder):
+            run = tmp_path / f"run_{size}"
+            code, line = command(size, *reconstruct(given_poses, run))
+            assert_stopped(code, line, run)
+            again(run, given_poses)
+            assert_reconstructed(run, given_poses)
+
+
+def reconstruct(given_poses: Canned, run: Path) -> list[object]:
+    return ["reconstruct", given_poses.settings.particles, "--output", run, "--threads", 1]
+
+
+def assert_reconstructed(run: Path, given_poses: Canned) -> None:
+    """Check that a folder is whole, and that its result is that of a run nobody stopped."""
+    assert_whole(run)
+    expected, found = (load_state(folder, 1).state for folder in (given_poses.folder, run))
+    assert_bit_equal(found, expected)
+    for name in REPRODUCED:
+        assert (run / name).read_bytes() == (given_poses.folder / name).read_bytes()
 
 
 CONVERTED = ("p.star", "p.cs", "p.csg", "p.xmd", "poses.pkl")
@@ -222,6 +250,14 @@ def test_a_run_on_a_small_disk_stops_cleanly_and_goes_on_when_there_is_room(cann
         return ["resume", run]
 
     tried_at_all_sizes(disk, canned, prepare, assert_same)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:report.html could not be written:RuntimeWarning")
+def test_a_reconstruction_on_a_small_disk_stops_cleanly_and_goes_on(given_poses, disk):
+    tried_at_all_sizes(
+        disk, given_poses, lambda run: reconstruct(given_poses, run), assert_reconstructed
+    )
 
 
 @pytest.mark.slow
