@@ -18,7 +18,7 @@ from cryorefine.assign.exhaustive import (
     search_coarse,
     shift_grid,
 )
-from cryorefine.assign.own_noise import OwnNoise, own_bonus
+from cryorefine.assign.own_noise import NoiseInReference, OwnNoise, spread_A2
 from cryorefine.assign.search_depth import Search, SearchDepth, discriminating_power
 from cryorefine.evaluate.coverage import coverage_efficiency
 from cryorefine.evaluate.fsc import fsc, half_map_fsc
@@ -138,7 +138,8 @@ def alignment(volume: Tensor) -> list[Tensor]:
     )
     start = (rotations[:3], rotations[:3, 0, :2])
     share = torch.linspace(0.1, 0, n // 2 + 1, dtype=torch.float64)
-    own = OwnNoise(start[0][:, None], own_bonus(share, view, c, torch.ones(3))[:, None], 0.1)
+    noise = NoiseInReference(share, spread_A2(volume.square(), VOXEL_A))
+    own = OwnNoise(start[0][:, None], start[1][:, None], torch.ones(3, 1).to(c).double(), noise)
     images, reference = WhitenedImages(view, x, c, own), Reference(grid, group)
     without_own = replace(images, own=None)
     for poses in (

@@ -14,6 +14,7 @@ import cryorefine.api as package
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 MODULES = [f"cryorefine.api.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
+MODULES.append("cryorefine.interop.export")
 
 
 def examples_of(name):

@@ -47,7 +47,7 @@ def own_noise(case, rotations, shifts_px, *, bonus: float) -> OwnNoise:
     """Images that were inserted at these poses, and gain a log-likelihood there."""
     share = torch.ones(SIZE_PX // 2 + 2, dtype=torch.float64)
     of_one = case.c.double().square().sum(1)
-    noise = NoiseInReference(share, spread_A2=400.0)
+    noise = NoiseInReference(share, spread_A2=400.0 * torch.eye(3, dtype=torch.float64))
     return OwnNoise(rotations[:, None], shifts_px[:, None], (bonus / of_one)[:, None], noise)
 
 

@@ -20,8 +20,8 @@ SIZE_PX, VOXEL_A, RADIUS_PX, N = 48, 2.0, 15, 400
 C1 = parse_symmetry("c1")
 
 
-@pytest.fixture(scope="module")
-def noise_in_reference():
+@pytest.fixture(scope="module", params=["sphere", "rod"])
+def noise_in_reference(request):
     """Images of noise alone, and what each of a few leaves in the map that all are put into."""
     generator = torch.Generator().manual_seed(4)
     group = OpticsGroup("g", VOXEL_A, SIZE_PX, has_ctf=False)
@@ -29,6 +29,12 @@ def noise_in_reference():
     rotations = random_rotations(N, generator)
     x = torch.randn(8, len(view.points), generator=generator, dtype=torch.complex64)
     mask = sphere_mask(SIZE_PX, RADIUS_PX, 2)
+    if request.param == "rod":  # along an axis that is none of the box
+        axis = torch.tensor([0.6, 0.0, 0.8])
+        k = torch.arange(SIZE_PX).float() - SIZE_PX // 2
+        at = torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], -1)
+        across = (at.square().sum(-1) - (at @ axis).square()).clamp_min(0).sqrt()
+        mask = ((across < 7) & ((at @ axis).abs() < 20)).float()
     grids = []
     for i in range(len(x)):
         acc = make_accumulator(SIZE_PX, SIZE_PX / 2)

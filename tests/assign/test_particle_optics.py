@@ -97,7 +97,10 @@ PLANTED = torch.tensor([0.2, 0.02, 0.01, -0.008, 0.005, 250.0, -120.0, 80.0])
 def with_own_noise(case: Case, *, turn_deg: float) -> GroupImages:
     """The images of a case, which went into the reference near their true poses."""
     turn = torch.tensor([math.radians(turn_deg), 0.0, 0.0], dtype=torch.float64)
-    noise = NoiseInReference(torch.full((SIZE_PX,), 10.0, dtype=torch.float64), spread_A2=300.0)
+    noise = NoiseInReference(
+        torch.full((SIZE_PX,), 10.0, dtype=torch.float64),
+        spread_A2=300.0 * torch.eye(3, dtype=torch.float64),
+    )
     own = OwnNoise(
         (matrix_from_rotvec(turn) @ case.rotations)[:, None], case.shifts[:, None] + 0.2,
         torch.ones(len(case.shifts), 1, dtype=torch.float64), noise,

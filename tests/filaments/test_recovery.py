@@ -24,7 +24,7 @@ RADIUS_A = 0.36 * SIZE_PX * VOXEL_A
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cylinder")
-    segments = write_segments(folder, HELIX, 300, size_px=SIZE_PX, voxel_A=VOXEL_A, snr=0.5)
+    segments = write_segments(folder, HELIX, 300, size_px=SIZE_PX, voxel_A=VOXEL_A, snr=1.0)
     write_volume(folder / "cylinder.mrc", cylinder_mask(SIZE_PX, 14.4, 3.0), VOXEL_A)
     settings = {
         "particles": segments,

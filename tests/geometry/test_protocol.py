@@ -107,7 +107,9 @@ def test_poses_a_twist_apart_are_the_same_to_what_compares_them():
 
 def test_an_images_own_noise_counts_at_all_copies_of_its_pose():
     inserted, shift_px = poses(6), torch.ones(6, 1, 2, dtype=torch.float64)
-    noise = NoiseInReference(torch.ones(20, dtype=torch.float64), spread_A2=400.0)
+    noise = NoiseInReference(
+        torch.ones(20, dtype=torch.float64), spread_A2=400.0 * torch.eye(3, dtype=torch.float64)
+    )
     own = OwnNoise(inserted[:, None], shift_px, torch.ones(6, 1, dtype=torch.float64), noise)
     group = OpticsGroup("g", 2.0, 32, has_ctf=False)
     view = make_group_band(group, volume_size_px=32, voxel_A=2.0, resolution_A=8.0)

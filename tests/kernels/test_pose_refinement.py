@@ -241,7 +241,9 @@ def own_noise(problem: PoseProblem, *, bonus: float, turn_deg: float) -> OwnNois
         rotations=matrix_from_rotvec(turn) @ problem.rotations,
         shifts_px=problem.shifts_px + 0.3,
         bonus=torch.full((m,), bonus, dtype=torch.float64),
-        turn_decay=torch.full((m,), 300.0, dtype=torch.float64),
+        turn_decay=torch.tensor(
+            [[150.0, 20.0, -30.0], [20.0, 100.0, 10.0], [-30.0, 10.0, 300.0]], dtype=torch.float64
+        ).expand(m, 3, 3),
         move_decay=torch.full((m,), 0.4, dtype=torch.float64),
     )
 

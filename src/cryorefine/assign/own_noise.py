@@ -25,11 +25,11 @@ class NoiseInReference:
         Per shell of the volume, what an image of weight 1 gains for each unit of its contrast
         transfer squared (:func:`cryorefine.refine.own_noise_share.own_share`).
     spread_A2
-        How far the reference reaches in space: :func:`spread_A2`.
+        How far the reference reaches in space, along each axis: :func:`spread_A2`.
     """
 
     share: Float[Tensor, "s"]
-    spread_A2: float
+    spread_A2: Float[Tensor, "3 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,25 @@ class OwnNoise:
             rotations=place_rotations @ matrices[copy],
             shifts_px=self.shifts_px.flatten(0, 1)[at] - moved_A / pixel_A,
             bonus=self.weight.flatten()[at] * bonus[image_of],
-            turn_decay=2 * exponent * self.reference.spread_A2,
+            turn_decay=2 * exponent[:, None, None] * self._turned(rotations),
             move_decay=exponent * pixel_A**2,
         )
+
+    def _turned(self, rotations: Float[Tensor, "m 3 3"]) -> Float[Tensor, "m 3 3"]:
+        """Return how far turns move coefficients, in units of the reference's reach.
+
+        A turn w moves the coefficient k of a slice by ``w x k``; of the square of that, measured by
+        the spread M in the image's frame, this is the mean over the directions of k: a quadratic
+        form in w, for k of length 1.
+        """
+        turned = rotations.double()
+        m = turned @ self.reference.spread_A2.to(turned) @ turned.mT
+        form = torch.zeros_like(m)
+        form[:, 0, 0] = form[:, 1, 1] = 0.5 * m[:, 2, 2]
+        form[:, 2, 2] = 0.5 * (m[:, 0, 0] + m[:, 1, 1])
+        form[:, 0, 2] = form[:, 2, 0] = -0.5 * m[:, 0, 2]
+        form[:, 1, 2] = form[:, 2, 1] = -0.5 * m[:, 1, 2]
+        return form
 
     def _strength(
         self, view: GroupBand, c: Float[Tensor, "b p"], compared: slice
@@ -109,14 +125,18 @@ class OwnNoise:
         return sums[:, 0], sums[:, 1] / sums[:, 0].clamp_min(1e-30)
 
 
-def spread_A2(power: Float[Tensor, "z y x"], voxel_A: float) -> float:
-    """Return the mean square distance of a map's power from the box's centre along one axis.
+def spread_A2(power: Float[Tensor, "z y x"], voxel_A: float) -> Float[Tensor, "3 3"]:
+    """Return the second moments (x, y, z) of a map's power about the box's centre.
 
     A map within a mask has, at a distance k from a coefficient into which noise was put, the
-    transform of the mask at k of it: ``1 - 2π² spread k²`` to second order. The power of the
+    transform of the mask at k of it: ``1 - 2π² kᵀ spread k`` to second order. The power of the
     reference itself stands for the mask, which need not be known then.
     """
-    axis = torch.arange(len(power), dtype=torch.float64) - len(power) // 2
     power = power.double()
-    total = sum(float(power.sum(dims) @ axis.square()) for dims in ((1, 2), (0, 2), (0, 1)))
-    return total / 3 / max(float(power.sum()), 1e-30) * voxel_A**2
+    axis = voxel_A * (torch.arange(len(power)).to(power) - len(power) // 2)
+    planes = power.sum(0), power.sum(1), power.sum(2)  # (y, x), (z, x), (z, y)
+    yx, zx, zy = ((plane * axis[:, None] * axis).sum() for plane in planes)
+    lines = planes[0].sum(0), planes[0].sum(1), planes[1].sum(1)
+    xx, yy, zz = ((line * axis.square()).sum() for line in lines)
+    moments = torch.stack([xx, yx, zx, yx, yy, zy, zx, zy, zz]).view(3, 3)
+    return moments / power.sum().clamp_min(1e-30)

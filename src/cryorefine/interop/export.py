@@ -102,9 +102,10 @@ def export(
     Examples
     --------
     >>> import cryorefine as cr
-    >>> done = cr.export("run", "cryodrgn", "for_cryodrgn")  # doctest: +SKIP
-    >>> print(done.command)  # doctest: +SKIP
-    cryodrgn train_vae for_cryodrgn/particles.star --poses for_cryodrgn/poses.pkl ...
+    >>> run = cr.reconstruct("truth_particles.star", output="run")
+    >>> done = cr.export("run", "cryodrgn", "for_cryodrgn")
+    >>> done.command.split()[:2]
+    ['cryodrgn', 'train_vae']
     """
     if program not in get_args(Program):
         names = " or ".join(get_args(Program))

@@ -35,6 +35,7 @@ _F = np.float32
 _taps = on_stack((10, BLOCK), types.float32)
 _sums = on_stack((22,), types.float64)
 _vector2 = on_stack((2,), types.float64)
+_vector3 = on_stack((3,), types.float64)
 _vector5 = on_stack((5,), types.float64)
 _matrix3 = on_stack((3, 3), types.float64)
 _matrix5 = on_stack((5, 5), types.float64)
@@ -194,18 +195,21 @@ def _own_noise(own, rotation, shift, gradient):
     x = 0.5 * (turn[2, 1] - turn[1, 2])
     y = 0.5 * (turn[0, 2] - turn[2, 0])
     z = 0.5 * (turn[1, 0] - turn[0, 1])
+    weighted = _vector3()
+    for a in range(3):
+        weighted[a] = own[13 + 3 * a] * x + own[14 + 3 * a] * y + own[15 + 3 * a] * z
     dx, dy = shift[0] - own[9], shift[1] - own[10]
-    distance2 = own[12] * (0.5 * (x * x + y * y) + z * z) + own[13] * (dx * dx + dy * dy)
+    distance2 = weighted[0] * x + weighted[1] * y + weighted[2] * z + own[12] * (dx * dx + dy * dy)
     base = 1 + 0.5 * distance2
     gained = own[11] / (base * base)
     slope = gained / base
-    x, y = 0.5 * x, 0.5 * y
     for a in range(3):
-        change = trace * (x if a == 0 else y if a == 1 else z)
-        change -= turn[0, a] * x + turn[1, a] * y + turn[2, a] * z
-        gradient[a] += slope * own[12] * change
-    gradient[3] += 2 * slope * own[13] * dx
-    gradient[4] += 2 * slope * own[13] * dy
+        change = trace * weighted[a]
+        for b in range(3):
+            change -= turn[b, a] * weighted[b]
+        gradient[a] += slope * change
+    gradient[3] += 2 * slope * own[12] * dx
+    gradient[4] += 2 * slope * own[12] * dy
     return gained
 
 

@@ -126,7 +126,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         shifts,
         array_of(problem.prior_shift_px, torch.float64),
         float(problem.prior_precision),
-        np.empty((0, 14)) if problem.own is None else array_of(problem.own.packed(), torch.float64),
+        np.empty((0, 22)) if problem.own is None else array_of(problem.own.packed(), torch.float64),
         array_of(problem.floors, torch.float64),
         options.max_evaluations,
         float(options.max_shift_px),

@@ -60,9 +60,8 @@ class OwnNoiseInReference:
 
     An image finds its own noise where it was inserted: a pose that is turned from there by ``D``
     and moved by ``d`` gains ``bonus / (1 + q / 2)²`` with
-    ``q = turn_decay (z² + (x² + y²) / 2) + move_decay |d|²``, where (x, y, z) are the turn's axis
-    in the image frame times the sine of its angle; nothing beyond a quarter of a turn
-    (``docs/mathematics.md``).
+    ``q = aᵀ turn_decay a + move_decay |d|²``, where a is the turn's axis in the image frame times
+    the sine of its angle; nothing beyond a quarter of a turn (``docs/mathematics.md``).
 
     Attributes
     ----------
@@ -72,23 +71,24 @@ class OwnNoiseInReference:
     bonus
         Log-likelihood gained there.
     turn_decay, move_decay
-        How fast it falls, in 1/rad² and 1/px².
+        How fast it falls: a symmetric matrix in 1/rad², and a number in 1/px².
     """
 
     rotations: Float[Tensor, "m 3 3"]
     shifts_px: Float[Tensor, "m 2"]
     bonus: Float[Tensor, "m"]
-    turn_decay: Float[Tensor, "m"]
+    turn_decay: Float[Tensor, "m 3 3"]
     move_decay: Float[Tensor, "m"]
 
     def at(self, rows: Tensor) -> "OwnNoiseInReference":
         """Return that of some starts."""
         return OwnNoiseInReference(**{name: value[rows] for name, value in vars(self).items()})
 
-    def packed(self) -> Float[Tensor, "m 14"]:
-        """Return all of it in one array: rotations by rows, shifts, bonus, both decays."""
-        numbers = torch.stack([self.bonus, self.turn_decay, self.move_decay], 1).double()
-        return torch.cat([self.rotations.double().flatten(1), self.shifts_px.double(), numbers], 1)
+    def packed(self) -> Float[Tensor, "m 22"]:
+        """Return all of it in one array: rotations, shifts, bonus, move_decay, turn_decay."""
+        numbers = torch.stack([self.bonus, self.move_decay], 1)
+        parts = self.rotations.flatten(1), self.shifts_px, numbers, self.turn_decay.flatten(1)
+        return torch.cat([part.double() for part in parts], 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -340,12 +340,12 @@ def own_noise_gain(
     trace = turn.diagonal(dim1=1, dim2=2).sum(1)
     skew = 0.5 * (turn - turn.mT)
     axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], 1)
-    weighted = axis * axis.new_tensor([0.5, 0.5, 1.0])
-    distance2 = own.turn_decay * (weighted * axis).sum(1) + own.move_decay * d.square().sum(1)
+    weighted = (own.turn_decay @ axis[..., None])[..., 0]
+    distance2 = (weighted * axis).sum(1) + own.move_decay * d.square().sum(1)
     base = 1 + 0.5 * distance2
     gained = torch.where(trace > 1, own.bonus / base.square(), 0.0)
     change = 0.5 * (torch.eye(3).to(turn) * trace[:, None, None] - turn)
-    by_turn = (change.mT @ weighted[..., None])[..., 0] * own.turn_decay[:, None]
+    by_turn = (change.mT @ weighted[..., None])[..., 0]
     by_move = d * own.move_decay[:, None]
     return gained, -2 * (gained / base)[:, None] * torch.cat([by_turn, by_move], 1)
 
