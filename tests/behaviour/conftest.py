@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ OPTIONS = {
     "--per-micrograph": 12,
     "--shift-angstrom": 4,
 }
+TINY = {"box_px": 32, "per_micrograph": 8, "snr": 0.3}
 
 
 def simulate_set(folder: Path, **changes) -> Path:
@@ -113,24 +115,14 @@ def finished(small_set, tmp_path_factory) -> Run:
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory) -> Path:
     """64 particles of 32 px, with as little noise as an iteration of a second bears."""
-
-    def make(folder: Path) -> Path:
-        return simulate_set(
-            folder, particles=64, box_px=32, pixel_angstrom=5.4, per_micrograph=8, snr=0.3
-        )
-
+    make = partial(simulate_set, particles=64, **TINY, pixel_angstrom=5.4)
     return made_once(tmp_path_factory, "tiny_set", make)
 
 
 @pytest.fixture(scope="session")
 def eighty_set(tmp_path_factory) -> Path:
     """80 particles of 32 px, for what needs some more of them than ``tiny_set`` has."""
-
-    def make(folder: Path) -> Path:
-        return simulate_set(
-            folder, particles=80, box_px=32, pixel_angstrom=5.0, snr=0.3, per_micrograph=8
-        )
-
+    make = partial(simulate_set, particles=80, **TINY, pixel_angstrom=5.0)
     return made_once(tmp_path_factory, "eighty_set", make)
 
 

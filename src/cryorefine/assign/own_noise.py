@@ -132,11 +132,11 @@ def spread_A2(power: Float[Tensor, "z y x"], voxel_A: float) -> Float[Tensor, "3
     transform of the mask at k of it: ``1 - 2π² kᵀ spread k`` to second order. The power of the
     reference itself stands for the mask, which need not be known then.
     """
-    power = power.double()
-    axis = voxel_A * (torch.arange(len(power)).to(power) - len(power) // 2)
-    planes = power.sum(0), power.sum(1), power.sum(2)  # (y, x), (z, x), (z, y)
+    axis = voxel_A * (torch.arange(len(power), device=power.device).double() - len(power) // 2)
+    # (y, x), (z, x) and (z, y): sums in double precision, without a copy of the map in it.
+    planes = tuple(power.sum(along, dtype=torch.float64) for along in range(3))
     yx, zx, zy = ((plane * axis[:, None] * axis).sum() for plane in planes)
     lines = planes[0].sum(0), planes[0].sum(1), planes[1].sum(1)
     xx, yy, zz = ((line * axis.square()).sum() for line in lines)
     moments = torch.stack([xx, yx, zx, yx, yy, zy, zx, zy, zz]).view(3, 3)
-    return moments / power.sum().clamp_min(1e-30)
+    return moments / planes[0].sum().clamp_min(1e-30)

@@ -38,7 +38,7 @@ from cryorefine.kernels.poses import (
 )
 from cryorefine.kernels.reference import extract_slices_with_gradient, own_noise_gain
 from cryorefine.model.observe import GroupBand
-from cryorefine.optics.ctf import Defocus, contrast_transfer_and_slopes
+from cryorefine.optics.ctf import Defocus, contrast_transfer, contrast_transfer_and_slopes
 
 __all__ = [
     "N_VALUES",
@@ -320,7 +320,7 @@ def _make_problem(
     factor = white * images.amplitude
     own = None
     if images.own is not None:
-        c, _ = contrast_transfer_and_slopes(view.group, images.defocus, view.s_per_A)
+        c = contrast_transfer(view.group, images.defocus, view.s_per_A)
         every = torch.arange(len(x))
         own = images.own.beside(rotations, every, reference.symmetry, view, c * factor)
     return _Problem(

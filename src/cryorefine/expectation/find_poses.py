@@ -208,8 +208,8 @@ def _inserted(
     poses: Poses, noise: NoiseInReference, pixel_A: float, device: torch.device
 ) -> OwnNoise:
     """Return where particles went into their reference, the best pose of each first."""
-    weight = measured(poses.scores.weight).nan_to_num(0.0)[:, None]
-    weight = weight * measured(poses.scores.probability).nan_to_num(1.0)[:, None]
+    whole = measured(poses.scores.weight).nan_to_num(0.0)
+    weight = (whole * measured(poses.scores.probability).nan_to_num(1.0))[:, None]
     rotations, shifts_A = poses.rotations[:, None], poses.shift_A[:, None]
     others = poses.others
     if others is not None and len(others.row) > 0:
@@ -219,7 +219,6 @@ def _inserted(
         k = int(counts.max()) + 1
         rotations = rotations.repeat(1, k, 1, 1)
         shifts_A = shifts_A.repeat(1, k, 1)
-        whole = measured(poses.scores.weight).nan_to_num(0.0)
         weight = torch.cat([weight, weight.new_zeros(len(weight), k - 1)], 1)
         rotations[row, rank], shifts_A[row, rank] = others.rotations, others.shift_A
         weight[row, rank] = whole[row] * others.probability
