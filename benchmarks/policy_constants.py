@@ -95,10 +95,10 @@ class Trial:
         return replace(DEFAULT_POLICY, **self.given)
 
 
-_LOCAL = {"alignment": "local", "target_resolution": 4}
-_POOR_START = {"initial_lowpass_angstrom": 80}
-_FEW_FIRST = {"first_particles": 100}
-_SEED = {"seed": 1}
+_LOCAL: dict[str, object] = {"alignment": "local", "target_resolution": 4}
+_POOR_START: dict[str, object] = {"initial_lowpass_angstrom": 80}
+_FEW_FIRST: dict[str, float] = {"first_particles": 100}
+_SEED: dict[str, object] = {"seed": 1}
 
 TRIALS = (
     Trial("coarsest_shells", (2, 6), "d2", options=_POOR_START),
