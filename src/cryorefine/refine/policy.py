@@ -9,8 +9,8 @@ __all__ = ["DEFAULT_POLICY", "SchedulePolicy"]
 class SchedulePolicy:
     """The numbers that :func:`~cryorefine.refine.schedule.next_plan` decides by.
 
-    Sections named below are those of ``docs/decisions.md`` where nothing else is said. "Not
-    measured" means that no measurement of other values is on record.
+    Sections named below are those of ``docs/decisions.md`` where nothing else is said. "Measured"
+    stands for whole runs with other values: ``benchmarks/RESULTS.md``, "Numbers of the schedule".
     """
 
     beyond_resolution: float = 0.9
@@ -29,17 +29,17 @@ class SchedulePolicy:
     ("Resolution grows in small steps"); two is the smaller step."""
 
     fastest_local_gain: float = 0.8
-    """The same for local iterations that follow a user's list of resolutions, against the last
-    resolution.
+    """The same for local iterations along a user's list, against the last resolution.
 
     A local refinement leaves a pose for ever where its reference has other maxima than the particle
-    ("A local run starts at the resolution of the given poses' own half maps"), so that its steps
-    are smaller than those of searches. The value is not measured."""
+    ("A local run starts at the resolution of the given poses' own half maps"): steps are smaller
+    than in searches. Measured: 0.4 and 0.95 lose or win 0.2 % of the poses."""
 
     coarsest_shells: int = 3
     """Shells that an alignment compares at least.
 
-    Fewer have too few coefficients to tell poses apart; not measured."""
+    Fewer have too few coefficients to tell poses apart. It acts where a start is coarser than a
+    third of the box. Measured: from 120 Å a small D2 phantom fails with 2, 3 and 6."""
 
     reach: float = 1.6
     """Half maps are filled so many times as far as poses are compared.
@@ -52,7 +52,7 @@ class SchedulePolicy:
     """Half maps are filled at least so many shells further than poses are compared.
 
     At coarse resolution ``reach`` alone would be a few shells, in which noise hides where the FSC
-    falls. The value is not measured."""
+    falls. Measured: 5 and 20 end with the same map, at most an iteration earlier or later."""
 
     many_missed: float = 0.01
     """Share of the decided particles that a search may miss before the next ones become finer.
@@ -66,7 +66,7 @@ class SchedulePolicy:
     """Factor on the operations of a search each time that too many were missed.
 
     Grids have five dimensions: three times the poses is a step smaller by a fifth. Three times was
-    enough for the phantom named at ``many_missed``; other factors are not measured."""
+    enough for the phantom named at ``many_missed``. Measured: 1.5 and 6 end alike (D7)."""
 
     max_effort: float = 9
     """Largest factor on the operations of a search: it becomes finer twice.
@@ -123,15 +123,15 @@ class SchedulePolicy:
     least_iterations: int = 3
     """Iterations that must be done before the next may be the last one.
 
-    A gain needs something to compare with, and poses two changes to stand still by; not
-    measured."""
+    A gain needs something to compare with, and poses two changes to stand still by. Measured: 2
+    gives the same runs, as none has converged by then, and 6 a local iteration without gain."""
 
     few_jump: float = 0.2
     """Share of jumping particles below which searches take only some of them, in turn.
 
-    The others are followed from where they are as the reference gets better. The value is not
-    measured; that real sets have particles that never stop jumping is its reason ("The search also
-    ends when three iterations in a row gain nothing")."""
+    The others are followed from where they are as the reference gets better. Real sets have
+    particles that never stop jumping ("The search also ends when three iterations in a row gain
+    nothing"). Measured: 0.1 and 0.4 end with the same map; 0.1 takes 12 % more time for C1."""
 
     turns: int = 3
     """Iterations in which every particle has its turn, of search or of restarts.
@@ -142,20 +142,20 @@ class SchedulePolicy:
     first_particles: int = 1000
     """Particles of an automatic run's first iteration, in both halves together.
 
-    References at 10 to 25 Å need no more ("The first iteration uses 1,000 particles"); other
-    numbers are not on record."""
+    References at 10 to 25 Å need no more ("The first iteration uses 1,000 particles"). Measured:
+    C1 ends alike; 500 take two iterations and 23 % more time, 2,000 take 11 % more."""
 
     share_growth: float = 2.0
     """Factor from one iteration's number of particles to the next one's.
 
-    Each particle is then searched first where the reference is already good, and all iterations
-    over parts together cost about as much as one over all (a sum of halves). Not measured."""
+    Each particle is then searched first where the reference is already good, and all parts cost
+    about as much as one iteration over all. Measured: 1.4 and 4 end alike; 4 takes 12 % longer."""
 
     nearly_all: float = 0.7
     """Share of the particles from which an iteration takes all.
 
     An iteration over seven tenths would cost nearly as much as one over all, and one over all would
-    follow; not measured."""
+    follow. Measured: 0.35 and 1 end with the same map; 0.35 takes 12 % more time for C1."""
 
     fixed_local_share: float = 0.4
     """Share of a fixed schedule's iterations that are local, at its end.
