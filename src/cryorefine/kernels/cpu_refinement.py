@@ -214,20 +214,23 @@ def _own_noise(own, rotation, shift, gradient):
 
 
 @compiled(inner=True)
-def _solve(matrix, gradient, damping, work, step):
-    """Solve (matrix + damping diag) step = gradient by Cholesky; return whether it succeeded."""
+def _solve(matrix, residual_curvature, gradient, damping, work, step):
+    """Solve (matrix + damping diag + residual curvature) step = gradient by Cholesky.
+
+    Returns whether it succeeded.
+    """
     top = 0.0
     for a in range(5):
         top = max(top, matrix[a, a])
     for a in range(5):
         for b in range(a + 1):
-            total = matrix[a, b]
+            total = matrix[a, b] + residual_curvature[a, b]
             if a == b:
                 total += damping * matrix[a, a] + RIDGE * top
             for j in range(b):
                 total -= work[a, j] * work[b, j]
             if a == b:
-                if total <= 0:
+                if not total > 0:
                     return False
                 work[a, a] = math.sqrt(total)
             else:
@@ -243,6 +246,40 @@ def _solve(matrix, gradient, damping, work, step):
             total -= work[j, a] * step[j]
         step[a] = total / work[a, a]
     return True
+
+
+@compiled(inner=True)
+def _learn_curvature(step, gradient, new_gradient, matrix, residual_curvature):
+    """Add to the curvature beside the Gauss-Newton matrix what a step has shown of it.
+
+    See ``reference.learned_curvature``.
+    """
+    along, missing = _vector5(), _vector5()
+    length2, shortfall = 0.0, 0.0
+    for a in range(5):
+        along[a], missing[a] = 0.0, gradient[a] - new_gradient[a]
+        for b in range(5):
+            along[a] += matrix[a, b] * step[b]
+            missing[a] -= residual_curvature[a, b] * step[b]
+        missing[a] -= along[a]
+        length2 += along[a] * step[a]
+        shortfall += missing[a] * step[a]
+    if not length2 > 0:
+        return
+    for a in range(5):
+        along[a] /= length2
+    for a in range(5):
+        for b in range(5):
+            residual_curvature[a, b] += (
+                missing[a] * along[b] + along[a] * missing[b] - shortfall * along[a] * along[b]
+            )
+
+
+@compiled(inner=True)
+def _clear(matrix):
+    for a in range(matrix.shape[0]):
+        for b in range(matrix.shape[1]):
+            matrix[a, b] = 0.0
 
 
 @compiled(inner=True)
@@ -316,7 +353,7 @@ def refine_poses(
     index, sign, taps = block_of_indices(), block_of_floats(), _taps()
     gradient, new_gradient = _vector5(), _vector5()
     matrix, new_matrix = _matrix5(), _matrix5()
-    work, move = _matrix5(), _vector5()
+    work, move, residual_curvature = _matrix5(), _vector5(), _matrix5()
     rotation, new_rotation = _matrix3(), _matrix3()
     shift, new_shift = _vector2(), _vector2()
     for m in range(begin, end):
@@ -325,6 +362,7 @@ def refine_poses(
         for a in range(2):
             new_shift[a] = shifts[m, a]
         score, power, damping = -np.inf, 0.0, initial_damping
+        _clear(residual_curvature)
         for evaluation in range(max_evaluations + 1):
             new_score, new_power = _normal_equations(
                 values, centre, step, points, reach_of_points, k_px, angle_step, x[i], c[i],
@@ -335,6 +373,9 @@ def refine_poses(
                 new_score -= _own_noise(own[m], new_rotation, new_shift, new_gradient)
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score
+            if evaluation > 0:
+                best_matrix = new_matrix if gain > 0 else matrix
+                _learn_curvature(move, gradient, new_gradient, best_matrix, residual_curvature)
             if gain > 0 or evaluation == 0:
                 rotation, new_rotation = new_rotation, rotation
                 shift, new_shift = new_shift, shift
@@ -349,8 +390,12 @@ def refine_poses(
                 break
             else:
                 damping *= DAMPING_RISES
-            if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
+            if evaluation == max_evaluations:
                 break
+            if not _solve(matrix, residual_curvature, gradient, damping, work, move):
+                _clear(residual_curvature)
+                if not _solve(matrix, residual_curvature, gradient, damping, work, move):
+                    break
             promised = 0.0
             for a in range(5):
                 promised += 0.5 * gradient[a] * move[a]
