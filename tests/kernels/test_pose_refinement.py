@@ -88,6 +88,22 @@ def test_the_cpu_kernel_refines_as_the_reference_does(size_px):
 
 
 @pytest.mark.parametrize("run", [dispatch.refine_poses, reference.refine_poses])
+@pytest.mark.parametrize("evaluations", [0, 1, 3, 15])
+def test_poses_and_scores_are_the_same_whether_information_is_asked_for_or_not(run, evaluations):
+    grid, problem, _, _ = make_problem(31, 8, noise=0.5, turn_deg=4, move_px=0.5)
+    options = replace(REFINEMENT, max_evaluations=evaluations)
+    told = run(grid, problem, options)
+    untold = run(grid, problem, replace(options, informs=False))
+    # The last evaluation adds up the score in another order, in single precision.
+    torch.testing.assert_close(untold.score, told.score, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(untold.power, told.power, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(untold.rotations, told.rotations, rtol=0, atol=1e-6)
+    torch.testing.assert_close(untold.shifts_px, told.shifts_px, rtol=0, atol=1e-6)
+    assert bool((torch.diagonal(told.information, dim1=1, dim2=2) > 0).all())
+    assert not bool(untold.information.any())
+
+
+@pytest.mark.parametrize("run", [dispatch.refine_poses, reference.refine_poses])
 def test_most_refinements_of_noisy_images_come_to_their_maximum_within_ten_evaluations(run):
     # By the Gauss-Newton matrix alone, without the curvature that noise adds, it is half of them.
     grid, problem, _, _ = make_problem(32, 100, noise=3.0, turn_deg=3, move_px=0.7)

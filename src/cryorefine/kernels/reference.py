@@ -321,7 +321,8 @@ def refine(
             old[taken] = value[better]
         rows = rows[goes_on]
     at_edge = shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6)
-    return PoseResult(rotations, shifts, score, power, h, at_edge)
+    information = h if options.informs else torch.zeros_like(h)
+    return PoseResult(rotations, shifts, score, power, information, at_edge)
 
 
 def learned_curvature(
