@@ -21,8 +21,11 @@ from cryorefine.io.unreadable import unreadable
 __all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
 _CHUNK_ROWS = 50_000
-"""Rows that are held as text before they become columns of bytes, so that text never takes more
-memory than the table. Not measured."""
+"""Rows that are held as text before they become columns of bytes, or are written, so that text
+never takes more memory than the table. Not measured."""
+
+_SMALL, _LARGE = 1e-3, 1e7
+"""Numbers from the one to below the other have four to fourteen digits with six decimals."""
 
 _LARGEST_INTEGER = 2**53  # beyond it float64 skips some
 
@@ -508,26 +511,30 @@ def _read_bytes(path: Path) -> bytes:
         raise unreadable(path, error) from None
 
 
-_PLAIN = re.compile(r"[^\s_#'\"]\S*")
-"""A value that needs no quotes, unless it is a word of the format's own."""
+_is_plain = re.compile(r"(?!loop_\Z|data_)[^\s_#'\"]\S*").fullmatch
+"""Tells whether a value needs no quotes: it is no word of the format's own."""
 
 
 def _format(column: np.ndarray, where: str) -> list[str]:
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8", "surrogateescape")
     if column.dtype.kind == "f":
+        size = np.abs(column.astype(np.float64))
+        is_short = ((size >= _SMALL) & (size < _LARGE)) | (size == 0)
+        if is_short.all():
+            return [f"{v:.6f}" for v in column.tolist()]
         return [
-            f"{v:.6f}" if 1e-3 <= abs(v) < 1e7 or v == 0 else f"{v:.8e}" for v in column.tolist()
+            f"{v:.6f}" if short else f"{v:.8e}"
+            for v, short in zip(column.tolist(), is_short.tolist(), strict=True)
         ]
     if column.dtype.kind in "iu":
         return [str(v) for v in column.tolist()]
-    return [_quote(str(v), where) for v in column.tolist()]
+    values = column.tolist() if column.dtype.kind == "U" else [str(v) for v in column.tolist()]
+    return [v if _is_plain(v) else _quote(v, where) for v in values]
 
 
 def _quote(value: str, where: str) -> str:
-    """Return a value in quotes where it would be read as something else without."""
-    if _PLAIN.fullmatch(value) and value != "loop_" and not value.startswith("data_"):
-        return value
+    """Return a value in quotes, since it would be read as something else without."""
     for quote in "\"'":
         # A quote ends a value only before a blank.
         if "\n" not in value and not any(quote + c in value for c in value if c.isspace()):
@@ -587,9 +594,11 @@ def write_star(
             file.write(f"{above}data_{name}\n\nloop_\n")
             for i, label in enumerate(columns, 1):
                 file.write(f"_{label} #{i}\n" if form.is_numbered else f" _{label}\n")
-            texts = [
-                _format(np.asarray(c), f"{path}, column _{label}") for label, c in columns.items()
-            ]
-            for row in zip(*texts, strict=True):
-                file.write("  ".join(row) + "\n")
+            arrays = {label: np.asarray(column) for label, column in columns.items()}
+            for begin in range(0, max(map(len, arrays.values()), default=0), _CHUNK_ROWS):
+                texts = [
+                    _format(array[begin : begin + _CHUNK_ROWS], f"{path}, column _{label}")
+                    for label, array in arrays.items()
+                ]
+                file.writelines("  ".join(row) + "\n" for row in zip(*texts, strict=True))
             file.write("\n")
