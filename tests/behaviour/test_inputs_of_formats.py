@@ -11,13 +11,14 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.cli.main import main
-from cryorefine.errors import StoppedEarly
 from cryorefine.formats.numpy_pickle import read_arrays, write_arrays
-from cryorefine.run.loop import refine, resume
+from cryorefine.run.loop import resume
 from cryorefine.run.segments import read_segments
 from cryorefine.settings import Changes, make_settings
 from tests.builders import refused
 from tests.robustness.small_set import valid_set
+
+from .conftest import stopped_run
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,7 @@ def begin(folder: Path, particles: str, **more: object) -> Path:
         "particles": folder / particles, "reference": (folder / "reference.mrc",),
         "alignment": "local", "iterations": 2, "threads": 1, **more,
     })  # fmt: skip
-
-    def stop(event: object) -> None:
-        if type(event).__name__ == "IterationDone":
-            raise KeyboardInterrupt
-
-    with pytest.raises(StoppedEarly):
-        refine(settings, folder / "run", listeners=(stop,))
-    return folder / "run"
+    return stopped_run(settings, folder / "run")
 
 
 def write_group(folder: Path) -> tuple[str, str]:
