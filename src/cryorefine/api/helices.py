@@ -1,8 +1,12 @@
 """The helix of a map: found, and imposed."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.volume import Volume, as_tensor, as_volume, require_same_grid
@@ -11,10 +15,17 @@ from cryorefine.errors import InputError
 from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.geometry.helix import Helix
 from cryorefine.helices.filament import filament_radius_A, halves_fsc
-from cryorefine.helices.helical_search import HelicalRanges, HelicalSearch, search_helix
+from cryorefine.helices.helical_search import (
+    HelicalRanges,
+    HelicalSearch,
+    prepared_map,
+    search_helix,
+)
 from cryorefine.helices.helical_symmetry import impose_helix as impose
+from cryorefine.helices.two_fold import NEEDED, find_two_fold
+from cryorefine.symmetry.turn import turned_map
 
-__all__ = ["helical_search", "impose_helix", "searched"]
+__all__ = ["helical_search", "impose_helix", "searched", "symmetrised"]
 
 _DETAIL_A = 6.0
 """Resolution that a single map is taken to have at best, in Å: most maps of helices that are worth
@@ -32,6 +43,7 @@ def helical_search(
     twist_range_deg: tuple[float, float] = (-180.0, 180.0),
     rise_range_angstrom: tuple[float, float] = (1.0, 40.0),
     fold: int = 1,
+    dihedral: bool = False,
     radius_angstrom: float | None = None,
     resolution_angstrom: float | None = None,
 ) -> HelicalSearch:
@@ -47,6 +59,9 @@ def helical_search(
         range is refused.
     fold
         Order of the rotation axis along z.
+    dihedral
+        Whether there are two-fold axes across; a map that does not show them is then refused. They
+        are looked for in any case, and ``two_fold`` says what was found.
     radius_angstrom
         Of the filament in Å; None finds it.
     resolution_angstrom
@@ -55,13 +70,15 @@ def helical_search(
     Returns
     -------
     A record: ``best.helix.twist_deg``, ``best.helix.rise_A``, ``twist_uncertainty_deg``,
-    ``rise_uncertainty_A`` (95 %), ``halves``, ``runners_up``, ``alternatives``, ``landscape``.
+    ``rise_uncertainty_A`` (95 %), ``halves``, ``runners_up``, ``alternatives``, ``landscape``;
+    ``two_fold`` with ``is_supported``, ``agreement``, ``angle_deg`` and ``height_A``.
 
     Raises
     ------
     InputError
         If the map is no helix, a best value lies at the border of its range, or twist and rise
-        cannot be told; or if the maps differ in box or sampling.
+        cannot be told; if it is to be dihedral and is not; or if the maps differ in box or
+        sampling.
 
     Examples
     --------
@@ -85,6 +102,7 @@ def helical_search(
             twist_deg=twist_range_deg,
             rise_A=rise_range_angstrom,
             fold=fold,
+            dihedral=dihedral,
             radius_A=radius_angstrom,
             resolution_A=resolution_angstrom,
         )
@@ -95,6 +113,7 @@ def searched(
     *,
     radius_A: float | None,
     resolution_A: float | None,
+    dihedral: bool = False,
     listener: Listener | None = None,
     **ranges: Any,
 ) -> HelicalSearch:
@@ -128,7 +147,53 @@ def searched(
             listener(WorkAdvanced(stage="searching", done=done, total=total))
 
     chosen = HelicalRanges(radius_A=radius_A, resolution_A=resolution_A, **ranges)
-    return search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
+    found = search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
+    return _with_two_fold(found, torch.stack(tensors).mean(0), voxel_A, fsc, dihedral)
+
+
+def _with_two_fold(
+    found: HelicalSearch,
+    average: Float[Tensor, "z y x"],
+    voxel_A: float,
+    fsc: Float[Tensor, "s"] | None,
+    dihedral: bool,
+) -> HelicalSearch:
+    """Return what was found with the axis across, and as a dihedral helix where it is to be one."""
+    ranges, helix = found.ranges, found.best.helix
+    small, step_A = prepared_map(
+        average, voxel_A=voxel_A, resolution_A=ranges.resolution_A, fsc=fsc
+    )
+    across = find_two_fold(
+        small, helix, voxel_A=step_A, radius_A=ranges.radius_A,
+        resolution_A=ranges.resolution_A, fraction=ranges.fraction,
+    )  # fmt: skip
+    if dihedral and not across.is_supported:
+        raise InputError(
+            f"the map has no two-fold axes across the helix of {helix.twist_deg:.3f}°, "
+            f"{helix.rise_A:.3f} Å: the best agrees to {across.agreement:.2f}, "
+            f"{NEEDED:g} is needed",
+            where="--dihedral",
+            do="leave it out, or give a map of finer detail",
+        )
+    best = replace(found.best, helix=replace(helix, is_dihedral=dihedral))
+    return replace(found, best=best, two_fold=across)
+
+
+def symmetrised(maps: list[Volume], found: HelicalSearch) -> Volume:
+    """Return a map, or the average of two halves, with the helix imposed that was found.
+
+    A dihedral one is first turned about z and moved along it so that its two-fold axis is x, as in
+    all other maps of this program.
+    """
+    average, voxel_A = torch.stack([as_tensor(m) for m in maps]).mean(0), maps[0].voxel_A
+    helix, across = found.best.helix, found.two_fold
+    if helix.is_dihedral and across is not None:
+        c, s = math.cos(math.radians(across.angle_deg)), math.sin(math.radians(across.angle_deg))
+        back = torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1]], dtype=torch.float64)
+        move = torch.tensor([0, 0, -across.height_A / voxel_A], dtype=torch.float64)
+        average = turned_map(average, back, move)
+    imposed = impose(average, helix, voxel_A=voxel_A, radius_px=found.ranges.radius_A / voxel_A)
+    return Volume(imposed.numpy(), voxel_A)
 
 
 @library_call

@@ -24,6 +24,7 @@ from cryorefine.helices.helical_correlation import (
     significance,
 )
 from cryorefine.helices.helical_symmetry import central_window, impose_helix
+from cryorefine.helices.two_fold import TwoFold
 from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
@@ -151,6 +152,8 @@ class HelicalSearch:
         highest, which is above it.
     ranges
         What was searched.
+    two_fold
+        The axis across that agrees best; None where it was not looked for.
     """
 
     best: Candidate
@@ -162,6 +165,7 @@ class HelicalSearch:
     landscape: Landscape
     threshold: float
     ranges: HelicalRanges = field(repr=False)
+    two_fold: TwoFold | None = field(default=None, repr=False)
 
 
 def prepared_map(
