@@ -54,13 +54,13 @@ def test_dihedral_turns_the_two_fold_axis_that_is_found_onto_x_and_imposes_it(tm
     cr.Volume((moved + moved.std() * noise).numpy(), 3.0).write(tmp_path / "map.mrc")
     out = tmp_path / "found"
     arguments = [
-        "helical-search", str(tmp_path / "map.mrc"), "--output", str(out), "--dihedral",
+        "helical-search", str(tmp_path / "map.mrc"), "--output", str(out), "--symmetry", "D1",
         "--twist-range-deg", "20", "45", "--rise-range-angstrom", "5", "10",
         "--resolution-angstrom", "9",
     ]  # fmt: skip
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "turned onto x and imposed, as D1 of refine" in result.output
+    assert "turned onto x and imposed" in result.output
     record = json.loads((out / "helix.json").read_text())
     assert record["is_dihedral"]
     assert record["two_fold"]["is_supported"]
@@ -87,8 +87,11 @@ def test_python_finds_the_same_from_two_halves(tmp_path):
     assert found.ranges.resolution_A < 7.5  # of the FSC: the halves are one map
 
 
-def test_impossible_radius_and_resolution_are_refused(tmp_path):
+def test_impossible_symmetry_radius_and_resolution_are_refused(tmp_path):
     volume = written(tmp_path)
+    for name in ("o", "d7y"):
+        with refused("symmetry", f"a helix cannot have the symmetry {name}"):
+            cr.helical_search(volume, symmetry=name)
     with refused("radius_angstrom", "a filament of 500 Å radius does not lie"):
         cr.helical_search(volume, radius_angstrom=500)
     with refused("resolution_angstrom", "detail of 3 Å cannot be used"):

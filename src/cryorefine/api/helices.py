@@ -14,6 +14,7 @@ from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError
 from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.geometry.helix import Helix
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.helices.filament import filament_radius_A, halves_fsc
 from cryorefine.helices.helical_search import (
     HelicalRanges,
@@ -42,8 +43,7 @@ def helical_search(
     *,
     twist_range_deg: tuple[float, float] = (-180.0, 180.0),
     rise_range_angstrom: tuple[float, float] = (1.0, 40.0),
-    fold: int = 1,
-    dihedral: bool = False,
+    symmetry: str = "c1",
     radius_angstrom: float | None = None,
     resolution_angstrom: float | None = None,
 ) -> HelicalSearch:
@@ -57,11 +57,10 @@ def helical_search(
     twist_range_deg, rise_range_angstrom
         Lowest and highest; a positive twist is right-handed. A best value at the border of its
         range is refused.
-    fold
-        Order of the rotation axis along z.
-    dihedral
-        Whether there are two-fold axes across; a map that does not show them is then refused. They
-        are looked for in any case, and ``two_fold`` says what was found.
+    symmetry
+        ``cN``, with a rotation axis along z, or ``dN``, with two-fold axes across, too: a map that
+        does not show those is then refused. They are looked for in any case, and ``two_fold`` says
+        what was found.
     radius_angstrom
         Of the filament in Å; None finds it.
     resolution_angstrom
@@ -101,8 +100,7 @@ def helical_search(
             maps,
             twist_deg=twist_range_deg,
             rise_A=rise_range_angstrom,
-            fold=fold,
-            dihedral=dihedral,
+            symmetry=symmetry,
             radius_A=radius_angstrom,
             resolution_A=resolution_angstrom,
         )
@@ -113,11 +111,18 @@ def searched(
     *,
     radius_A: float | None,
     resolution_A: float | None,
-    dihedral: bool = False,
+    symmetry: str = "c1",
     listener: Listener | None = None,
     **ranges: Any,
 ) -> HelicalSearch:
     """Search a map or two halves; what is None is measured. A listener is told how far it is."""
+    name = parse_symmetry(symmetry).name
+    if name[0] not in "cd" or not name[1:].isdigit():
+        raise InputError(
+            f"a helix cannot have the symmetry {symmetry}",
+            where="--symmetry",
+            do="give cN, or dN with two-fold axes across",
+        )
     tensors, voxel_A = [as_tensor(m) for m in maps], maps[0].voxel_A
     half_box_A = tensors[0].shape[-1] * voxel_A / 2
     if radius_A is None:
@@ -146,9 +151,11 @@ def searched(
         if listener is not None:
             listener(WorkAdvanced(stage="searching", done=done, total=total))
 
-    chosen = HelicalRanges(radius_A=radius_A, resolution_A=resolution_A, **ranges)
+    chosen = HelicalRanges(
+        fold=int(name[1:]), radius_A=radius_A, resolution_A=resolution_A, **ranges
+    )
     found = search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
-    return _with_two_fold(found, torch.stack(tensors).mean(0), voxel_A, fsc, dihedral)
+    return _with_two_fold(found, torch.stack(tensors).mean(0), voxel_A, fsc, name[0] == "d")
 
 
 def _with_two_fold(
@@ -156,7 +163,7 @@ def _with_two_fold(
     average: Float[Tensor, "z y x"],
     voxel_A: float,
     fsc: Float[Tensor, "s"] | None,
-    dihedral: bool,
+    is_dihedral: bool,
 ) -> HelicalSearch:
     """Return what was found with the axis across, and as a dihedral helix where it is to be one."""
     ranges, helix = found.ranges, found.best.helix
@@ -167,15 +174,15 @@ def _with_two_fold(
         small, helix, voxel_A=step_A, radius_A=ranges.radius_A,
         resolution_A=ranges.resolution_A, fraction=ranges.fraction,
     )  # fmt: skip
-    if dihedral and not across.is_supported:
+    if is_dihedral and not across.is_supported:
         raise InputError(
             f"the map has no two-fold axes across the helix of {helix.twist_deg:.3f}°, "
             f"{helix.rise_A:.3f} Å: the best agrees to {across.agreement:.2f}, "
             f"{NEEDED:g} is needed",
-            where="--dihedral",
-            do="leave it out, or give a map of finer detail",
+            where="--symmetry",
+            do=f"give c{helix.fold}, or a map of finer detail",
         )
-    best = replace(found.best, helix=replace(helix, is_dihedral=dihedral))
+    best = replace(found.best, helix=replace(helix, is_dihedral=is_dihedral))
     return replace(found, best=best, two_fold=across)
 
 

@@ -35,16 +35,11 @@ _FILES = ("landscape.png", "landscape.html", "symmetrised.mrc", "helix.json")
     help="Lowest and highest rise.",
 )
 @click.option(
-    "--fold",
-    type=click.IntRange(1, 100),
-    default=1,
+    "--symmetry",
+    default="c1",
     show_default=True,
-    help="Order of the rotation axis along z (Cn).",
-)
-@click.option(
-    "--dihedral",
-    is_flag=True,
-    help="Impose two-fold axes across, too (Dn); a map that does not show them is refused.",
+    help="Of the filament: cN, a rotation axis along z; or dN, two-fold axes across, too, which "
+    "are imposed; a map that does not show them is refused.",
 )
 @click.option(
     "--radius-angstrom", type=float, help="Radius of the filament (default: found in the map)."
@@ -79,8 +74,7 @@ def command(map1: Path, map2: Path | None, output: Path, **options: Any) -> None
             maps,
             twist_deg=options["twist_range_deg"],
             rise_A=options["rise_range_angstrom"],
-            fold=options["fold"],
-            dihedral=options["dihedral"],
+            symmetry=options["symmetry"],
             radius_A=options["radius_angstrom"],
             resolution_A=options["resolution_angstrom"],
             listener=display,

@@ -33,6 +33,7 @@ __all__ = [
     "HelicalSearch",
     "Landscape",
     "prepared_map",
+    "screws",
     "search_helix",
 ]
 
@@ -295,6 +296,20 @@ def search_helix(
         threshold=threshold,
         ranges=ranges,
     )
+
+
+def screws(
+    small: Float[Tensor, "w u v"], step_A: float, ranges: HelicalRanges
+) -> list[Candidate]:
+    """Return the helices that a prepared map's axis z shows best, whether or not it has any.
+
+    Parameters
+    ----------
+    small, step_A
+        From :func:`prepared_map`.
+    """
+    correlation = _correlate(small, step_A, ranges)
+    return _candidates(correlation, _landscape(correlation, ranges), ranges)
 
 
 def _require_room(box_A: float, ranges: HelicalRanges) -> None:

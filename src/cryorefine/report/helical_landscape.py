@@ -43,8 +43,8 @@ def axes_in_words(across: TwoFold, helix: Helix) -> str:
     if not across.is_supported:
         return f"no two-fold axes ({how}): the helix is polar as far as this detail tells"
     if not helix.is_dihedral:
-        return f"two-fold axes, {where} ({how}): D{helix.fold}; --dihedral imposes them"
-    return f"two-fold axes, {where} ({how}): turned onto x and imposed, as D{helix.fold} of refine"
+        return f"two-fold axes, {where} ({how}): --symmetry d{helix.fold} imposes them"
+    return f"two-fold axes, {where} ({how}): turned onto x and imposed"
 
 
 def draw_landscape(search: HelicalSearch) -> bytes:
