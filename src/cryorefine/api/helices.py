@@ -15,7 +15,7 @@ from cryorefine.errors import InputError
 from cryorefine.events import Listener, WorkAdvanced
 from cryorefine.geometry.helix import Helix
 from cryorefine.geometry.symmetry import parse_symmetry
-from cryorefine.helices.filament import filament_radius_A, halves_fsc
+from cryorefine.helices.filament import FilamentAxis, filament_radius_A, halves_fsc
 from cryorefine.helices.helical_search import (
     HelicalRanges,
     HelicalSearch,
@@ -24,6 +24,13 @@ from cryorefine.helices.helical_search import (
 )
 from cryorefine.helices.helical_symmetry import impose_helix as impose
 from cryorefine.helices.two_fold import NEEDED, find_two_fold
+from cryorefine.symmetry.helical_axis import (
+    density_axis,
+    find_axis,
+    onto_z,
+    radius_about,
+    require_along_z,
+)
 from cryorefine.symmetry.turn import turned_map
 
 __all__ = ["helical_search", "impose_helix", "searched", "symmetrised"]
@@ -47,7 +54,9 @@ def helical_search(
     radius_angstrom: float | None = None,
     resolution_angstrom: float | None = None,
 ) -> HelicalSearch:
-    """Find twist and rise of a map of a filament whose axis is z through the origin.
+    """Find twist and rise of a map of a filament about along z.
+
+    An axis that is not z through the origin is found (``axis``), and the map moved onto it.
 
     Parameters
     ----------
@@ -115,7 +124,11 @@ def searched(
     listener: Listener | None = None,
     **ranges: Any,
 ) -> HelicalSearch:
-    """Search a map or two halves; what is None is measured. A listener is told how far it is."""
+    """Search a map or two halves; what is None is measured. A listener is told how far it is.
+
+    A map whose axis is not z through the origin is moved so that it is, and ``axis`` of the result
+    says from where.
+    """
     name = parse_symmetry(symmetry).name
     if name[0] not in "cd" or not name[1:].isdigit():
         raise InputError(
@@ -124,6 +137,37 @@ def searched(
             do="give cN, or dN with two-fold axes across",
         )
     tensors, voxel_A = [as_tensor(m) for m in maps], maps[0].voxel_A
+    given = {"radius_A": radius_A, "resolution_A": resolution_A}
+    average = torch.stack(tensors).mean(0)
+    require_along_z(average, voxel_A)
+    measured, fsc = _measured(tensors, voxel_A, **given)
+    ranges = {"fold": int(name[1:]), **ranges}
+    by_density = density_axis(average, voxel_A)
+    about_A = radius_A or min(radius_about(average, by_density, voxel_A), measured["radius_A"])
+    wanted = HelicalRanges(**{**measured, "radius_A": about_A}, **ranges)
+    axis = find_axis(average, wanted, voxel_A=voxel_A, fsc=fsc)
+    if axis != FilamentAxis():
+        tensors = [onto_z(t, axis, voxel_A) for t in tensors]
+        average = torch.stack(tensors).mean(0)
+        measured, fsc = _measured(tensors, voxel_A, **given)
+
+    def advanced(done: int, total: int) -> None:
+        if listener is not None:
+            listener(WorkAdvanced(stage="searching", done=done, total=total))
+
+    chosen = HelicalRanges(**measured, **ranges)
+    found = search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
+    return _with_two_fold(replace(found, axis=axis), average, voxel_A, fsc, name[0] == "d")
+
+
+def _measured(
+    tensors: list[Float[Tensor, "z y x"]],
+    voxel_A: float,
+    *,
+    radius_A: float | None,
+    resolution_A: float | None,
+) -> tuple[dict[str, float], Float[Tensor, "s"] | None]:
+    """Return radius and resolution, measured where they are not given, and the FSC of halves."""
     half_box_A = tensors[0].shape[-1] * voxel_A / 2
     if radius_A is None:
         radius_A = filament_radius_A(torch.stack(tensors).mean(0), voxel_A)
@@ -146,16 +190,7 @@ def searched(
             where="--resolution-angstrom",
             do=f"give {finest_A:.3g} Å to a quarter of the box",
         )
-
-    def advanced(done: int, total: int) -> None:
-        if listener is not None:
-            listener(WorkAdvanced(stage="searching", done=done, total=total))
-
-    chosen = HelicalRanges(
-        fold=int(name[1:]), radius_A=radius_A, resolution_A=resolution_A, **ranges
-    )
-    found = search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
-    return _with_two_fold(found, torch.stack(tensors).mean(0), voxel_A, fsc, name[0] == "d")
+    return {"radius_A": radius_A, "resolution_A": resolution_A}, fsc
 
 
 def _with_two_fold(
@@ -189,10 +224,12 @@ def _with_two_fold(
 def symmetrised(maps: list[Volume], found: HelicalSearch) -> Volume:
     """Return a map, or the average of two halves, with the helix imposed that was found.
 
-    A dihedral one is first turned about z and moved along it so that its two-fold axis is x, as in
-    all other maps of this program.
+    It lies along z through the origin, wherever the map's axis was. A dihedral one is first turned
+    about z and moved along it so that its two-fold axis is x, as in all maps of this program.
     """
     average, voxel_A = torch.stack([as_tensor(m) for m in maps]).mean(0), maps[0].voxel_A
+    if found.axis != FilamentAxis():
+        average = onto_z(average, found.axis, voxel_A)
     helix, across = found.best.helix, found.two_fold
     if helix.is_dihedral and across is not None:
         c, s = math.cos(math.radians(across.angle_deg)), math.sin(math.radians(across.angle_deg))

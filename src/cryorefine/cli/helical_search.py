@@ -50,8 +50,9 @@ _FILES = ("landscape.png", "landscape.html", "symmetrised.mrc", "helix.json")
     help="Detail to use (default: the FSC of two half maps; 6 Å of one map).",
 )
 def command(map1: Path, map2: Path | None, output: Path, **options: Any) -> None:
-    """Find twist and rise of MAP1, a filament along z, or of half maps MAP1 and MAP2.
+    """Find twist and rise of MAP1, a filament about along z, or of half maps MAP1 and MAP2.
 
+    An axis off centre, or tilted by up to 25°, is found, and the map moved so that it is z.
     Says whether there are two-fold axes across. Writes landscape.png and landscape.html,
     helix.json, and symmetrised.mrc, the map (or the average of both) with its helix imposed. A map
     that is no helix, and a best value at the border of its range, are refused.
@@ -89,7 +90,7 @@ def command(map1: Path, map2: Path | None, output: Path, **options: Any) -> None
 
 def _tell(found: "HelicalSearch") -> None:
     """Print what was found."""
-    from cryorefine.report.helical_landscape import axes_in_words
+    from cryorefine.report.helical_landscape import axes_in_words, axis_in_words
 
     helix = found.best.helix
     hand = "right" if helix.twist_deg > 0 else "left"
@@ -103,6 +104,9 @@ def _tell(found: "HelicalSearch") -> None:
             click.echo(
                 f"{other.relation}: {other.helix.twist_deg:.3f}°, {other.helix.rise_A:.3f} Å"
             )
+    moved = axis_in_words(found.axis)
+    if moved:
+        click.echo(f"moved     {moved}")
     if found.two_fold is not None:
         click.echo(f"across    {axes_in_words(found.two_fold, helix)}")
     for number, half in enumerate(found.halves, 1):

@@ -17,6 +17,7 @@ from cryorefine.fourier.fft import fast_even_length, volume_from_half, volume_to
 from cryorefine.fourier.filter import filter_volume, interpolate_shells, raised_cosine
 from cryorefine.fourier.shell import shell_power
 from cryorefine.geometry.helix import Helix
+from cryorefine.helices.filament import FilamentAxis
 from cryorefine.helices.helical_correlation import (
     HelicalCorrelation,
     measure_correlation,
@@ -33,6 +34,7 @@ __all__ = [
     "HelicalSearch",
     "Landscape",
     "prepared_map",
+    "score_of",
     "screws",
     "search_helix",
 ]
@@ -155,6 +157,8 @@ class HelicalSearch:
         What was searched.
     two_fold
         The axis across that agrees best; None where it was not looked for.
+    axis
+        Where the filament's axis was in the map, which was moved so that it is z.
     """
 
     best: Candidate
@@ -167,6 +171,7 @@ class HelicalSearch:
     threshold: float
     ranges: HelicalRanges = field(repr=False)
     two_fold: TwoFold | None = field(default=None, repr=False)
+    axis: FilamentAxis = field(default_factory=FilamentAxis)
 
 
 def prepared_map(
@@ -298,9 +303,7 @@ def search_helix(
     )
 
 
-def screws(
-    small: Float[Tensor, "w u v"], step_A: float, ranges: HelicalRanges
-) -> list[Candidate]:
+def screws(small: Float[Tensor, "w u v"], step_A: float, ranges: HelicalRanges) -> list[Candidate]:
     """Return the helices that a prepared map's axis z shows best, whether or not it has any.
 
     Parameters
@@ -310,6 +313,13 @@ def screws(
     """
     correlation = _correlate(small, step_A, ranges)
     return _candidates(correlation, _landscape(correlation, ranges), ranges)
+
+
+def score_of(
+    small: Float[Tensor, "w u v"], step_A: float, helix: Helix, ranges: HelicalRanges
+) -> float:
+    """Return the score that a helix has in a prepared map."""
+    return _scored(_correlate(small, step_A, ranges), helix).score
 
 
 def _require_room(box_A: float, ranges: HelicalRanges) -> None:

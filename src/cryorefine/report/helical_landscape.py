@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cryorefine.geometry.helix import Helix
+from cryorefine.helices.filament import FilamentAxis
 from cryorefine.helices.helical_search import Candidate, HelicalSearch
 from cryorefine.helices.two_fold import NEEDED, TwoFold
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.storage.json_record import write_record
 
-__all__ = ["axes_in_words", "draw_landscape", "write_helical_report"]
+__all__ = ["axes_in_words", "axis_in_words", "draw_landscape", "write_helical_report"]
 
 _SHOWN = 8
 """Runners-up in the table and the figure: what follows is mostly every n-th subunit."""
@@ -45,6 +46,17 @@ def axes_in_words(across: TwoFold, helix: Helix) -> str:
     if not helix.is_dihedral:
         return f"two-fold axes, {where} ({how}): --symmetry d{helix.fold} imposes them"
     return f"two-fold axes, {where} ({how}): turned onto x and imposed"
+
+
+def axis_in_words(axis: FilamentAxis) -> str:
+    """Return a sentence on where the axis of a filament was found, empty where that is z."""
+    if axis == FilamentAxis():
+        return ""
+    x, y = axis.offset_A
+    return (
+        f"the axis lies {axis.distance_A:.1f} Å off centre ({x:.1f}, {y:.1f} Å) and "
+        f"{axis.tilt_deg:.1f}° off z: the map was moved so that it is z, as symmetrised.mrc lies"
+    )
 
 
 def draw_landscape(search: HelicalSearch) -> bytes:
@@ -97,6 +109,11 @@ def _record(search: HelicalSearch) -> dict[str, Any]:
     found = {} if across is None else {"two_fold": _axes_record(across)}
     return {
         **found,
+        "axis": {
+            "offset_A": list(search.axis.offset_A),
+            "slope": list(search.axis.slope),
+            "tilt_deg": search.axis.tilt_deg,
+        },
         "is_dihedral": search.best.helix.is_dihedral,
         "twist_deg": search.best.helix.twist_deg,
         "rise_A": search.best.helix.rise_A,
@@ -155,6 +172,7 @@ def _page(search: HelicalSearch, picture: bytes) -> str:
         f"highest score is {float(search.landscape.score.max()):.1f}; maps without a helix come up "
         f"to {search.threshold:.1f} in one case of a hundred.</p>",
         f"<img alt='score by twist and rise' src='data:image/png;base64,{image}'>",
+        f"<p>{axis_in_words(search.axis).capitalize()}</p>",
         "<p>Green square: the best. Blue circles: runners-up. The landscape counts the copies of "
         "the first steps; scores in the tables count all of them.</p>",
         ""

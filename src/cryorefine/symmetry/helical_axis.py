@@ -6,25 +6,33 @@ found together with twist and rise, where the map agrees best with its copies.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.errors import InputError
+from cryorefine.fourier.crop import resize_volume
 from cryorefine.fourier.filter import low_pass
 from cryorefine.geometry.helix import Helix
-from cryorefine.geometry.rotation import matrix_from_rotvec
-from cryorefine.helices.helical_search import HelicalRanges, prepared_map, screws
+from cryorefine.helices.filament import FilamentAxis, filament_radius_A, rotation_from_z
+from cryorefine.helices.helical_search import (
+    HelicalRanges,
+    prepared_map,
+    score_of,
+    screws,
+)
 from cryorefine.symmetry.turn import turned_map
 
-__all__ = ["FilamentAxis", "density_axis", "find_axis", "onto_z"]
+__all__ = ["density_axis", "find_axis", "onto_z", "radius_about", "require_along_z"]
 
 _OUTLINE_A = 15.0
 """Detail at which a filament is told from its surroundings, in Å, as where its radius is found."""
 
 _OUTLINE = 0.3
 """Share of the highest density (99.9 %) above which a voxel is the filament's."""
+
+_RADIUS_VOXELS = 3  # within that detail, where the radius is measured
 
 _MIDDLE = 0.35
 """Part of the box to either side whose sections are used: those at the ends are cut by the box."""
@@ -43,45 +51,17 @@ _WORTH = 0.15
 """Part of the resolution that the axis has to be away from z somewhere on the filament for a map to
 be moved: copies then lie up to twice as far from where they are looked for."""
 
+_MAX_SLOPE, _MAX_OFFSET = math.tan(math.radians(25.0)), 0.25
+"""Tilt, and offset as a share of the box, up to which an axis is looked for: beyond it the box cuts
+too much of the filament away."""
+
+_LONGER = 1.5
+"""Spread of density along its longest direction, of that along the next, from which a map holds a
+filament along it: a ribbon as wide as the box has 1."""
+
 _STARTS = 3
-"""Helices that are tried at each place: the best of a tilted map need not be the true one."""
-
-
-@dataclass(frozen=True)
-class FilamentAxis:
-    """The axis of a filament.
-
-    Attributes
-    ----------
-    offset_A
-        (x, y): where it goes through the section of the origin.
-    slope
-        (x, y): by how much it moves along x and y for each ångström along z.
-    """
-
-    offset_A: tuple[float, float] = (0.0, 0.0)
-    slope: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def tilt_deg(self) -> float:
-        """Angle to z."""
-        return math.degrees(math.atan(math.hypot(*self.slope)))
-
-    @property
-    def distance_A(self) -> float:
-        """Distance of the origin's section's middle from it, within that section."""
-        return math.hypot(*self.offset_A)
-
-    @property
-    def rotation(self) -> Float[Tensor, "3 3"]:
-        """Turns z to the axis, by the shortest way."""
-        return _rotation(torch.tensor(self.slope, dtype=torch.float64))
-
-    def farthest_A(self, length_A: float) -> float:
-        """Return by how much it is away from z, at most, along a filament of a length."""
-        x, y = self.offset_A
-        u, v = (slope * length_A / 2 for slope in self.slope)
-        return max(math.hypot(x + u, y + v), math.hypot(x - u, y - v))
+"""Helices, with places of the axis, that are fitted: the best need not be the true one, and every
+second or third subunit of it does as well."""
 
 
 def onto_z(
@@ -96,12 +76,8 @@ def onto_z(
 def density_axis(volume: Float[Tensor, "z y x"], voxel_A: float) -> FilamentAxis:
     """Return the line through the middles of a map's sections."""
     n = volume.shape[-1]
-    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=max(_OUTLINE_A, 4 * voxel_A))
-    ground = smooth.median()
-    level = ground + _OUTLINE * (smooth.flatten().kthvalue(int(0.999 * n**3)).values - ground)
-    axis = (torch.arange(n) - n // 2).double() * voxel_A
-    inside = (axis[:, None] ** 2 + axis**2) <= (n * voxel_A / 2) ** 2
-    weight = ((smooth - ground) * (smooth > level) * inside).double()
+    weight, axis = _outline(volume, voxel_A)
+    weight = weight * ((axis[:, None] ** 2 + axis**2) <= (n * voxel_A / 2) ** 2)
     mass = weight.sum((1, 2)) * (axis.abs() <= _MIDDLE * n * voxel_A)
     total = mass.sum().clamp_min(1e-30)
     middle_z = (mass * axis).sum() / total
@@ -114,6 +90,52 @@ def density_axis(volume: Float[Tensor, "z y x"], voxel_A: float) -> FilamentAxis
         found.append((float(mean - slope * middle_z), float(slope)))
     (x, u), (y, v) = found
     return FilamentAxis((x, y), (u, v))
+
+
+def _outline(volume: Tensor, voxel_A: float) -> tuple[Tensor, Tensor]:
+    """Return the density of a filament, 0 around it, and coordinates along each axis in Å."""
+    n = volume.shape[-1]
+    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=max(_OUTLINE_A, 4 * voxel_A))
+    ground = smooth.median()
+    level = ground + _OUTLINE * (smooth.flatten().kthvalue(int(0.999 * n**3)).values - ground)
+    axis = (torch.arange(n) - n // 2).double() * voxel_A
+    return ((smooth - ground) * (smooth > level)).double(), axis
+
+
+def radius_about(volume: Float[Tensor, "z y x"], axis: FilamentAxis, voxel_A: float) -> float:
+    """Return the radius of a filament about an axis."""
+    n = volume.shape[-1]
+    size = min(n, 2 * math.ceil(n * voxel_A * _RADIUS_VOXELS / _OUTLINE_A / 2) + n % 2)
+    small, step_A = resize_volume(volume, size), n * voxel_A / size
+    return filament_radius_A(onto_z(small, axis, step_A), step_A)
+
+
+def require_along_z(volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
+    """Refuse a map whose density is longest along a direction far from z.
+
+    Raises
+    ------
+    InputError
+        If that is so: nothing along z can be found of it.
+    """
+    n = volume.shape[-1]
+    weight, axis = _outline(volume, voxel_A)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    weight = weight * (x**2 + y**2 + z**2 <= (n * voxel_A / 2) ** 2)
+    total = weight.sum().clamp_min(1e-30)
+    middle = torch.stack([(weight * v).sum() / total for v in (x, y, z)])
+    apart = torch.stack([x - middle[0], y - middle[1], z - middle[2]]).flatten(1)
+    spread, directions = torch.linalg.eigh((apart * weight.flatten()) @ apart.T / total)
+    longest = directions[:, 2]
+    if spread[2] < _LONGER * spread[1] or abs(float(longest[2])) > math.cos(math.radians(30)):
+        return
+    off_deg = math.degrees(math.acos(min(abs(float(longest[2])), 1.0)))
+    words = ", ".join(f"{v:.2f}" for v in longest.tolist())
+    raise InputError(
+        f"the filament does not lie along z: its density is longest along ({words}), "
+        f"{off_deg:.0f}° from z",
+        do="turn the map so that its axis is z (up to 25° are found and mended)",
+    )
 
 
 def find_axis(
@@ -142,31 +164,26 @@ def find_axis(
     starts = [FilamentAxis()]
     if by_density.farthest_A(length_A) > worth_A:
         starts.append(by_density)
+    tried = [
+        (found.score, number, start, found.helix)
+        for number, start in enumerate(starts)
+        for found in screws(onto_z(fine[0], start, fine[1]), fine[1], ranges)
+    ]
+    tried.sort(key=lambda one: (-one[0], one[1]))
     best, highest = FilamentAxis(), -math.inf
-    for start in starts:
-        moved = onto_z(fine[0], start, fine[1])
-        for found in screws(moved, fine[1], ranges)[:_STARTS]:
-            axis, helix = start, found.helix
-            for small, step_A in (coarse, fine):
-                fit = _Fit(small, step_A, ranges, length_A)
-                axis, helix = fit.best(axis, helix)
-            score = screws_score(onto_z(fine[0], axis, fine[1]), fine[1], helix, ranges)
-            print(start, found.helix, axis, axis.tilt_deg, helix, score)
-            if score > highest:
-                best, highest = axis, score
-    return best if best.farthest_A(length_A) > worth_A else FilamentAxis()
-
-
-def screws_score(small, step_A, helix, ranges):
-    from cryorefine.helices.helical_search import _correlate, significance
-    return significance(_correlate(small, step_A, ranges), helix.twist_rad, helix.rise_A, helix.fold)[0]
-
-
-def _rotation(slope: Tensor) -> Tensor:
-    """Return the shortest rotation that turns z to a direction, differentiable."""
-    tangent = (slope**2).sum().add(1e-24).sqrt()
-    turn = torch.stack([-slope[1], slope[0], torch.zeros_like(slope[0])]) / tangent
-    return matrix_from_rotvec(turn * tangent.atan())
+    for _, _, axis, helix in tried[:_STARTS]:
+        for small, step_A in (coarse, fine):
+            axis, helix = _Fit(small, step_A, ranges, length_A).best(axis, helix)
+        moved = onto_z(fine[0], axis, fine[1])
+        score = score_of(moved, fine[1], helix, ranges)
+        if score > highest:
+            best, highest = axis, score
+    is_far = best.farthest_A(length_A) > worth_A
+    is_held = (
+        math.hypot(*best.slope) < _MAX_SLOPE
+        and best.distance_A < _MAX_OFFSET * volume.shape[-1] * voxel_A
+    )
+    return best if is_far and is_held else FilamentAxis()
 
 
 class _Fit:
@@ -233,7 +250,7 @@ class _Fit:
         places = torch.stack(
             [c * self._x - s * self._y, s * self._x + c * self._y, self._z + number * at[5]], -1
         )
-        where = places @ _rotation(at[2:4]).T + torch.cat([at[:2], torch.zeros(1)])
+        where = places @ rotation_from_z(at[2:4]).T + torch.cat([at[:2], torch.zeros(1)])
         n = self._map.shape[-1]
         index = (where / self._step_A + n // 2) * (2 / (n - 1)) - 1
         values = torch.nn.functional.grid_sample(
