@@ -103,7 +103,7 @@ def row(name: str, unit: Atoms, helix: Helix, voxel_A: float, resolution_A: floa
         f"| {name} | {helix.twist_deg:.3f}°, {helix.rise_A:.3f} Å, C{helix.fold} | {resolution_A:g}"
     )
     try:
-        found = cr.helical_search(*halves, fold=helix.fold)
+        found = cr.helical_search(*halves, symmetry=f"c{helix.fold}")
     except cr.InputError as error:
         return f"{case} | refused: {error.what.partition(':')[0].partition(',')[0]} | | | |"
     best = found.best.helix

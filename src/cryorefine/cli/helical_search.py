@@ -1,12 +1,15 @@
 """``cryorefine helical-search``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.storage.result_folder import ResultFolder
+
+if TYPE_CHECKING:
+    from cryorefine.helices.helical_search import HelicalSearch
 
 __all__ = ["command"]
 
@@ -32,11 +35,11 @@ _FILES = ("landscape.png", "landscape.html", "symmetrised.mrc", "helix.json")
     help="Lowest and highest rise.",
 )
 @click.option(
-    "--fold",
-    type=click.IntRange(1, 100),
-    default=1,
+    "--symmetry",
+    default="c1",
     show_default=True,
-    help="Order of the rotation axis along z (Cn).",
+    help="Of the filament: cN, a rotation axis along z; or dN, two-fold axes across, too, which "
+    "are imposed; a map that does not show them is refused.",
 )
 @click.option(
     "--radius-angstrom", type=float, help="Radius of the filament (default: found in the map)."
@@ -46,20 +49,20 @@ _FILES = ("landscape.png", "landscape.html", "symmetrised.mrc", "helix.json")
     type=float,
     help="Detail to use (default: the FSC of two half maps; 6 Å of one map).",
 )
-def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: Any) -> None:
-    """Find twist and rise of MAP1, a filament along z, or of half maps MAP1 and MAP2.
+def command(map1: Path, map2: Path | None, output: Path, **options: Any) -> None:
+    """Find twist and rise of MAP1, a filament about along z, or of half maps MAP1 and MAP2.
 
-    Writes landscape.png and landscape.html, helix.json, and symmetrised.mrc, the map (or the
-    average of both) with its helix imposed. A map that is no helix, and a best value at the border
-    of its range, are refused.
+    An axis off centre, or tilted by up to 25°, is found, and the map moved so that it is z.
+    Says whether there are two-fold axes across. Writes landscape.png and landscape.html,
+    helix.json, and symmetrised.mrc, the map (or the average of both) with its helix imposed. A map
+    that is no helix, and a best value at the border of its range, are refused.
     """
     results = ResultFolder(output, "helical-search", _FILES)
     results.check_new()
-    from cryorefine.api.helices import searched
+    from cryorefine.api.helices import searched, symmetrised
     from cryorefine.api.progress import ProgressDisplay
-    from cryorefine.api.volume import Volume, as_volume, require_same_grid
+    from cryorefine.api.volume import as_volume, require_same_grid
     from cryorefine.engine.threads import use_threads
-    from cryorefine.helices.helical_symmetry import impose_helix
     from cryorefine.report.helical_landscape import write_helical_report
 
     use_threads(None)
@@ -70,23 +73,26 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
     with ProgressDisplay() as display:
         found = searched(
             maps,
-            twist_deg=ranges["twist_range_deg"],
-            rise_A=ranges["rise_range_angstrom"],
-            fold=fold,
-            radius_A=ranges["radius_angstrom"],
-            resolution_A=ranges["resolution_angstrom"],
+            twist_deg=options["twist_range_deg"],
+            rise_A=options["rise_range_angstrom"],
+            symmetry=options["symmetry"],
+            radius_A=options["radius_angstrom"],
+            resolution_A=options["resolution_angstrom"],
             listener=display,
         )
-    import torch
-
-    average = torch.stack([torch.from_numpy(m.data) for m in maps]).mean(0)
-    helix, voxel_A = found.best.helix, maps[0].voxel_A
-    imposed = impose_helix(
-        average, helix, voxel_A=voxel_A, radius_px=found.ranges.radius_A / voxel_A
-    )
+    imposed = symmetrised(maps, found)
     with results.filled(results.check_new) as folder:
-        Volume(imposed.numpy(), voxel_A).write(folder / "symmetrised.mrc")
+        imposed.write(folder / "symmetrised.mrc")
         write_helical_report(found, folder)
+    _tell(found)
+    click.echo(f"landscape {output / 'landscape.html'}")
+
+
+def _tell(found: "HelicalSearch") -> None:
+    """Print what was found."""
+    from cryorefine.report.helical_landscape import axes_in_words, axis_in_words
+
+    helix = found.best.helix
     hand = "right" if helix.twist_deg > 0 else "left"
     click.echo(
         f"twist {helix.twist_deg:9.3f} ± {found.twist_uncertainty_deg:.3f}° ({hand}-handed)\n"
@@ -98,6 +104,11 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
             click.echo(
                 f"{other.relation}: {other.helix.twist_deg:.3f}°, {other.helix.rise_A:.3f} Å"
             )
+    moved = axis_in_words(found.axis)
+    if moved:
+        click.echo(f"moved     {moved}")
+    if found.two_fold is not None:
+        click.echo(f"across    {axes_in_words(found.two_fold, helix)}")
     for number, half in enumerate(found.halves, 1):
         click.echo(f"half {number} {half.helix.twist_deg:9.3f}°, {half.helix.rise_A:.3f} Å")
     for other in (*found.alternatives, *found.runners_up):
@@ -107,4 +118,3 @@ def command(map1: Path, map2: Path | None, output: Path, fold: int, **ranges: An
                 f"C{other.helix.fold} scores higher",
                 err=True,
             )
-    click.echo(f"landscape {output / 'landscape.html'}")

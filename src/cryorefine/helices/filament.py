@@ -1,4 +1,7 @@
-"""What a search for a helix needs to know of a map first: how thick the filament is, how fine."""
+"""What a search for a helix has to know of a map: where the filament lies, how thick, how fine."""
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,13 +13,65 @@ from cryorefine.fourier.filter import low_pass
 from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.masks.soft import sphere_mask
 
-__all__ = ["filament_mask", "filament_radius_A", "halves_fsc"]
+__all__ = [
+    "FilamentAxis",
+    "filament_mask",
+    "filament_radius_A",
+    "halves_fsc",
+    "rotation_from_z",
+]
 
 _SMOOTH_A = 15.0
 """Low-pass before the radius is measured: noise of half maps does not hide a filament then."""
 
 _SHARE = 0.98
 """Of the power above that of the box's rim, within the radius that is found."""
+
+
+@dataclass(frozen=True)
+class FilamentAxis:
+    """The axis of a filament.
+
+    Attributes
+    ----------
+    offset_A
+        (x, y): where it goes through the section of the origin.
+    slope
+        (x, y): by how much it moves along x and y for each ångström along z.
+    """
+
+    offset_A: tuple[float, float] = (0.0, 0.0)
+    slope: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def tilt_deg(self) -> float:
+        """Angle to z."""
+        return math.degrees(math.atan(math.hypot(*self.slope)))
+
+    @property
+    def distance_A(self) -> float:
+        """Distance of the origin's section's middle from it, within that section."""
+        return math.hypot(*self.offset_A)
+
+    @property
+    def rotation(self) -> Float[Tensor, "3 3"]:
+        """Turns z to the axis, by the shortest way."""
+        return rotation_from_z(torch.tensor(self.slope, dtype=torch.float64))
+
+    def farthest_A(self, length_A: float) -> float:
+        """Return by how much it is away from z, at most, along a filament of a length."""
+        x, y = self.offset_A
+        u, v = (slope * length_A / 2 for slope in self.slope)
+        return max(math.hypot(x + u, y + v), math.hypot(x - u, y - v))
+
+
+def rotation_from_z(slope: Float[Tensor, "2"]) -> Float[Tensor, "3 3"]:
+    """Return the shortest rotation that turns z to (slope, 1); differentiable."""
+    direction = torch.cat([slope, torch.ones(1).to(slope)])
+    u, v, c = direction / direction.norm()
+    zero = torch.zeros_like(u)
+    cross = torch.stack([zero, zero, u, zero, zero, v, -u, -v, zero]).view(3, 3)
+    return torch.eye(3).to(slope) + cross + cross @ cross / (1 + c)
 
 
 def filament_radius_A(volume: Float[Tensor, "z y x"], voxel_A: float) -> float:

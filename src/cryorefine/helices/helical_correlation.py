@@ -10,14 +10,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
 from cryorefine.fourier.cylindrical import angular_orders, cylindrical_grid
 from cryorefine.helices.helical_symmetry import central_window, soft_radius
 
-__all__ = ["HelicalCorrelation", "measure_correlation", "peak_sum", "significance"]
+__all__ = [
+    "CentralPart",
+    "HelicalCorrelation",
+    "central_part",
+    "circle_spline",
+    "measure_correlation",
+    "on_circle",
+    "peak_sum",
+    "refined_series",
+    "significance",
+]
 
 _FINER = 4
 """Points of the correlation for each half wave at its limit, along both axes: cubic splines
@@ -87,15 +97,91 @@ class HelicalCorrelation:
         turns = np.arange(fold)[:, None] * (2 * math.pi / fold)
         place = ((angle_rad + turns) / self.step_rad) % columns
         rows = np.broadcast_to(lag_A / self.step_A, place.shape)
-        # The pad of columns at both ends makes the spline one of a circle.
-        found = ndimage.map_coordinates(
-            self.spline, [rows, place + _PAD], order=3, prefilter=False, mode="nearest"
-        )
-        return found.mean(0)
+        return on_circle(self.spline, rows, place).mean(0)
 
 
 _PAD = 12
 """Columns repeated at both ends: the spline's memory, which falls by 0.27 a column."""
+
+
+def circle_spline(rows: Float[np.ndarray, "z p"]) -> Float[np.ndarray, "z q"]:
+    """Return coefficients of cubic splines of values whose columns go round the circle."""
+    wrapped = np.concatenate([rows[:, -_PAD:], rows, rows[:, :_PAD]], 1)
+    return ndimage.spline_filter(wrapped, order=3, mode="mirror")
+
+
+def on_circle(spline: Float[np.ndarray, "z q"], row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return values of :func:`circle_spline` at places, columns from 0 up to once round."""
+    return ndimage.map_coordinates(
+        spline, [row, column + _PAD], order=3, prefilter=False, mode="nearest"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CentralPart:
+    """Angular orders of the middle of a filament, along z in Fourier space.
+
+    Attributes
+    ----------
+    spectra
+        (n, Z, r): of orders from 0, sections weighted by the window, with room for all lags.
+    weight
+        (r,): of integrals over radii within the cylinder.
+    radius_px
+        (r,): the radii.
+    window
+        (z,): weight of each section.
+    finer
+        Rows of a correlation for each section.
+    """
+
+    spectra: Complex[Tensor, "n k r"]
+    weight: Float[Tensor, "r"]
+    radius_px: Float[np.ndarray, "r"]
+    window: Float[Tensor, "z"]
+    finer: int
+
+    @property
+    def size_px(self) -> int:
+        """Number of sections."""
+        return len(self.window)
+
+    @property
+    def padded(self) -> int:
+        """Length of the spectra."""
+        return self.spectra.shape[1]
+
+    @property
+    def n_angles(self) -> int:
+        """Columns of a correlation."""
+        return 2 * _FINER * len(self.spectra)
+
+
+def central_part(
+    volume: Float[Tensor, "z y x"],
+    *,
+    voxel_A: float,
+    radius_A: float,
+    resolution_A: float,
+    fraction: float,
+) -> CentralPart:
+    """Return what :func:`measure_correlation` compares, with its parameters."""
+    n = volume.shape[-1]
+    outer_px = radius_A / voxel_A
+    edge_px = max(min(0.1 * outer_px, n / 2 - outer_px), 1.0)
+    grid = cylindrical_grid(n, min(outer_px + edge_px, n / 2))
+    orders = angular_orders(volume, grid)
+    window = torch.from_numpy(central_window(n, fraction)).float()[:, None]
+    orders[0] -= (orders[0] * window).sum(0) / window.sum()
+    weight = torch.from_numpy(
+        grid.weight * soft_radius(grid.radius_px, grid.radius_px[-1] - edge_px, edge_px) ** 2
+    ).float()
+    # Orders up to the resolution, and room for lags of the whole box.
+    n_orders = min(math.ceil(2 * math.pi * radius_A / resolution_A) + 8, grid.n_orders)
+    spectra = torch.fft.fft(orders[:n_orders] * window, n=2 * n, dim=1)
+    # Finer along z: more room in Fourier space; half of Nyquist would hold the resolution.
+    finer = max(round(_FINER * voxel_A / (resolution_A / 2)), 1)
+    return CentralPart(spectra, weight, grid.radius_px, window[:, 0], finer)
 
 
 def measure_correlation(
@@ -117,47 +203,34 @@ def measure_correlation(
     fraction
         Part of the box along z that is used, the middle.
     """
-    n = volume.shape[-1]
-    outer_px = radius_A / voxel_A
-    edge_px = max(min(0.1 * outer_px, n / 2 - outer_px), 1.0)
-    grid = cylindrical_grid(n, min(outer_px + edge_px, n / 2))
-    orders = angular_orders(volume, grid)
-    window = torch.from_numpy(central_window(n, fraction)).float()[:, None]
-    orders[0] -= (orders[0] * window).sum(0) / window.sum()
-    weight = torch.from_numpy(
-        grid.weight * soft_radius(grid.radius_px, grid.radius_px[-1] - edge_px, edge_px) ** 2
-    ).float()
-    # Orders up to the resolution, and room for lags of the whole box.
-    n_orders = min(math.ceil(2 * math.pi * radius_A / resolution_A) + 8, grid.n_orders)
-    padded = 2 * n
-    spectra = torch.fft.fft(orders[:n_orders] * window, n=padded, dim=1)
-    power = (spectra.real**2 + spectra.imag**2).double()
-    by_radius = power.sum((0, 1)) * weight
-    series = power @ weight.double()  # (n, Z)
+    part = central_part(
+        volume, voxel_A=voxel_A, radius_A=radius_A, resolution_A=resolution_A, fraction=fraction
+    )
+    n, padded, fine = part.size_px, part.padded, part.finer
+    power = (part.spectra.real**2 + part.spectra.imag**2).double()
+    by_radius = power.sum((0, 1)) * part.weight
+    series = power @ part.weight.double()  # (n, Z)
     series[1:] *= 2
-    # Finer along z: more room in Fourier space; half of Nyquist would hold the resolution.
-    fine = max(round(_FINER * voxel_A / (resolution_A / 2)), 1)
-    lags = _refined(series, padded, fine)[:, : n * fine]
-    columns = 2 * _FINER * n_orders
+    lags = refined_series(series, padded, fine)[:, : n * fine]
+    columns = part.n_angles
     angles = torch.zeros(n * fine, columns, dtype=torch.complex128)
-    angles[:, :n_orders] = lags.T
+    angles[:, : len(lags)] = lags.T
     rho = torch.fft.ifft(angles, dim=1, norm="forward").real.numpy()
-    shape = _refined(_overlap_power(window[:, 0], padded), padded, fine)
+    shape = refined_series(_overlap_power(part.window, padded), padded, fine)
     overlap = shape.real.numpy()[0, : n * fine]
     overlap = np.maximum(overlap / overlap[0], 1e-6)
     rho = (rho / rho[0, 0] / overlap[:, None]).astype(np.float64)
     rho[overlap < _MIN_OVERLAP / 2] = 0
     step_A = voxel_A / fine
-    wrapped = np.concatenate([rho[:, -_PAD:], rho, rho[:, :_PAD]], 1)
     return HelicalCorrelation(
         rho=rho,
-        spline=ndimage.spline_filter(wrapped, order=3, mode="mirror"),
+        spline=circle_spline(rho),
         noise=_row_noise(rho, resolution_A / step_A),
         overlap=overlap,
         step_A=step_A,
         step_rad=2 * math.pi / columns,
         radius_A=voxel_A
-        * math.sqrt(float((by_radius.numpy() * grid.radius_px**2).sum() / by_radius.sum())),
+        * math.sqrt(float((by_radius.numpy() * part.radius_px**2).sum() / by_radius.sum())),
         resolution_A=resolution_A,
     )
 
@@ -167,7 +240,7 @@ def _overlap_power(window: Tensor, padded: int) -> Tensor:
     return (spectrum.real**2 + spectrum.imag**2)[None]
 
 
-def _refined(series: Tensor, padded: int, fine: int) -> Tensor:
+def refined_series(series: Tensor, padded: int, fine: int) -> Tensor:
     """Return what spectra along z are of lags, so many times as finely spaced as sections."""
     wide = torch.zeros(len(series), padded * fine, dtype=torch.complex128)
     half = padded // 2

@@ -17,6 +17,7 @@ from cryorefine.fourier.fft import fast_even_length, volume_from_half, volume_to
 from cryorefine.fourier.filter import filter_volume, interpolate_shells, raised_cosine
 from cryorefine.fourier.shell import shell_power
 from cryorefine.geometry.helix import Helix
+from cryorefine.helices.filament import FilamentAxis
 from cryorefine.helices.helical_correlation import (
     HelicalCorrelation,
     measure_correlation,
@@ -24,6 +25,7 @@ from cryorefine.helices.helical_correlation import (
     significance,
 )
 from cryorefine.helices.helical_symmetry import central_window, impose_helix
+from cryorefine.helices.two_fold import TwoFold
 from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "HelicalSearch",
     "Landscape",
     "prepared_map",
+    "score_of",
+    "screws",
     "search_helix",
 ]
 
@@ -151,6 +155,10 @@ class HelicalSearch:
         highest, which is above it.
     ranges
         What was searched.
+    two_fold
+        The axis across that agrees best; None where it was not looked for.
+    axis
+        Where the filament's axis was in the map, which was moved so that it is z.
     """
 
     best: Candidate
@@ -162,6 +170,8 @@ class HelicalSearch:
     landscape: Landscape
     threshold: float
     ranges: HelicalRanges = field(repr=False)
+    two_fold: TwoFold | None = field(default=None, repr=False)
+    axis: FilamentAxis = field(default_factory=FilamentAxis)
 
 
 def prepared_map(
@@ -291,6 +301,25 @@ def search_helix(
         threshold=threshold,
         ranges=ranges,
     )
+
+
+def screws(small: Float[Tensor, "w u v"], step_A: float, ranges: HelicalRanges) -> list[Candidate]:
+    """Return the helices that a prepared map's axis z shows best, whether or not it has any.
+
+    Parameters
+    ----------
+    small, step_A
+        From :func:`prepared_map`.
+    """
+    correlation = _correlate(small, step_A, ranges)
+    return _candidates(correlation, _landscape(correlation, ranges), ranges)
+
+
+def score_of(
+    small: Float[Tensor, "w u v"], step_A: float, helix: Helix, ranges: HelicalRanges
+) -> float:
+    """Return the score that a helix has in a prepared map."""
+    return _scored(_correlate(small, step_A, ranges), helix).score
 
 
 def _require_room(box_A: float, ranges: HelicalRanges) -> None:

@@ -6,11 +6,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from cryorefine.geometry.helix import Helix
+from cryorefine.helices.filament import FilamentAxis
 from cryorefine.helices.helical_search import Candidate, HelicalSearch
+from cryorefine.helices.two_fold import NEEDED, TwoFold
 from cryorefine.io.atomic import atomic_path, write_text
 from cryorefine.storage.json_record import write_record
 
-__all__ = ["draw_landscape", "write_helical_report"]
+__all__ = ["axes_in_words", "axis_in_words", "draw_landscape", "write_helical_report"]
 
 _SHOWN = 8
 """Runners-up in the table and the figure: what follows is mostly every n-th subunit."""
@@ -34,14 +37,40 @@ def write_helical_report(search: HelicalSearch, folder: Path) -> None:
     write_record(folder / "helix.json", _record(search))
 
 
+def axes_in_words(across: TwoFold, helix: Helix) -> str:
+    """Return a sentence on the two-fold axes across a helix."""
+    how = f"agreement {across.agreement:.2f}, {NEEDED:g} is needed"
+    where = f"the nearest {across.angle_deg:.2f}° from x, {across.height_A:+.2f} Å along z"
+    if not across.is_supported:
+        return f"no two-fold axes ({how}): the helix is polar as far as this detail tells"
+    if not helix.is_dihedral:
+        return f"two-fold axes, {where} ({how}): --symmetry d{helix.fold} imposes them"
+    return f"two-fold axes, {where} ({how}): turned onto x and imposed"
+
+
+def axis_in_words(axis: FilamentAxis) -> str:
+    """Return a sentence on where the axis of a filament was found, empty where that is z."""
+    if axis == FilamentAxis():
+        return ""
+    x, y = axis.offset_A
+    return (
+        f"the axis lies {axis.distance_A:.1f} Å off centre ({x:.1f}, {y:.1f} Å) and "
+        f"{axis.tilt_deg:.1f}° off z: the map was moved so that it is z, as symmetrised.mrc lies"
+    )
+
+
 def draw_landscape(search: HelicalSearch) -> bytes:
-    """Return the landscape as a PNG, with the best point and its runners-up."""
+    """Return the landscape as a PNG, with the best point and its runners-up.
+
+    Below it is that of two-fold axes across, where they were looked for.
+    """
     import numpy as np
     from matplotlib.figure import Figure
 
     land = search.landscape
-    figure = Figure(figsize=(9.0, 5.0), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    across = search.two_fold
+    figure = Figure(figsize=(9.0, 5.0 if across is None else 7.0), dpi=120, layout="constrained")
+    axes = figure.add_subplot() if across is None else figure.subplots(2, height_ratios=(5, 2))[0]
     top = float(np.percentile(land.score, _CONTRAST))
     shown = axes.pcolormesh(
         land.twist_deg, land.rise_A, land.score, vmin=0, vmax=max(top, 1e-6), cmap="magma",
@@ -56,14 +85,36 @@ def draw_landscape(search: HelicalSearch) -> bytes:
     axes.set_ylim(land.rise_A[0], land.rise_A[-1])
     axes.set_xlabel("twist (°)")
     axes.set_ylabel("rise (Å)")
+    if across is not None:
+        _draw_axes(figure, figure.axes[1], across)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
+def _draw_axes(figure: Any, axes: Any, across: TwoFold) -> None:
+    """Draw the score of each two-fold axis across."""
+    shown = axes.pcolormesh(
+        across.angles_deg, across.heights_A, across.scores, vmin=0, cmap="magma",
+        shading="nearest", rasterized=True,
+    )  # fmt: skip
+    figure.colorbar(shown, ax=axes, label="score")
+    axes.plot(across.angle_deg, across.height_A, "s", mfc="none", mec="#7fff9b", ms=10)
+    axes.set_xlabel("angle of a two-fold axis across, from x (°)")
+    axes.set_ylabel("height (Å)")
+
+
 def _record(search: HelicalSearch) -> dict[str, Any]:
-    ranges = search.ranges
+    ranges, across = search.ranges, search.two_fold
+    found = {} if across is None else {"two_fold": _axes_record(across)}
     return {
+        **found,
+        "axis": {
+            "offset_A": list(search.axis.offset_A),
+            "slope": list(search.axis.slope),
+            "tilt_deg": search.axis.tilt_deg,
+        },
+        "is_dihedral": search.best.helix.is_dihedral,
         "twist_deg": search.best.helix.twist_deg,
         "rise_A": search.best.helix.rise_A,
         "fold": search.best.helix.fold,
@@ -80,6 +131,16 @@ def _record(search: HelicalSearch) -> dict[str, Any]:
         "rise_range_A": list(ranges.rise_A),
         "radius_A": ranges.radius_A,
         "resolution_A": ranges.resolution_A,
+    }
+
+
+def _axes_record(across: TwoFold) -> dict[str, Any]:
+    return {
+        "is_supported": across.is_supported,
+        "agreement": across.agreement,
+        "score": across.score,
+        "angle_deg": across.angle_deg,
+        "height_A": across.height_A,
     }
 
 
@@ -111,8 +172,12 @@ def _page(search: HelicalSearch, picture: bytes) -> str:
         f"highest score is {float(search.landscape.score.max()):.1f}; maps without a helix come up "
         f"to {search.threshold:.1f} in one case of a hundred.</p>",
         f"<img alt='score by twist and rise' src='data:image/png;base64,{image}'>",
+        f"<p>{axis_in_words(search.axis).capitalize()}</p>",
         "<p>Green square: the best. Blue circles: runners-up. The landscape counts the copies of "
         "the first steps; scores in the tables count all of them.</p>",
+        ""
+        if search.two_fold is None
+        else f"<p>Across: {axes_in_words(search.two_fold, best)}.</p>",
         _table("Each half alone", search.halves),
         _table("Runners-up", search.runners_up[:_SHOWN]),
         _table("Easily taken for it", search.alternatives),

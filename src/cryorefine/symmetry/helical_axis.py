@@ -1,0 +1,260 @@
+"""Where the axis of a filament lies that is not quite z through the box's origin.
+
+A first guess is the line through the middles of a map's sections; a helix whose subunit lies to one
+side of it has its axis elsewhere. What decides is the helix itself: offset and tilt of the axis are
+found together with twist and rise, where the map agrees best with its copies.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryorefine.errors import InputError
+from cryorefine.fourier.crop import resize_volume
+from cryorefine.fourier.filter import low_pass
+from cryorefine.geometry.helix import Helix
+from cryorefine.helices.filament import FilamentAxis, filament_radius_A, rotation_from_z
+from cryorefine.helices.helical_search import (
+    HelicalRanges,
+    prepared_map,
+    score_of,
+    screws,
+)
+from cryorefine.symmetry.turn import turned_map
+
+__all__ = ["density_axis", "find_axis", "onto_z", "radius_about", "require_along_z"]
+
+_OUTLINE_A = 15.0
+"""Detail at which a filament is told from its surroundings, in Å, as where its radius is found."""
+
+_OUTLINE = 0.3
+"""Share of the highest density (99.9 %) above which a voxel is the filament's."""
+
+_RADIUS_VOXELS = 3  # within that detail, where the radius is measured
+
+_MIDDLE = 0.35
+"""Part of the box to either side whose sections are used: those at the ends are cut by the box."""
+
+_COPIES, _PLACES = 12, 12_000
+"""Copies of each place that are compared, and places: the sum over all pairs, 66 for each, has a
+relative error of a percent."""
+
+_COARSER = 2.5
+"""Detail of the first fit, times that of the last: it finds axes farther away."""
+
+_STEPS = 25
+"""Steps of a fit of six numbers, which moves less than a tenth of its uncertainty after ten."""
+
+_WORTH = 0.15
+"""Part of the resolution that the axis has to be away from z somewhere on the filament for a map to
+be moved: copies then lie up to twice as far from where they are looked for."""
+
+_MAX_SLOPE, _MAX_OFFSET = math.tan(math.radians(25.0)), 0.25
+"""Tilt, and offset as a share of the box, up to which an axis is looked for: beyond it the box cuts
+too much of the filament away."""
+
+_LONGER = 1.5
+"""Spread of density along its longest direction, of that along the next, from which a map holds a
+filament along it: a ribbon as wide as the box has 1."""
+
+_STARTS = 3
+"""Helices, with places of the axis, that are fitted: the best need not be the true one, and every
+second or third subunit of it does as well."""
+
+
+def onto_z(
+    volume: Float[Tensor, "z y x"], axis: FilamentAxis, voxel_A: float
+) -> Float[Tensor, "z y x"]:
+    """Return a map moved so that an axis of it becomes z through the origin."""
+    back = axis.rotation.T
+    move = -(back @ torch.tensor([*axis.offset_A, 0.0], dtype=torch.float64)) / voxel_A
+    return turned_map(volume, back, move)
+
+
+def density_axis(volume: Float[Tensor, "z y x"], voxel_A: float) -> FilamentAxis:
+    """Return the line through the middles of a map's sections."""
+    n = volume.shape[-1]
+    weight, axis = _outline(volume, voxel_A)
+    weight = weight * ((axis[:, None] ** 2 + axis**2) <= (n * voxel_A / 2) ** 2)
+    mass = weight.sum((1, 2)) * (axis.abs() <= _MIDDLE * n * voxel_A)
+    total = mass.sum().clamp_min(1e-30)
+    middle_z = (mass * axis).sum() / total
+    spread = (mass * (axis - middle_z) ** 2).sum().clamp_min(1e-30)
+    found = []
+    for along in (2, 1):
+        of_section = weight.sum(3 - along) @ axis / weight.sum((1, 2)).clamp_min(1e-30)
+        mean = (mass * of_section).sum() / total
+        slope = (mass * (axis - middle_z) * of_section).sum() / spread
+        found.append((float(mean - slope * middle_z), float(slope)))
+    (x, u), (y, v) = found
+    return FilamentAxis((x, y), (u, v))
+
+
+def _outline(volume: Tensor, voxel_A: float) -> tuple[Tensor, Tensor]:
+    """Return the density of a filament, 0 around it, and coordinates along each axis in Å."""
+    n = volume.shape[-1]
+    smooth = low_pass(volume, voxel_A=voxel_A, resolution_A=max(_OUTLINE_A, 4 * voxel_A))
+    ground = smooth.median()
+    level = ground + _OUTLINE * (smooth.flatten().kthvalue(int(0.999 * n**3)).values - ground)
+    axis = (torch.arange(n) - n // 2).double() * voxel_A
+    return ((smooth - ground) * (smooth > level)).double(), axis
+
+
+def radius_about(volume: Float[Tensor, "z y x"], axis: FilamentAxis, voxel_A: float) -> float:
+    """Return the radius of a filament about an axis."""
+    n = volume.shape[-1]
+    size = min(n, 2 * math.ceil(n * voxel_A * _RADIUS_VOXELS / _OUTLINE_A / 2) + n % 2)
+    small, step_A = resize_volume(volume, size), n * voxel_A / size
+    return filament_radius_A(onto_z(small, axis, step_A), step_A)
+
+
+def require_along_z(volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
+    """Refuse a map whose density is longest along a direction far from z.
+
+    Raises
+    ------
+    InputError
+        If that is so: nothing along z can be found of it.
+    """
+    n = volume.shape[-1]
+    weight, axis = _outline(volume, voxel_A)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    weight = weight * (x**2 + y**2 + z**2 <= (n * voxel_A / 2) ** 2)
+    total = weight.sum().clamp_min(1e-30)
+    middle = torch.stack([(weight * v).sum() / total for v in (x, y, z)])
+    apart = torch.stack([x - middle[0], y - middle[1], z - middle[2]]).flatten(1)
+    spread, directions = torch.linalg.eigh((apart * weight.flatten()) @ apart.T / total)
+    longest = directions[:, 2]
+    if spread[2] < _LONGER * spread[1] or abs(float(longest[2])) > math.cos(math.radians(30)):
+        return
+    off_deg = math.degrees(math.acos(min(abs(float(longest[2])), 1.0)))
+    words = ", ".join(f"{v:.2f}" for v in longest.tolist())
+    raise InputError(
+        f"the filament does not lie along z: its density is longest along ({words}), "
+        f"{off_deg:.0f}° from z",
+        do="turn the map so that its axis is z (up to 25° are found and mended)",
+    )
+
+
+def find_axis(
+    volume: Float[Tensor, "z y x"],
+    ranges: HelicalRanges,
+    *,
+    voxel_A: float,
+    fsc: Float[Tensor, "s"] | None = None,
+) -> FilamentAxis:
+    """Find the axis of a map of a helix; z itself where that is as good.
+
+    Parameters
+    ----------
+    ranges
+        Of twist and rise; a radius of the filament about its axis.
+    fsc
+        Of half maps; see :func:`~cryorefine.helices.helical_search.prepared_map`.
+    """
+    fine, coarse = (
+        prepared_map(volume, voxel_A=voxel_A, resolution_A=r, fsc=fsc)
+        for r in (ranges.resolution_A, _COARSER * ranges.resolution_A)
+    )
+    length_A = volume.shape[-1] * voxel_A * ranges.fraction
+    worth_A = _WORTH * ranges.resolution_A
+    by_density = density_axis(volume, voxel_A)
+    starts = [FilamentAxis()]
+    if by_density.farthest_A(length_A) > worth_A:
+        starts.append(by_density)
+    tried = [
+        (found.score, number, start, found.helix)
+        for number, start in enumerate(starts)
+        for found in screws(onto_z(fine[0], start, fine[1]), fine[1], ranges)
+    ]
+    tried.sort(key=lambda one: (-one[0], one[1]))
+    best, highest = FilamentAxis(), -math.inf
+    for _, _, axis, helix in tried[:_STARTS]:
+        for small, step_A in (coarse, fine):
+            axis, helix = _Fit(small, step_A, ranges, length_A).best(axis, helix)
+        moved = onto_z(fine[0], axis, fine[1])
+        score = score_of(moved, fine[1], helix, ranges)
+        if score > highest:
+            best, highest = axis, score
+    is_far = best.farthest_A(length_A) > worth_A
+    is_held = (
+        math.hypot(*best.slope) < _MAX_SLOPE
+        and best.distance_A < _MAX_OFFSET * volume.shape[-1] * voxel_A
+    )
+    return best if is_far and is_held else FilamentAxis()
+
+
+class _Fit:
+    """Agreement of a map with its helical copies, by offset and slope of the axis, twist and rise.
+
+    Places at random in the cylinder, each with copies over the length of the filament: the sum of
+    products of their values, over the sum of squares.
+    """
+
+    def __init__(
+        self, small: Float[Tensor, "w u v"], step_A: float, ranges: HelicalRanges, length_A: float
+    ) -> None:
+        self._map, self._step_A, self._ranges = small[None, None], step_A, ranges
+        self._half_A = length_A / 2
+        generator = torch.Generator().manual_seed(0)
+        draw = torch.rand(4, _PLACES, generator=generator, dtype=torch.float64)
+        radius_A, angle = ranges.radius_A * draw[0].sqrt(), 2 * math.pi * draw[1]
+        self._x, self._y = radius_A * angle.cos(), radius_A * angle.sin()
+        self._z = (2 * draw[2] - 1) * self._half_A
+        self._jitter = torch.rand(_COPIES, _PLACES, generator=generator, dtype=torch.float64)
+        turns = torch.randint(ranges.fold, (_COPIES, _PLACES), generator=generator)
+        self._turn = turns * (2 * math.pi / ranges.fold)
+
+    def best(self, axis: FilamentAxis, helix: Helix) -> tuple[FilamentAxis, Helix]:
+        """Return axis and helix of the nearest highest agreement."""
+        number = self._steps(helix)
+        farthest = max(float(number.abs().max()), 1.0)
+        unit_A = self._ranges.resolution_A / 4
+        scale = torch.tensor(
+            [unit_A, unit_A, unit_A / self._half_A, unit_A / self._half_A,
+             unit_A / self._ranges.radius_A / farthest, unit_A / farthest],
+            dtype=torch.float64,
+        )  # fmt: skip
+        start = torch.tensor(
+            [*axis.offset_A, *axis.slope, helix.twist_rad, helix.rise_A], dtype=torch.float64
+        )
+        x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+        search = torch.optim.LBFGS(
+            [x], max_iter=_STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-4
+        )
+
+        def cost() -> Tensor:
+            search.zero_grad()
+            value = -self._agreement(start + scale * x, number)
+            value.backward()
+            return value
+
+        search.step(cost)
+        u, v, p, q, twist, rise = (start + scale * x.detach()).tolist()
+        turned = Helix(math.degrees(twist), max(rise, 1e-3), helix.fold)
+        return FilamentAxis((u, v), (p, q)), turned
+
+    def _steps(self, helix: Helix) -> Tensor:
+        """Return for each place numbers of steps, of as many equal parts of those that are held."""
+        low = torch.ceil((-self._half_A - self._z) / helix.rise_A)
+        held = torch.floor((self._half_A - self._z) / helix.rise_A) - low + 1
+        n = int(min(_COPIES, max(float(held.min()), 1)))
+        part = (torch.arange(n)[:, None] + self._jitter[:n]) / n
+        return low + torch.floor(part * held)
+
+    def _agreement(self, at: Tensor, number: Tensor) -> Tensor:
+        angle = number * at[4] + self._turn[: len(number)]
+        c, s = angle.cos(), angle.sin()
+        places = torch.stack(
+            [c * self._x - s * self._y, s * self._x + c * self._y, self._z + number * at[5]], -1
+        )
+        where = places @ rotation_from_z(at[2:4]).T + torch.cat([at[:2], torch.zeros(1)])
+        n = self._map.shape[-1]
+        index = (where / self._step_A + n // 2) * (2 / (n - 1)) - 1
+        values = torch.nn.functional.grid_sample(
+            self._map, index[None, None].to(self._map), align_corners=True
+        )[0, 0, 0].double()
+        squares = (values**2).sum()
+        return ((values.sum(0) ** 2).sum() - squares) / squares / max(len(number) - 1, 1)
