@@ -10,7 +10,6 @@ marked. Runs that were done before in the same folder are not done again.
 
 import argparse
 import json
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,11 @@ from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion
 from trial import (
     ICE,
-    arguments_of,
     map_quality,
     markdown,
     number,
     pose_errors,
+    refine,
     run_halves,
     simulate,
 )
@@ -55,9 +54,6 @@ class Constant:
     ----------
     options
         Options of the run.
-    first_particles
-        Particles of the first iteration, where the program's number would take all of a small set;
-        None: the program's.
     """
 
     module: str
@@ -65,39 +61,18 @@ class Constant:
     values: tuple[float, ...]
     options: dict[str, object] = field(default_factory=dict)
     sets: tuple[str, ...] = ("d2", "c1", "rough")
-    first_particles: int | None = None
-
-    def start(self) -> str:
-        """Return the statements that all runs which are compared begin with."""
-        few = self.first_particles
-        return "pass" if few is None else _given_value(_POLICY, "first_particles", few)
 
     def prelude(self, value: float) -> str:
         """Return the statements that give the constant another value in a process."""
-        return f"{self.start()}; {_given_value(self.module, self.name, value)}"
-
-
-def _given_value(module: str, name: str, value: float) -> str:
-    imported = f"import importlib; module = importlib.import_module({module!r}); "
-    if module == _POLICY:
-        return f"{imported}object.__setattr__(module.DEFAULT_POLICY, {name!r}, {value!r})"
-    return f"{imported}setattr(module, {name!r}, {value!r})"
-
-
-def _policy(name: str, *values: float, first_particles: int | None = None) -> Constant:
-    return Constant(_POLICY, name, values, first_particles=first_particles)
+        imported = f"import importlib; module = importlib.import_module({self.module!r}); "
+        if self.module == _POLICY:
+            name = f"module.DEFAULT_POLICY, {self.name!r}"
+            return f"{imported}object.__setattr__({name}, {value!r})"
+        return f"{imported}setattr(module, {self.name!r}, {value!r})"
 
 
 CONSTANTS = (
-    _policy("beyond_resolution", 0.8, 0.95, 1.0),
-    _policy("coarsest_shells", 2, 5),
-    _policy("reach_shells", 5, 20),
-    _policy("more_effort", 2, 5),
-    _policy("least_iterations", 2, 4),
-    _policy("few_jump", 0.1, 0.4),
-    _policy("share_growth", 1.5, 3.0, first_particles=100),
-    _policy("nearly_all", 0.5, 0.9, first_particles=100),
-    _policy("first_particles", 100, 300),
+    Constant(_POLICY, "beyond_resolution", (0.8, 0.95, 1.0)),
     Constant(
         "cryorefine.weigh.stability", "_MIN_SIGMA_DEG", (0.5, 2.0), {"weight_stability": True}
     ),
@@ -122,7 +97,8 @@ CONSTANTS = (
     Constant("cryorefine.run.inputs", "_RADIUS_MARGIN", (1.0, 1.15)),
     Constant("cryorefine.reconstruct.crowding", "_PROBES_RAD", (0.07, 0.16), sets=("rough",)),
 )
-"""Those whose docstrings say that no measurement of other values was on record."""
+"""Those whose docstrings say that no measurement of other values was on record. Those of the
+schedule have a benchmark of their own, ``policy_constants.py``."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +121,11 @@ def outcome(name: str, label: str, prelude: str, options: dict[str, object], wor
         **_SETS[name],
     )  # fmt: skip
     symmetry = str(_SETS[name]["symmetry"])
-    run, cost = work / f"{name}_run", work / "cost.json"
-    arguments = arguments_of({"symmetry": symmetry, "threads": 1, "overwrite": True, **options})
-    command = [
-        sys.executable, Path(__file__).with_name("measured.py"), cost, sys.executable, "-c",
-        f"{prelude}; from cryorefine.cli.main import main; main()", "refine",
-        data / "particles.star", "--reference", data / "reference.mrc", "--output", run, *arguments,
-    ]  # fmt: skip
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    run = work / f"{name}_run"
+    cost = refine(
+        data / "particles.star", data / "reference.mrc", run, prelude=prelude, symmetry=symmetry,
+        threads=1, **options,
+    )  # fmt: skip
     truth = read_relion(data / "truth_particles.star")
     blocks = read_star(data / "truth_particles.star")
     is_junk = blocks["particles"].integers("cryorefineIsJunk").astype(bool)
@@ -161,9 +134,11 @@ def outcome(name: str, label: str, prelude: str, options: dict[str, object], wor
     is_right = angle_deg[~is_junk[np.argsort(truth.image_index)][found.image_index]] < _RIGHT_DEG
     quality = map_quality(run_halves(run), read_volume(data / "truth_map.mrc"), _SHELLS_A)
     result = Outcome(
-        100 * float(is_right.mean()), quality.truth_A or np.nan, quality.truth_mean or np.nan,
-        json.loads(cost.read_text())["cpu_s"],
-    )  # fmt: skip
+        100 * float(is_right.mean()),
+        quality.truth_A or np.nan,
+        quality.truth_mean or np.nan,
+        cost.cpu_s,
+    )
     kept.write_text(json.dumps(vars(result)))
     return result
 
@@ -191,9 +166,7 @@ def main() -> None:
     rows = [head]
     spreads: dict[str, float] = {}
     for name in _SETS:
-        seeds = [
-            outcome(name, f"seed{seed}", "pass", {"seed": seed}, chosen.keep) for seed in range(4)
-        ]
+        seeds = [outcome(name, f"seed{seed}", "", {"seed": seed}, chosen.keep) for seed in range(4)]
         means = [seed.truth_mean for seed in seeds]
         spreads[name] = max(means) - min(means)
         rows += [row_of(f"seed {k}", name, seeds[k], seeds[0], spreads[name]) for k in range(1, 4)]
@@ -203,9 +176,9 @@ def main() -> None:
         room = constant.module.rpartition(".")[2]
         for name in constant.sets:
             what = f"{room}.{constant.name}"
-            as_it_is = f"{what}_own" if constant.options or constant.first_particles else "seed0"
+            as_it_is = f"{what}_own" if constant.options else "seed0"
             options = {"seed": 0, **constant.options}
-            base = outcome(name, as_it_is, constant.start(), options, chosen.keep)
+            base = outcome(name, as_it_is, "", options, chosen.keep)
             for value in constant.values:
                 label = f"{what}_{value}"
                 found = outcome(name, label, constant.prelude(value), options, chosen.keep)

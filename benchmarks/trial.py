@@ -46,9 +46,12 @@ class MapQuality:
     halves_mean: float
 
 
-def run_cryorefine(*arguments: object, log: Path | None = None) -> Cost:
-    """Run the program in a process of its own; stop if it fails."""
-    code, cost = measure([sys.executable, "-m", "cryorefine", *arguments], log)
+def run_cryorefine(*arguments: object, log: Path | None = None, prelude: str = "") -> Cost:
+    """Run the program in a process of its own, after the statements given; stop if it fails."""
+    program = ["-m", "cryorefine"]
+    if prelude:
+        program = ["-c", f"{prelude}; from cryorefine.cli.main import main; main()"]
+    code, cost = measure([sys.executable, *program, *arguments], log)
     if code:
         raise SystemExit(f"cryorefine {arguments[0]} failed{f': see {log}' if log else ''}")
     return cost
@@ -76,12 +79,18 @@ def simulate(model: str, folder: Path, **options: object) -> Path:
     return folder
 
 
-def refine(star: Path, reference: Path, output: Path, **options: object) -> Cost:
-    """Refine a set; return what it cost. Progress goes to a file beside the run."""
+def refine(
+    star: Path, reference: Path | None, output: Path, *, prelude: str = "", **options: object
+) -> Cost:
+    """Refine a set; return what it cost. Progress goes to a file beside the run.
+
+    Without a reference the poses make one. Statements in ``prelude`` come before the program, such
+    as ones that give a constant another value.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     return run_cryorefine(
-        "refine", star, "--reference", reference, "--output", output, "--overwrite",
-        *arguments_of(options), log=output.with_name(f"{output.name}.log"),
+        "refine", star, *arguments_of({"reference": reference, **options}), "--output", output,
+        "--overwrite", prelude=prelude, log=output.with_name(f"{output.name}.log"),
     )  # fmt: skip
 
 

@@ -23,7 +23,10 @@ jaxtyping.install_import_hook(
         for name in (
             "geometry", "fourier.band", "fourier.crop", "fourier.fft", "fourier.filter",
             "fourier.radial", "fourier.shell", "optics", "masks", "kernels.grid", "kernels.poses",
-            "kernels.reference", "kernels.dispatch", "kernels.gpu", "io", "particles", "model",
+            "kernels.reference", "kernels.dispatch", "kernels.gpu",
+            "io.atomic", "io.hdf5", "io.library_stack", "io.model", "io.mrc", "io.open_files",
+            "io.open_stack", "io.output_path", "io.spider", "io.stack", "io.star", "io.star_rows",
+            "io.tiff", "io.unreadable", "particles", "model",
             "assign", "reconstruct", "weigh", "evaluate", "restore", "engine", "events", "settings",
             "state", "expectation", "refine", "records", "storage", "run", "api",
         )

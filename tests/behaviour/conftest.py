@@ -15,7 +15,9 @@ from click.testing import CliRunner
 
 from cryorefine.cli.simulate import command as simulate
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.events import Event, EventLog, read_events
+from cryorefine.errors import StoppedEarly
+from cryorefine.events import Event, EventLog, IterationDone, read_events
+from cryorefine.io.star import StarBlock, read_star
 from cryorefine.run.inputs import first_state, open_inputs, screen, screened_inputs
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings, make_settings
@@ -71,6 +73,18 @@ def begun(settings: RefineSettings) -> tuple[Inputs, State]:
         opened, screen(opened, radius_px, quiet, engine), None, radius_px, quiet
     )
     return inputs, first_state(inputs, start, quiet, engine)
+
+
+def stopped_run(settings: RefineSettings, folder: Path) -> Path:
+    """Refine until the first iteration is done, where the user stops; returns the run's folder."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, IterationDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(StoppedEarly):
+        refine(settings, folder, listeners=(stop,))
+    return folder
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,31 @@ def global_run(tiny_set, tmp_path_factory) -> Path:
     """A finished run of one global iteration of ``tiny_set``; a test that changes it copies it."""
     settings = settings_for(tiny_set, compare_to=None, alignment="global", iterations=1)
     return made_once(tmp_path_factory, "global_run", lambda folder: refine(settings, folder))
+
+
+@pytest.fixture
+def run(global_run, tmp_path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(global_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def plain(eighty_set, tmp_path_factory) -> Callable[..., tuple[Path, StarBlock]]:
+    """Return a function of settings: the folder of their run and its columns, to be read only.
+
+    It is what tests of an option compare theirs with, and made when the first of them asks.
+    """
+
+    from .option_runs import run as refine_once
+
+    def found(**changes: object) -> tuple[Path, StarBlock]:
+        name = "-".join(["plain", *(f"{key}_{changes[key]}" for key in sorted(changes))])
+        folder = made_once(
+            tmp_path_factory, name, lambda folder: refine_once(eighty_set, folder, **changes)
+        )
+        return folder, read_star(folder / "particles.star")["particles"]
+
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,15 @@ import torch
 
 import cryorefine as cr
 from cryorefine.cli.main import main
-from cryorefine.errors import StoppedEarly
 from cryorefine.events import WarningGiven, read_events
 from cryorefine.io.mrc import read_stack_header, write_stack
-from cryorefine.run.loop import refine, resume
+from cryorefine.run.loop import resume
 from cryorefine.run.segments import read_segments
 from cryorefine.settings import Changes, make_settings
 from cryorefine.storage.layout import committed_iterations
 from tests.builders import refused
 
-from .conftest import simulate_set
+from .conftest import simulate_set, stopped_run
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +35,7 @@ def made(tmp_path_factory) -> Path:
         "particles": data / "particles.star", "reference": (data / "reference.mrc",),
         "alignment": "global", "iterations": 2, "threads": 1,
     })  # fmt: skip
-
-    def stop(event: object) -> None:
-        if type(event).__name__ == "IterationDone":
-            raise KeyboardInterrupt
-
-    with pytest.raises(StoppedEarly):
-        refine(settings, folder / "run", listeners=(stop,))
+    stopped_run(settings, folder / "run")
     return folder
 
 

@@ -73,7 +73,7 @@ def test_images_of_inverted_contrast_are_told_of_in_the_first_iteration(noisy_se
 @pytest.mark.parametrize("snr", [0.05, 0.01, 0.005])
 def test_inverting_inverted_images_is_not_warned_of_nor_are_good_ones(noisy_sets, snr):
     data = noisy_sets[snr]
-    if snr > 0.005:
+    if snr == 0.05:  # inverted twice they are the same images, whatever their noise
         particles = inverted_set(data)
         assert not warnings_of_start(folder=data, particles=particles, invert_contrast=True)
     assert not warnings_of_start(folder=data)

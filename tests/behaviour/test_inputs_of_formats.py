@@ -11,13 +11,14 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.cli.main import main
-from cryorefine.errors import StoppedEarly
 from cryorefine.formats.numpy_pickle import read_arrays, write_arrays
-from cryorefine.run.loop import refine, resume
+from cryorefine.run.loop import resume
 from cryorefine.run.segments import read_segments
-from cryorefine.settings import make_settings
+from cryorefine.settings import Changes, make_settings
 from tests.builders import refused
 from tests.robustness.small_set import valid_set
+
+from .conftest import stopped_run
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,7 @@ def begin(folder: Path, particles: str, **more: object) -> Path:
         "particles": folder / particles, "reference": (folder / "reference.mrc",),
         "alignment": "local", "iterations": 2, "threads": 1, **more,
     })  # fmt: skip
-
-    def stop(event: object) -> None:
-        if type(event).__name__ == "IterationDone":
-            raise KeyboardInterrupt
-
-    with pytest.raises(StoppedEarly):
-        refine(settings, folder / "run", listeners=(stop,))
-    return folder / "run"
+    return stopped_run(settings, folder / "run")
 
 
 def write_group(folder: Path) -> tuple[str, str]:
@@ -119,6 +113,26 @@ def test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on(
     assert str(folder / other) in told
     (folder / other).write_bytes(kept)
     assert resume(run)["iterations"] == 2
+
+
+def test_a_file_that_comes_to_lie_beside_the_particles_is_named_and_becomes_an_input_if_accepted(
+    made, tmp_path
+):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    cr.convert(folder / "particles.star", folder / "J1_particles.cs")
+    run = begin(folder, "J1_particles.cs")
+    uid = np.load(folder / "J1_particles.cs")["uid"]
+    later = np.zeros(len(uid), [("uid", uid.dtype), ("pick_stats/ncc_score", "<f4")])
+    later["uid"] = uid
+    with open(folder / "J1_passthrough_particles.cs", "wb") as stream:
+        np.save(stream, later, allow_pickle=False)
+    with refused("inputs have changed", f"{folder / 'J1_passthrough_particles.cs'} is read now"):
+        resume(run)
+    accepted = Changes({}, accepts_changed_inputs=True)
+    assert resume(run, changes=accepted)["iterations"] == 2
+    assert len(read_segments(run)) == 2
+    assert resume(run)["iterations"] == 2  # nothing has changed since
 
 
 def test_stacks_that_were_moved_are_found_where_the_run_was_told_and_where_it_is_told_later(

@@ -8,16 +8,15 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.cli.main import main
-from cryorefine.errors import StoppedEarly
 from cryorefine.run.checkpoint import load_state
-from cryorefine.run.loop import refine, resume
+from cryorefine.run.loop import resume
 from cryorefine.settings import load_settings, make_settings
 from cryorefine.storage.layout import committed_iterations
 from cryorefine.storage.lock import locked
 from tests.builders import refused
 from tests.run.test_checkpoint import assert_bit_equal
 
-from .conftest import simulate_set
+from .conftest import simulate_set, stopped_run
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,10 @@ def made(tmp_path_factory) -> Path:
         "particles": "data/particles.star", "reference": ("data/reference.mrc",),
         "alignment": "global", "iterations": 2, "threads": 1, "reference_mask": "data/mask.mrc",
     })  # fmt: skip
-
-    def stop(event: object) -> None:
-        if type(event).__name__ == "IterationDone":
-            raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         cr.Volume(cr.read_volume("data/truth_map.mrc").data * 0 + 1, 7.0).write("data/mask.mrc")
-        with pytest.raises(StoppedEarly):
-            refine(settings, Path("jobs/run"), listeners=(stop,))
+        stopped_run(settings, Path("jobs/run"))
     return folder
 
 

@@ -10,6 +10,7 @@ import torch
 from cryorefine.engine.serial import SerialEngine
 from cryorefine.errors import InputError
 from cryorefine.events import EventLog
+from cryorefine.expectation.assign_poses import assign_poses
 from cryorefine.expectation.grey_scale import find_grey_scales, scale_references
 from cryorefine.expectation.image_similarity import measure_image_similarity
 from cryorefine.geometry.rotation import random_rotations
@@ -189,3 +190,25 @@ def test_without_options_all_particles_weigh_alike_but_those_outside_the_tilts(t
     nobody = dataclasses.replace(inputs, settings=inputs.settings.model_copy(update=limits))
     with pytest.raises(InputError, match="no particle of half"):
         weigh_particles(nobody, state, poses, PLAN)
+
+
+def test_finer_searches_take_the_doubtful_particles_beside_those_whose_turn_it_is(true_poses):
+    inputs, state = true_poses
+    assert state.poses is not None
+    grids = (reference_grid(inputs, read_volume(inputs.settings.reference[0]).data, 16.0),) * 2
+    n = len(inputs.table)
+    probability, fit = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    probability[3], probability[11], fit[7], fit[8] = 0.9, torch.nan, -1.5, -0.5
+    scores = state.poses.scores.replace(
+        score=torch.ones_like(fit), probability=probability, fit_z=fit, searched_A=None
+    )
+    state = dataclasses.replace(state, poses=dataclasses.replace(state.poses, scores=scores))
+    # Of 80 particles it is the turn of the last.
+    in_turn = dataclasses.replace(PLAN, mode="global", search_every=n)
+    for plan, searched in (
+        (in_turn, [n - 1]),
+        (dataclasses.replace(in_turn, searches_doubtful=True), [3, 7, 11, n - 1]),
+    ):
+        found = assign_poses(inputs, state, grids, plan, EventLog(), SerialEngine())
+        assert found.poses.scores.searched_A is not None
+        assert torch.nonzero(found.poses.scores.searched_A.isfinite())[:, 0].tolist() == searched

@@ -20,6 +20,14 @@ printable = st.text(
 )
 
 
+@pytest.fixture(autouse=True, params=["singly", "many at once"])
+def rows_taken(request, monkeypatch):
+    """Take plain rows and numbers both as in small files and as in large ones."""
+    if request.param == "many at once":
+        monkeypatch.setattr(star, "_LARGE_FILE", 0)
+        monkeypatch.setattr(star, "_MANY_ROWS", 0)
+
+
 def holds_both_quotes_before_blanks(value):
     return bool(re.search(r'"\s', value) and re.search(r"'\s", value))
 

@@ -24,6 +24,7 @@ from numba.core.dispatcher import Dispatcher
 KERNELS = (
     "multiply", "extract_slices", "refine_poses", "insert_slices", "pick_separated", "add_halo",
     "mirror_halo", "rotate_grid", "permute_grid", "divide", "products", "totals", "random_phases",
+    "find_rows", "copy_words", "read_decimals",
 )  # fmt: skip
 
 CENTRE = 12
@@ -63,6 +64,7 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
     axis = centred_axis(CENTRE)
     curve = np.abs(floats(3 * CENTRE**2 + 1))
     shell_of = np.sqrt(np.arange(len(curve))).round().astype(np.int32)
+    text = np.frombuffer(b" 1.5 ab\n\n# note\n 3 cdef\n\t-2e7 g\n'no' 1\n", np.uint8)
     d2 = np.array([np.diag(d) for d in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))])
     sevenths = 2 * np.pi * np.arange(3) / 7
     about_z = np.zeros((3, 3, 3))
@@ -150,6 +152,23 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
         kernel(0, SIDE, half, axis, 20.25, np.uint64(3), False, out)
         return (out,)
 
+    def find_rows(kernel):
+        out = np.zeros(4, np.int64), np.zeros(4, np.int64)
+        out += np.zeros((2, 4), np.uint16), np.zeros(2, np.int64)
+        ended = kernel(0, len(text), text, *out)
+        return (*out, np.array(ended))
+
+    def copy_words(kernel):
+        out = np.zeros((3, 4), np.uint8)
+        kernel(0, 3, text, np.array([0, 16, 24]), np.array([5, 3, 1], np.uint16), out)
+        return (out,)
+
+    def read_decimals(kernel):
+        words = np.array([b"-12.5", b"3e-7", b"abc", b"0.1e400"]).view(np.uint8).reshape(4, -1)
+        out = np.zeros(4), np.zeros(4, np.bool_)
+        kernel(0, 4, words, *out)
+        return out
+
     here = locals()
     return {name: here[name] for name in KERNELS}
 
@@ -157,11 +176,12 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
 def kernels() -> dict[str, Dispatcher]:
     """Return all compiled functions of the program that Python can call."""
     from cryorefine.fourier import radial_loops
+    from cryorefine.io import star_loops
     from cryorefine.kernels import cpu, cpu_refinement, cpu_symmetry
 
     return {
         name: value
-        for module in (cpu, cpu_refinement, cpu_symmetry, radial_loops)
+        for module in (cpu, cpu_refinement, cpu_symmetry, radial_loops, star_loops)
         for name, value in vars(module).items()
         if isinstance(value, Dispatcher) and value.py_func.__module__ == module.__name__
         if not value.targetoptions.get("no_cpython_wrapper")

@@ -332,7 +332,7 @@ def test_a_run_does_not_end_while_badly_fitting_particles_are_unsearched():
     assert not next_plan(chosen(alignment="local"), geometry, []).rescues
 
 
-def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles():
+def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_doubtful_particles():
     history = [make_record(1, missed_fraction=math.nan, resolution_A=9.0)]
     steps = []
     for missed in (0.005, 0.011, 0.5, 0.5, 0.0):
@@ -341,13 +341,13 @@ def test_a_search_that_misses_poses_is_followed_by_finer_ones_over_all_particles
         history.append(latest)
         plan = next_plan(chosen(), GEOMETRY, history)
         assert plan is not None
-        steps.append((plan.mode, plan.search_every, plan.search_finer))
+        steps.append((plan.mode, plan.searches_doubtful, plan.search_finer))
     finer = [effort**0.2 for effort in (1, 3, 9)]
     first, second, third, fourth, last = steps
-    assert first == ("local", 3, finer[0])  # hardly any missed, and nobody jumped
-    assert second == ("global", 1, finer[1])
-    assert third == ("global", 1, finer[2])
-    assert fourth == last == ("local", 3, finer[2])  # as fine as it gets
+    assert first == ("local", False, finer[0])  # hardly any missed, and nobody jumped
+    assert second == ("global", True, finer[1])
+    assert third == ("global", True, finer[2])
+    assert fourth == last == ("local", False, finer[2])  # as fine as it gets
 
 
 @pytest.mark.parametrize(("jumped", "times"), [(0.04, 3), (0.005, 1)])

@@ -264,6 +264,7 @@ def _refine(
     max_evaluations: int,
     limits: LocalLimits | None = None,
     floor: Float[Tensor, "m"] | None = None,
+    informs: bool = True,
 ) -> PoseResult:
     limits, view = limits or LocalLimits(), images.view
     first, last = view.band.prefix(0), view.band.prefix(max_shell)
@@ -297,6 +298,7 @@ def _refine(
         max_shift_px=options.max_shift_px,
         max_turn_rad=options.resolution_turn_rad if limits.turns else 0.0,
         max_move_px=max(1.0, view.band.size_px / (4 * max_shell)) if limits.moves else 0.0,
+        informs=informs,
     )
     return refine_poses(reference.grid, problem, refinement)
 
@@ -381,6 +383,7 @@ def _finalists(
             images, reference, candidates, options,
             max_shell=shell,
             max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
+            informs=False,
         )  # fmt: skip
         refined = _confined(refined, options)
         apart_rad = table.step_rad * coarse_shell / shell
@@ -488,7 +491,7 @@ def _restarts(
     refined = _refine(
         images, reference, candidates, options,
         max_shell=max(1, images.last_shell // _RESTART_BAND),
-        max_evaluations=_EVALUATIONS_COARSE, limits=options.local,
+        max_evaluations=_EVALUATIONS_COARSE, limits=options.local, informs=False,
     )  # fmt: skip
     score = refined.score.view(b, k)
     found = refined.rotations.view(b, k, 3, 3)

@@ -212,7 +212,7 @@ class IterationBegun(Event):
     mode
         How poses are assigned.
     align_resolution_A, search_finer, rescues, reconstruct_resolution_A, search_every, guard_every,
-    share, subset, is_last
+    share, subset, is_last, searches_doubtful
         As in :class:`~cryorefine.state.plan.IterationPlan`.
     """
 
@@ -229,6 +229,7 @@ class IterationBegun(Event):
     share: float
     subset: int | None
     is_last: bool
+    searches_doubtful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,11 @@ WORSE_THAN_RIGHT = -3.0
 DECIDED = 1.5
 """Effective number of poses below which one of them is the likeliest by far."""
 
+_SURE, _AS_RIGHT = 0.95, -1.0
+"""Probability of a pose, and standard deviations beside what a right pose scores, from which on it
+needs no finer search: of apoferritin's particles that came to another pose and were decided there,
+80 % were below, and of all half (``docs/decisions.md``, "Finer searches take the doubtful")."""
+
 _AS_FINE = 1.2
 """A search at less than this many times the present resolution need not be repeated."""
 
@@ -144,6 +149,8 @@ def _actions(
     is_known = is_assigned(state, len(inputs.table))[rows]
     if plan.mode == "global":
         is_searched |= ~is_known
+        if plan.searches_doubtful and state.poses is not None:
+            is_searched |= _is_doubtful(state.poses)[rows]
     if plan.rescues and state.poses is not None:
         is_searched |= is_unsearched(state.poses, plan.align_resolution_A)[rows]
     # From outside the tilt limits poses would end on them, far from where the particle is seen.
@@ -168,6 +175,15 @@ def _can_be_seen(inputs: Inputs, state: State, rows: np.ndarray) -> np.ndarray:
     known = ~inputs.table.lacks_pose[rows] | is_assigned(state, len(inputs.table))[rows]
     rotations = state.poses.rotations[torch.from_numpy(rows)]
     return ~known | can_be_tilted(rotations, inputs.group, inputs.tilt_range_rad).numpy()
+
+
+def _is_doubtful(poses: Poses) -> np.ndarray:
+    """Tell which particles' poses are not the only likely one, or fit less well than most."""
+    probability, fit = poses.scores.probability, poses.scores.fit_z
+    if probability is None or fit is None:
+        return np.ones(len(poses.rotations), bool)
+    # A comparison with NaN is false: what was not measured is not sure.
+    return ~((probability >= _SURE) & (fit >= _AS_RIGHT)).numpy()
 
 
 def is_unsearched(poses: Poses, align_resolution_A: float) -> np.ndarray:

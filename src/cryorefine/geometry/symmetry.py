@@ -70,17 +70,18 @@ class SymmetryGroup:
         self, pose: Float[Tensor, "*b 3 3"], target: Float[Tensor, "*b 3 3"]
     ) -> Float[Tensor, "*b 3 3"]:
         """Return for each pose the equivalent one closest to ``target``."""
-        all_poses = self.equivalents(pose)
-        best = geodesic_angle(all_poses, target[..., None, :, :].expand_as(all_poses)).argmin(-1)
-        index = best[..., None, None, None].expand(*best.shape, 1, 3, 3)
-        return torch.gather(all_poses, -3, index)[..., 0, :, :]
+        if self.order == 1:
+            return pose
+        # The chord between A S and B is shortest where tr(Bᵀ A S) is largest: it takes nine
+        # products for each S, and A S itself is needed of one S only.
+        overlap = (pose.mT @ target).flatten(-2) @ self.matrices.to(pose).flatten(1).T
+        return pose @ self.matrices.to(pose)[overlap.argmax(-1)]
 
     def distance(
         self, a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*b 3 3"]
     ) -> Float[Tensor, "*b"]:
         """Return the geodesic angle between two poses, radians, minimised over the group."""
-        all_a = self.equivalents(a)
-        return geodesic_angle(all_a, b[..., None, :, :].expand_as(all_a)).amin(-1)
+        return geodesic_angle(self.nearest(a, b), b)
 
 
 def _about(axis: tuple[float, float, float], fold: int) -> Tensor:

@@ -4,9 +4,10 @@ Values stay as the bytes that the file holds until somebody asks for numbers, so
 nobody knows travel through unchanged, and an error can name file, line and column.
 """
 
+import codecs
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,11 @@ from cryorefine.io.unreadable import unreadable
 __all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
 _CHUNK_ROWS = 50_000
-"""Rows that are held as text before they become columns of bytes, so that text never takes more
-memory than the table. Not measured."""
+"""Rows that are held as text before they become columns of bytes, or are written, so that text
+never takes more memory than the table. Not measured."""
+
+_SMALL, _LARGE = 1e-3, 1e7
+"""Numbers from the one to below the other have four to fourteen digits with six decimals."""
 
 _LARGEST_INTEGER = 2**53  # beyond it float64 skips some
 
@@ -35,12 +39,19 @@ row of a column takes as much memory as its longest value."""
 _LARGEST_COLUMN, _USUAL_WIDTH = 2**30, 256
 """Bytes of the largest column of values longer than usual: a million names of a kilobyte."""
 
-_HEAD_LINES = 10
-"""Lines among which a file says what wrote it: the first to the third."""
+_LARGE_FILE = 2**19
+"""Bytes of a file from which on its plain rows are found by compiled loops: some two thousand rows
+of RELION's, which take a tenth of the second that loading numba does."""
 
-_LEAVE_EMPTY_LINE = ("# version", "# Written by cryorefine")
-"""Comments of programs that leave an empty line at a file's end: RELION's version, and ours."""
+_MANY_ROWS = 2000
+"""Rows of a column from which on its numbers are read by compiled loops; as above."""
 
+_WRITER = re.compile(rb"(?:[^\n]*\n){0,9}(?:# version|# Written by cryorefine)")
+"""What programs write among the first ten lines that leave an empty one at a file's end: RELION's
+version, and ours."""
+
+_LAST_ASCII = 127  # code of a character
+_NONE = np.zeros(0, "S1")  # of a column
 _BLANK, _NOT_BLANK = re.compile(r"\s"), re.compile(r"\S")
 _END_OF_QUOTE = {quote: re.compile(quote + r"(?=\s|\Z)") for quote in "\"'"}
 
@@ -91,7 +102,12 @@ class StarBlock:
         InputError
             If the block lacks the column.
         """
-        return np.char.decode(self._column(label), "utf-8", "replace")
+        column = self._column(label)
+        is_ascii = not (_bytes_of(column) > _LAST_ASCII).any()
+        if is_ascii:  # a code a character, and much quicker so
+            codes = _bytes_of(column).astype(np.uint32)
+            return codes.view(f"U{column.dtype.itemsize}")[:, 0]
+        return np.char.decode(column, "utf-8", "replace")
 
     def floats(self, label: str) -> np.ndarray:
         """Return a column as finite float64 numbers.
@@ -106,7 +122,7 @@ class StarBlock:
             return known.copy()
         raw = self._column(label)
         try:
-            values = raw.astype(np.float64)
+            values = _numbers_of(raw)
             bad = ~np.isfinite(values)
         except ValueError:
             bad = np.array([not _is_finite_number(v) for v in raw])
@@ -164,6 +180,21 @@ class StarBlock:
         return self.columns[label]
 
 
+def _bytes_of(column: np.ndarray) -> np.ndarray:
+    """Return byte strings as (rows, bytes) uint8, with zeros behind."""
+    column = np.ascontiguousarray(column)
+    return column.view(np.uint8).reshape(len(column), column.dtype.itemsize)
+
+
+def _numbers_of(column: np.ndarray) -> np.ndarray:
+    """Return a column as float64: bit for bit the same in both ways."""
+    if column.dtype.kind != "S" or len(column) < _MANY_ROWS:
+        return column.astype(np.float64)
+    from cryorefine.io.star_rows import decimal_numbers  # numba takes a second to load
+
+    return decimal_numbers(column)
+
+
 def _is_finite_number(value: bytes) -> bool:
     try:
         return bool(np.isfinite(float(value)))
@@ -199,35 +230,53 @@ def _only_word(line: str) -> str:
     return words[0] if len(words) == 1 or words[1][0] == "#" else ""
 
 
-_SPACE = np.zeros(256, bool)  # one entry for each byte that there is
-_SPACE[list(b" \t\n\v\f\r")] = True
-_ODD = np.zeros(256, bool)  # as above
-_ODD[[*range(9), *range(14, 32), *range(127, 256)]] = True
-"""Bytes that may be blanks, or parts of letters, where a text is read as one."""
+class _Lines:
+    """The lines of a file one after the other, without blanks around them.
 
-
-def _plain_columns(joined: str, n_rows: int, n: int) -> list[np.ndarray] | None:
-    """Return rows of plain text as columns, at once; None if they must be looked at singly.
-
-    That is so where a row has too few or too many values, a value is very long, or there are other
-    characters than those of numbers, names and paths.
+    Attributes
+    ----------
+    number
+        Of the line that came last, from 1.
     """
-    text = joined.encode("utf-8", "surrogateescape")
-    codes = np.frombuffer(text, np.uint8)
-    if _ODD[codes].any():
-        return None
-    is_space = _SPACE[codes]
-    begins = ~is_space
-    begins[1:] &= is_space[:-1]
-    ends = np.append(np.flatnonzero(codes == ord("\n")), len(codes))
-    until = np.searchsorted(np.flatnonzero(begins), ends)
-    if len(ends) != n_rows or (np.diff(until, prepend=0) != n).any():
-        return None
-    gaps = np.diff(np.flatnonzero(is_space), prepend=-1, append=len(codes))
-    if gaps.max() > _LONGEST_VALUE // 4:  # each row would take as much
-        return None
-    tokens = text.split()
-    return [np.array(tokens[j::n], dtype=np.bytes_) for j in range(n)]
+
+    def __init__(self, data: bytes):
+        self.data = data
+        self.number = 0
+        self._begin = self._next = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while self._next <= len(self.data):
+            self._begin, self._next = self._next, _line_end(self.data, self._next) + 1
+            self.number += 1
+            yield _text(self.data[self._begin : self._next]).strip()
+
+    def plain_rows(self, n_columns: int) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """Take rows of plain values, from the line that came last on; None if it is none.
+
+        Returns
+        -------
+        Columns of byte strings, and the line number of each row.
+        """
+        if len(self.data) < _LARGE_FILE:
+            return None
+        from cryorefine.io.star_rows import plain_rows  # numba takes a second to load
+
+        columns, before, end, n_lines = plain_rows(self.data, self._begin, n_columns, _CHUNK_ROWS)
+        if len(before) == 0:
+            return None
+        lines = before + self.number
+        self._next = end
+        self.number += n_lines - 1
+        return columns, lines
+
+
+def _line_end(data: bytes, begin: int) -> int:
+    end = data.find(b"\n", begin)
+    return len(data) if end < 0 else end
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 class _Builder:
@@ -246,8 +295,9 @@ class _Builder:
         self.pairs: list[str] = []
         self.pair_lines: list[int] = []
 
-    def add_line(self, text: str, word: str, line: int) -> None:
+    def add_line(self, text: str, word: str, lines: _Lines) -> None:
         """Take one of the block's lines: loop_, a label with or without its value, or a row."""
+        line = lines.number
         if word == "loop_":
             if self.labels:
                 raise InputError(
@@ -263,7 +313,7 @@ class _Builder:
                 self.add_value(parts, line)
         elif self.is_loop and self.labels:
             self.has_rows = True
-            self.add_row(text, line)
+            self.add_row(text, lines)
         else:
             raise InputError(
                 f"'{text[:40]}' stands where a label or loop_ is expected",
@@ -292,9 +342,16 @@ class _Builder:
         self.pairs.append(parts[1])
         self.pair_lines.append(line)
 
-    def add_row(self, text: str, line: int) -> None:
+    def add_row(self, text: str, lines: _Lines) -> None:
+        """Take a row, and with it those that follow where they are plain."""
+        plain = None if self.rows else lines.plain_rows(len(self.labels))
+        if plain is not None:
+            columns, row_lines = plain
+            self.chunks.append(columns)
+            self.line_chunks.append(row_lines)
+            return
         self.rows.append(text)
-        self.row_lines.append(line)
+        self.row_lines.append(lines.number)
         if len(self.rows) >= _CHUNK_ROWS:
             self.flush()
 
@@ -304,12 +361,6 @@ class _Builder:
         n = len(self.labels)
         joined = "\n".join(self.rows)
         has_quotes = '"' in joined or "'" in joined or "#" in joined
-        columns = None if has_quotes else _plain_columns(joined, len(self.rows), n)
-        if columns is not None:
-            self.chunks.append(columns)
-            self.line_chunks.append(np.array(self.row_lines, dtype=np.int64))
-            self.rows, self.row_lines = [], []
-            return
         split = [_split_quoted(row) if has_quotes else row.split() for row in self.rows]
         for row, line in zip(split, self.row_lines, strict=True):
             if len(row) != n:
@@ -376,6 +427,8 @@ class _Builder:
                 where=f"{self.path}, line {self.line_chunks[widest][row]}, column _{label}",
                 do="shorten it",
             )
+        for chunk in self.chunks:
+            chunk[j] = _NONE  # or all columns would be in memory twice
         return np.concatenate(parts)
 
 
@@ -394,13 +447,14 @@ def read_star(path: Path) -> dict[str, StarBlock]:
     path = Path(path)
     blocks: dict[str, StarBlock] = {}
     current: _Builder | None = None
-    lines = _read_text(path).split("\n")
-    for number, raw in enumerate(lines, 1):
-        line = raw.strip()
+    is_empty = True
+    lines = _Lines(_read_bytes(path))
+    for line in lines:
+        is_empty = is_empty and not line
         if not line or line[0] == "#":
             continue
         if current is not None and current.has_rows and line[0] not in "dl":
-            current.add_row(line, number)
+            current.add_row(line, lines)
             continue
         word = _only_word(line)
         if word.startswith("data_"):
@@ -410,70 +464,77 @@ def read_star(path: Path) -> dict[str, StarBlock]:
             if current.name in blocks:
                 raise InputError(
                     f"block data_{current.name} appears twice",
-                    where=f"{path}, line {number}",
+                    where=f"{path}, line {lines.number}",
                     do="keep one of the two",
                 )
         elif current is None:
             raise InputError(
                 "not a STAR file: the first line is not 'data_...'",
-                where=f"{path}, line {number}",
+                where=f"{path}, line {lines.number}",
                 do="give a RELION .star file",
             )
         else:
-            current.add_line(line, word, number)
+            current.add_line(line, word, lines)
+    if is_empty:
+        raise InputError("the file is empty", where=str(path), do="was it copied whole?")
     if current is None:
         raise InputError("no data_ block", where=str(path), do="give a RELION .star file")
     if current.labels and (current.has_rows or not current.is_loop):
-        current.ending = _ending(lines)
+        current.ending = _ending(lines.data)
     blocks[current.name] = current.build()
     return blocks
 
 
-def _ending(lines: list[str]) -> Literal["whole", "in a row", "after a row"]:
+def _ending(data: bytes) -> Literal["whole", "in a row", "after a row"]:
     """Tell how a file ends whose last block has rows."""
-    if lines[-1].strip():
-        return "whole" if lines[-1].lstrip()[0] == "#" else "in a row"
-    if len(lines) < 2 or not lines[-2].strip() or lines[-2].lstrip()[0] == "#":
+    begin = data.rfind(b"\n") + 1
+    last = _text(data[begin:]).strip()
+    if last:
+        return "whole" if last[0] == "#" else "in a row"
+    if begin == 0:
+        return "whole"
+    above = _text(data[data.rfind(b"\n", 0, begin - 1) + 1 : begin]).strip()
+    if not above or above[0] == "#":
         return "whole"
     # RELION and cryorefine leave an empty line after every loop; others may not.
-    has_writer = any(line.startswith(_LEAVE_EMPTY_LINE) for line in lines[:_HEAD_LINES])
-    return "after a row" if has_writer else "whole"
+    return "after a row" if _WRITER.match(data) else "whole"
 
 
-def _read_text(path: Path) -> str:
-    """Return what a file holds, whatever its bytes; refuse what is no file or empty."""
+def _read_bytes(path: Path) -> bytes:
+    """Return what a file holds, without a byte order mark; refuse what is no file."""
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             # It would be read again later, and may have no end.
             raise InputError("is a device or a pipe", where=str(path), do="give a file")
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise unreadable(path, error) from None
-    if not text.strip():
-        raise InputError("the file is empty", where=str(path), do="was it copied whole?")
-    return text
 
 
-_PLAIN = re.compile(r"[^\s_#'\"]\S*")
-"""A value that needs no quotes, unless it is a word of the format's own."""
+_is_plain = re.compile(r"(?!loop_\Z|data_)[^\s_#'\"]\S*").fullmatch
+"""Tells whether a value needs no quotes: it is no word of the format's own."""
 
 
 def _format(column: np.ndarray, where: str) -> list[str]:
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8", "surrogateescape")
     if column.dtype.kind == "f":
+        size = np.abs(column.astype(np.float64))
+        is_short = ((size >= _SMALL) & (size < _LARGE)) | (size == 0)
+        if is_short.all():
+            return [f"{v:.6f}" for v in column.tolist()]
         return [
-            f"{v:.6f}" if 1e-3 <= abs(v) < 1e7 or v == 0 else f"{v:.8e}" for v in column.tolist()
+            f"{v:.6f}" if short else f"{v:.8e}"
+            for v, short in zip(column.tolist(), is_short.tolist(), strict=True)
         ]
     if column.dtype.kind in "iu":
         return [str(v) for v in column.tolist()]
-    return [_quote(str(v), where) for v in column.tolist()]
+    values = column.tolist() if column.dtype.kind == "U" else [str(v) for v in column.tolist()]
+    return [v if _is_plain(v) else _quote(v, where) for v in values]
 
 
 def _quote(value: str, where: str) -> str:
-    """Return a value in quotes where it would be read as something else without."""
-    if _PLAIN.fullmatch(value) and value != "loop_" and not value.startswith("data_"):
-        return value
+    """Return a value in quotes, since it would be read as something else without."""
     for quote in "\"'":
         # A quote ends a value only before a blank.
         if "\n" not in value and not any(quote + c in value for c in value if c.isspace()):
@@ -533,9 +594,11 @@ def write_star(
             file.write(f"{above}data_{name}\n\nloop_\n")
             for i, label in enumerate(columns, 1):
                 file.write(f"_{label} #{i}\n" if form.is_numbered else f" _{label}\n")
-            texts = [
-                _format(np.asarray(c), f"{path}, column _{label}") for label, c in columns.items()
-            ]
-            for row in zip(*texts, strict=True):
-                file.write("  ".join(row) + "\n")
+            arrays = {label: np.asarray(column) for label, column in columns.items()}
+            for begin in range(0, max(map(len, arrays.values()), default=0), _CHUNK_ROWS):
+                texts = [
+                    _format(array[begin : begin + _CHUNK_ROWS], f"{path}, column _{label}")
+                    for label, array in arrays.items()
+                ]
+                file.writelines("  ".join(row) + "\n" for row in zip(*texts, strict=True))
             file.write("\n")

@@ -26,7 +26,7 @@ from cryorefine.kernels.poses import (
     RIDGE,
 )
 from cryorefine.kernels.scratch import on_stack
-from cryorefine.kernels.taps import read_taps_with_gradient
+from cryorefine.kernels.taps import read_taps, read_taps_with_gradient
 
 __all__ = ["refine_poses"]
 
@@ -43,12 +43,14 @@ _matrix5 = on_stack((5, 5), types.float64)
 
 @compiled(fastmath=True, inner=True)
 def _read_block(
-    values, points, k_px, rows, origin, centre, leaves, table, x, ex, ey, index, sign, taps
-):
+    values, points, k_px, rows, origin, centre, leaves, table, x, ex, ey, only_score, index, sign,
+    taps,
+):  # fmt: skip
     """Fill ``taps`` (10, BLOCK): slice and its x, y, z derivatives, and the centred image.
 
-    Real before imaginary parts. At a mirrored point the value is conjugate and the gradient minus
-    conjugate; the caller knows by ``sign``.
+    Real before imaginary parts; without the derivatives where only the score is wanted. At a
+    mirrored point the value is conjugate and the gradient minus conjugate; the caller knows by
+    ``sign``.
     """
     reach = (ex.shape[0] - 1) // 2
     length = values.shape[2]
@@ -59,11 +61,13 @@ def _read_block(
         mark_outside(points, count, rows[0], rows[1], centre, values.shape[1], index)
     for q in range(count):
         at = np.int64(index[0, q]) * length + index[1, q]
-        read = read_taps_with_gradient(
-            values, at, length, plane, table, index[2, q], index[3, q], index[4, q]
-        )
-        for j in range(8):
-            taps[j, q] = read[j]
+        ix, iy, iz = index[2, q], index[3, q], index[4, q]
+        if only_score:
+            taps[0, q], taps[1, q] = read_taps(values, at, length, plane, table, ix, iy, iz)
+        else:
+            read = read_taps_with_gradient(values, at, length, plane, table, ix, iy, iz)
+            for j in range(8):
+                taps[j, q] = read[j]
         centred = x[q] * (ex[k_px[q, 0] + reach] * ey[k_px[q, 1] + reach])
         taps[8, q], taps[9, q] = centred.real, centred.imag
 
@@ -71,9 +75,11 @@ def _read_block(
 @compiled(fastmath=True, inner=True)
 def _normal_equations(
     values, centre, step, points, reach_of_points, k_px, angle_step, x, c, rotation, shift, prior,
-    precision, table, ex, ey, index, sign, taps, gradient, matrix,
+    precision, table, ex, ey, only_score, index, sign, taps, gradient, matrix,
 ):  # fmt: skip
     """Fill gradient (5) and matrix (5, 5) at one pose; return log-likelihood and model power.
+
+    Where only the score is wanted, gradient and matrix are of no meaning.
 
     The algebra is that of ``reference._normal_equations``, with the sums over frequencies taken
     in one pass: u is the derivative of the slice out of its plane, v that in its plane, w the
@@ -101,7 +107,7 @@ def _normal_equations(
         stop = start + count
         _read_block(
             values, points[start:stop], k_px[start:stop], rows, origin, centre, leaves, table,
-            x[start:stop], ex, ey, index, sign, taps,
+            x[start:stop], ex, ey, only_score, index, sign, taps,
         )  # fmt: skip
         # Single precision within a block, double between blocks; shifts in units of a turn per box.
         s_xw, s_ww = _F(0), _F(0)
@@ -109,6 +115,14 @@ def _normal_equations(
         h_xx, h_xy, h_yy, h_xz, h_yz, h_zz = _F(0), _F(0), _F(0), _F(0), _F(0), _F(0)
         h_xsx, h_xsy, h_ysx, h_ysy, h_zsx, h_zsy = _F(0), _F(0), _F(0), _F(0), _F(0), _F(0)
         h_sxx, h_sxy, h_syy = _F(0), _F(0), _F(0)
+        if only_score:
+            for q in range(count):
+                w_re, w_im = c[start + q] * taps[0, q], c[start + q] * sign[q] * taps[1, q]
+                s_xw += taps[8, q] * w_re + taps[9, q] * w_im
+                s_ww += w_re * w_re + w_im * w_im
+            total[0] += s_xw
+            total[1] += s_ww
+            continue
         for q in range(count):
             kx, ky = points[start + q, 0], points[start + q, 1]
             tx, ty = _F(k_px[start + q, 0]), _F(k_px[start + q, 1])
@@ -214,20 +228,23 @@ def _own_noise(own, rotation, shift, gradient):
 
 
 @compiled(inner=True)
-def _solve(matrix, gradient, damping, work, step):
-    """Solve (matrix + damping diag) step = gradient by Cholesky; return whether it succeeded."""
+def _solve(matrix, residual_curvature, gradient, damping, work, step):
+    """Solve (matrix + damping diag + residual curvature) step = gradient by Cholesky.
+
+    Returns whether it succeeded.
+    """
     top = 0.0
     for a in range(5):
         top = max(top, matrix[a, a])
     for a in range(5):
         for b in range(a + 1):
-            total = matrix[a, b]
+            total = matrix[a, b] + residual_curvature[a, b]
             if a == b:
                 total += damping * matrix[a, a] + RIDGE * top
             for j in range(b):
                 total -= work[a, j] * work[b, j]
             if a == b:
-                if total <= 0:
+                if not total > 0:
                     return False
                 work[a, a] = math.sqrt(total)
             else:
@@ -243,6 +260,40 @@ def _solve(matrix, gradient, damping, work, step):
             total -= work[j, a] * step[j]
         step[a] = total / work[a, a]
     return True
+
+
+@compiled(inner=True)
+def _learn_curvature(step, gradient, new_gradient, matrix, residual_curvature):
+    """Add to the curvature beside the Gauss-Newton matrix what a step has shown of it.
+
+    See ``reference.learned_curvature``.
+    """
+    along, missing = _vector5(), _vector5()
+    length2, shortfall = 0.0, 0.0
+    for a in range(5):
+        along[a], missing[a] = 0.0, gradient[a] - new_gradient[a]
+        for b in range(5):
+            along[a] += matrix[a, b] * step[b]
+            missing[a] -= residual_curvature[a, b] * step[b]
+        missing[a] -= along[a]
+        length2 += along[a] * step[a]
+        shortfall += missing[a] * step[a]
+    if not length2 > 0:
+        return
+    for a in range(5):
+        along[a] /= length2
+    for a in range(5):
+        for b in range(5):
+            residual_curvature[a, b] += (
+                missing[a] * along[b] + along[a] * missing[b] - shortfall * along[a] * along[b]
+            )
+
+
+@compiled(inner=True)
+def _clear(matrix):
+    for a in range(matrix.shape[0]):
+        for b in range(matrix.shape[1]):
+            matrix[a, b] = 0.0
 
 
 @compiled(inner=True)
@@ -306,7 +357,7 @@ def _freeze(gradient, matrix, max_turn, max_move):
 def refine_poses(
     begin, end, values, centre, step, points, reach_of_points, k_px, angle_step, x, c, image_of,
     rotations, shifts, priors, precision, own, floor, max_evaluations, max_shift, max_turn,
-    max_move, tolerance, initial_damping, table, scores, powers, information,
+    max_move, tolerance, initial_damping, informs, table, scores, powers, information,
 ):  # fmt: skip
     """Refine each start, in place; see :func:`cryorefine.kernels.reference.refine_poses`."""
     reach = 0
@@ -316,7 +367,7 @@ def refine_poses(
     index, sign, taps = block_of_indices(), block_of_floats(), _taps()
     gradient, new_gradient = _vector5(), _vector5()
     matrix, new_matrix = _matrix5(), _matrix5()
-    work, move = _matrix5(), _vector5()
+    work, move, residual_curvature = _matrix5(), _vector5(), _matrix5()
     rotation, new_rotation = _matrix3(), _matrix3()
     shift, new_shift = _vector2(), _vector2()
     for m in range(begin, end):
@@ -325,16 +376,21 @@ def refine_poses(
         for a in range(2):
             new_shift[a] = shifts[m, a]
         score, power, damping = -np.inf, 0.0, initial_damping
+        _clear(residual_curvature)
         for evaluation in range(max_evaluations + 1):
             new_score, new_power = _normal_equations(
                 values, centre, step, points, reach_of_points, k_px, angle_step, x[i], c[i],
-                new_rotation, new_shift, priors[m], precision, table, ex, ey, index, sign, taps,
-                new_gradient, new_matrix,
+                new_rotation, new_shift, priors[m], precision, table, ex, ey,
+                evaluation == max_evaluations and not informs, index, sign, taps, new_gradient,
+                new_matrix,
             )  # fmt: skip
             if own.shape[0] > 0:
                 new_score -= _own_noise(own[m], new_rotation, new_shift, new_gradient)
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score
+            if evaluation > 0:
+                best_matrix = new_matrix if gain > 0 else matrix
+                _learn_curvature(move, gradient, new_gradient, best_matrix, residual_curvature)
             if gain > 0 or evaluation == 0:
                 rotation, new_rotation = new_rotation, rotation
                 shift, new_shift = new_shift, shift
@@ -349,8 +405,12 @@ def refine_poses(
                 break
             else:
                 damping *= DAMPING_RISES
-            if evaluation == max_evaluations or not _solve(matrix, gradient, damping, work, move):
+            if evaluation == max_evaluations:
                 break
+            if not _solve(matrix, residual_curvature, gradient, damping, work, move):
+                _clear(residual_curvature)
+                if not _solve(matrix, residual_curvature, gradient, damping, work, move):
+                    break
             promised = 0.0
             for a in range(5):
                 promised += 0.5 * gradient[a] * move[a]
@@ -361,6 +421,8 @@ def refine_poses(
             for a in range(2):
                 new_shift[a] = shift[a] + move[3 + a]
         _copy(rotation, rotations[m])
+        if not informs:
+            _clear(matrix)
         _copy(matrix, information[m])
         for a in range(2):
             shifts[m, a] = shift[a]

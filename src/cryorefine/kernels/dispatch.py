@@ -134,6 +134,7 @@ def refine_poses(grid: SliceGrid, problem: PoseProblem, options: LevenbergMarqua
         float(options.max_move_px),
         float(options.tolerance),
         float(options.initial_damping),
+        bool(options.informs),
         packed_table(grid.step),
         scores,
         powers,

@@ -38,6 +38,7 @@ __all__ = [
     "extract_slices",
     "extract_slices_with_gradient",
     "insert_slices",
+    "learned_curvature",
     "own_noise_gain",
     "permute_grid",
     "pick_separated",
@@ -267,13 +268,19 @@ def refine(
     rotations, shifts = problem.rotations.double().clone(), problem.shifts_px.double().clone()
     score, power, g, h = _with_prior(normal_equations, problem, options)
     damping = torch.full_like(score, options.initial_damping)
+    residual_curvature = torch.zeros_like(h)
     rows = torch.arange(len(score), device=score.device)  # the starts that are still refined
     floor = problem.floors
     for _ in range(options.max_evaluations):
         slope, matrix = g[rows], h[rows]
         diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
         lift = damping[rows, None] * diagonal + RIDGE * diagonal.amax(1, keepdim=True)
-        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(lift))
+        lifted = matrix + torch.diag_embed(lift)
+        factor, failed = torch.linalg.cholesky_ex(lifted + residual_curvature[rows])
+        if bool((failed > 0).any()):
+            # What was learned from steps further away has no maximum here.
+            residual_curvature[rows[failed > 0]] = 0
+            factor, failed = torch.linalg.cholesky_ex(lifted + residual_curvature[rows])
         step = torch.cholesky_solve(slope[..., None], factor)[..., 0]
         # Half of gradient times step is the gain that the quadratic model promises.
         promised = 0.5 * (slope * step).sum(1)
@@ -300,6 +307,12 @@ def refine(
         new = _with_prior(normal_equations, tried, options)
         gain = new[0] - score[rows]
         better = gain > 0
+        residual_curvature[rows] += learned_curvature(
+            torch.cat([rotvec, new_shifts - shifts[rows]], 1),
+            g[rows] - new[2],
+            torch.where(better[:, None, None], new[3], h[rows]),
+            residual_curvature[rows],
+        )
         goes_on = torch.where(better, gain >= options.tolerance, damping[rows] <= MAX_DAMPING)
         damping[rows] *= torch.where(better, DAMPING_FALLS, DAMPING_RISES).to(damping)
         taken = rows[better]
@@ -308,7 +321,28 @@ def refine(
             old[taken] = value[better]
         rows = rows[goes_on]
     at_edge = shifts.norm(dim=1) > options.max_shift_px * (1 - 1e-6)
-    return PoseResult(rotations, shifts, score, power, h, at_edge)
+    information = h if options.informs else torch.zeros_like(h)
+    return PoseResult(rotations, shifts, score, power, information, at_edge)
+
+
+def learned_curvature(
+    step: Float[Tensor, "m p"],
+    fall: Float[Tensor, "m p"],
+    matrix: Float[Tensor, "m p p"],
+    residual_curvature: Float[Tensor, "m p p"],
+) -> Float[Tensor, "m p p"]:
+    """Return by how much the curvature beside the Gauss-Newton matrix changes after a step.
+
+    The sum of both then says how the gradient fell along the step, and the change is the least one
+    in the metric of the Gauss-Newton matrix (``docs/mathematics.md``).
+    """
+    along = (matrix @ step[..., None])[..., 0]
+    missing = fall - along - (residual_curvature @ step[..., None])[..., 0]
+    length2 = (along * step).sum(1)
+    along = along / length2.clamp_min(1e-300)[:, None]
+    cross = missing[:, :, None] * along[:, None]
+    twice = (missing * step).sum(1)[:, None, None] * along[:, :, None] * along[:, None]
+    return torch.where(length2[:, None, None] > 0, cross + cross.mT - twice, 0.0)
 
 
 def _with_prior(

@@ -35,11 +35,12 @@ def next_plan(
     by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the
     particles is searched at each iteration, in turn, while the others follow the references as they
     get better. Search: where it would have missed more than 1 % of the poses that are known and
-    were the best still, the next one looks at everything with three times the operations, twice at
-    most. Particles: the first iteration of an automatic run uses 1,000, each later one twice as
-    many, for coarse references need no more. End: when neither half maps nor poses gain any more
-    and the half maps are filled up to Nyquist, if need be by one more iteration. A fixed schedule
-    keeps the first rule only: the last two fifths of its iterations are local.
+    were the best still, the next one takes three times the operations, twice at most, and looks at
+    all that are doubtful beside those whose turn it is. Particles: the first iteration of an
+    automatic run uses 1,000, each later one twice as many, for coarse references need no more. End:
+    when neither half maps nor poses gain any more and the half maps are filled up to Nyquist, if
+    need be by one more iteration. A fixed schedule keeps the first rule only: the last two fifths
+    of its iterations are local.
     """
     done = len(history)
     if done >= settings.max_iterations or _ended(settings, history, geometry, policy):
@@ -68,6 +69,7 @@ def next_plan(
         share=share,
         subset=settings.stochastic_subset if is_mixed else None,
         is_last=is_last,
+        searches_doubtful=_grows(history, policy),
     )
 
 
@@ -120,8 +122,7 @@ def _in_turn(
 ) -> int:
     """Return whether all particles are looked at, or, where few jump, some in turn."""
     few_jump = bool(history) and history[-1].jumped_fraction < few
-    grows = _grows(history, policy)
-    return policy.turns if settings.is_data_driven and few_jump and not grows else 1
+    return policy.turns if settings.is_data_driven and few_jump else 1
 
 
 def _effort(history: list[IterationRecord], policy: SchedulePolicy) -> float:

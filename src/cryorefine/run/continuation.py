@@ -197,10 +197,11 @@ def warn_of_changes(
         If some have that are not given now, and are not accepted.
     """
     given = {str(value) for name, value in changes.changed.items() if name in FILE_SETTINGS}
-    files = opened.table.stacks if "particles" in changes.changed else opened.table.files
+    table, are_others = opened.table, "particles" in changes.changed
+    files = table.stacks if are_others else table.files
     paths = [p for p in input_paths(opened.settings, files) if str(p) not in given]
     run = stopped.output
-    found = changes_of_inputs(stopped, paths)
+    found = changes_of_inputs(stopped, paths, () if are_others else table.companions)
     if found is None:
         events.warn(f"{run}: whether inputs have changed is unknown, its manifest is missing")
     elif found and not changes.accepts_changed_inputs:

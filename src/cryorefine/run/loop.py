@@ -15,12 +15,14 @@ from cryorefine.run.beside import Beside
 from cryorefine.run.copied_run import copied_run
 from cryorefine.run.first_segment import first_segment
 from cryorefine.run.folder import summarise
+from cryorefine.run.inputs import open_inputs
 from cryorefine.run.interruption import interruptible
 from cryorefine.run.later_segments import next_segment, same_segment
 from cryorefine.run.report_timing import Reporter, TimedReport
 from cryorefine.run.running_segment import RunningSegment, commit
 from cryorefine.run.segments import plan_of_segment
 from cryorefine.run.stopped_run import (
+    StoppedRun,
     changes_of_inputs,
     check_is_run,
     put_right,
@@ -119,13 +121,20 @@ def _resumed(
     requested = requested.against(stopped.values_before)
     with interruptible(f"go on with 'cryorefine resume {output}'"):
         renewed = put_right(stopped)
-    has_changed = requested.accepts_changed_inputs and changes_of_inputs(stopped)
-    begin = next_segment if requested.is_any or has_changed else same_segment
+    begin = next_segment if requested.is_any or _is_accepted(stopped, requested) else same_segment
     with begin(stopped, requested, listeners) as running:
         begun()
         if renewed:
             running.events.warn(renewed)
         return _loop(running, reporter)
+
+
+def _is_accepted(stopped: StoppedRun, requested: Changes) -> bool:
+    """Tell whether inputs have changed and are to become those of the run."""
+    if not requested.accepts_changed_inputs:
+        return False
+    beside = open_inputs(stopped.settings, is_continued=True).table.companions
+    return bool(changes_of_inputs(stopped, beside=beside))
 
 
 def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ __all__ = ["Reporter", "TimedReport"]
 Reporter = Callable[[Path], None]
 """Rewrites the report of a run folder; called now and then, and at the end."""
 
-_REPORT_SHARE = 20
+_REPORT_SHARE = 40
 """Time since the last report, in units of what one takes, after which the next is written: reports
-then take a twentieth of a run."""
+then take a fortieth of a run."""
 
 _FIRST_REPORT_S = 2.0  # what the first one is expected to take
 
@@ -32,6 +32,6 @@ class TimedReport:
             self._cost_s = self._written_s - start
 
     def write_if_cheap(self) -> None:
-        """Write unless that would take more than a twentieth of the time since the last."""
+        """Write unless that would take more than a fortieth of the time since the last."""
         if time.monotonic() - self._written_s > _REPORT_SHARE * self._cost_s:
             self.write()

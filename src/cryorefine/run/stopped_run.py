@@ -115,10 +115,12 @@ def _no_run(output: Path) -> InputError:
     )
 
 
-def changes_of_inputs(stopped: StoppedRun, paths: Iterable[Path] | None = None) -> list[str] | None:
+def changes_of_inputs(
+    stopped: StoppedRun, paths: Iterable[Path] | None = None, beside: Iterable[Path] = ()
+) -> list[str] | None:
     """Return :func:`changed_inputs` of the files that a run's last segment began with."""
     run, number = stopped.output, len(stopped.segments)
-    return changed_inputs(segment_folder(run, number) if number > 1 else run, run, paths)
+    return changed_inputs(segment_folder(run, number) if number > 1 else run, run, paths, beside)
 
 
 def put_right(stopped: StoppedRun) -> str:

@@ -123,6 +123,9 @@ class IterationPlan:
     search_every
         A global iteration searches one in so many particles everywhere, in turn; the others are
         refined from where they are. Those that have no pose yet are searched in any case.
+    searches_doubtful
+        Whether particles whose pose is not sure are searched, too, whose turn it is not: searches
+        have become finer than the one that found it.
     guard_every
         Of the particles that are not searched, one in so many looks about its pose for a better
         one, in turn; the others are refined from where they are.
@@ -145,6 +148,7 @@ class IterationPlan:
     share: float
     subset: int | None
     is_last: bool
+    searches_doubtful: bool = False
 
     def is_searched(self, n: int) -> np.ndarray:
         """Tell which of n particles it is the turn of to be searched everywhere."""

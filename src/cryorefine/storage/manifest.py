@@ -102,7 +102,7 @@ def check_is_filled(run: Path) -> None:
 
 
 def changed_inputs(
-    folder: Path, run: Path, paths: Iterable[Path] | None = None
+    folder: Path, run: Path, paths: Iterable[Path] | None = None, beside: Iterable[Path] = ()
 ) -> list[str] | None:
     """Return which inputs are no longer those of a folder's manifest, and how, in words.
 
@@ -112,6 +112,9 @@ def changed_inputs(
         Of the manifest, and of the run that it is of.
     paths
         Those to look at; one that the manifest does not name is new, and not listed. None: all.
+    beside
+        Files that are read because they lie beside an input: one that the manifest does not name
+        was not there, and is listed.
 
     Returns
     -------
@@ -122,10 +125,14 @@ def changed_inputs(
     if not isinstance(known, dict):
         return None
     wanted = None if paths is None else {os.path.realpath(path) for path in paths}
-    found = {}
+    found, recorded = dict[Path, str](), set[str]()
     for name, entry in known.items():
         if isinstance(entry, dict):
             now = found_again(Path(name), entry, run, is_moved=was_moved)
+            recorded.add(os.path.realpath(now))
             if wanted is None or os.path.realpath(now) in wanted:
                 found[now] = difference(now, entry)
+    for path in beside:
+        if os.path.realpath(path) not in recorded:
+            found[path] = "is read now, and was not there"
     return [f"{now} {what}" for now, what in found.items() if what]

@@ -63,9 +63,9 @@ _MAX_SLOPE, _MAX_OFFSET = math.tan(math.radians(25.0)), 0.25
 """Tilt, and offset as a share of the box, up to which an axis is looked for: beyond it the box cuts
 too much of the filament away."""
 
-_LONGER = 1.5
-"""Spread of density along its longest direction, of that along the next, from which a map holds a
-filament along it: a ribbon as wide as the box has 1."""
+_LONGER = 2.0
+"""Variance of density along its longest direction, of that along the next, from which a map holds a
+filament along it: one of 0.3 of the box in radius has 3, particles with axes of 1 to 0.8 1.5."""
 
 _STARTS = 3
 """Helices, with places of the axis, that are fitted: the best need not be the true one, and every

@@ -33,7 +33,8 @@ def find_stack(name: str, source: Path, root: Path | None = None) -> Path:
         return path
     folder = source.absolute().parent
     for base in (folder, *folder.parents, Path.cwd()):
-        if os.path.exists(base / path):  # never raises, however odd the name
+        # Never raises, however odd the name; thousands of stacks are looked for in many folders.
+        if os.path.exists(os.path.join(base, path)):
             return base / path
     return folder / path
 
