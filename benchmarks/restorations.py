@@ -6,6 +6,8 @@ python benchmarks/restorations.py --only time --box-px 256
 
 import argparse
 import resource
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +39,13 @@ from cryorefine.restore.rigid import move_volume
 from cryorefine.restore.sharpen import weight_map
 from cryorefine.restore.symmetrise_within import SymmetriseWithin
 from cryorefine.restore.undershoot import AttenuateUndershoot
+from cryorefine.restore.user_command import UserCommand
 
 VOXEL_A = 2.0
+
+_WAVES = 9
+"""Periods in the box of a pattern that both half maps have, as of a detector: 16 Å, where the
+particle has signal, so that no FSC tells it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +115,13 @@ def cases(n: int) -> list[Case]:
     add("symmetrise", "i1 also in its asymmetric core", SymmetriseWithin(group, ring * 0 + 1),
         both, noisy(both, 1.5), middle)  # fmt: skip
 
+    wave = (2 * torch.pi * _WAVES * torch.arange(n) / n).cos().expand(n, n, n)
+    striped = noisy(soft + wave, 0.5)
+    notch = f"f = np.fft.fftn(m.data); f[0, 0, [{_WAVES}, -{_WAVES}]] = 0; d = np.fft.ifftn(f).real"
+    blur = "from scipy import ndimage; d = ndimage.gaussian_filter(m.data, 2)"
+    add("command", "a wave in both halves, taken out", in_python(notch), soft, striped)
+    add("command", "a blur of two voxels", in_python(blur), truth, noisy(truth, 0.5))
+
     faint, domain = with_faint_domain(truth)
     add("denoise", "noise 1 in the whole sphere", DenoiseReal(), soft, noisy(soft, 1.0), everywhere)
     add("denoise", "a domain of a fifth of the density", DenoiseReal(), faint, noisy(faint, 1.0),
@@ -142,6 +156,13 @@ def cases(n: int) -> list[Case]:
     add("align", "half 2 turned by 2.7° and moved by 2 Å", AlignHalves(c1), soft, apart)
     add("align", "noise 4, nothing moved", AlignHalves(c1), soft, noisy(soft, 4.0))
     return out
+
+
+def in_python(code: str) -> UserCommand:
+    """Return a command that makes d of the data of an open map, m."""
+    before = "import mrcfile, numpy as np; m = mrcfile.open('{volume}', 'r+'); "
+    after = "; m.set_data(d.astype(np.float32)); m.close()"
+    return UserCommand(shlex.join([sys.executable, "-c", before + code + after]))
 
 
 def icosahedral(n: int):

@@ -23,10 +23,10 @@ def noisy(volume, amount=1.0, seed=1):
     return volume + amount * volume.std() * noise
 
 
-def off_z(axis):
+def off_z(axis, helix=HELIX):
     """Return the map of a helix about an axis, cut out of a larger one."""
     large = 72
-    atoms = filament_atoms(made_up_subunit(80.0, seed=3), HELIX, box_A=large * VOXEL_A)
+    atoms = filament_atoms(made_up_subunit(80.0, seed=3), helix, box_A=large * VOXEL_A)
     whole = filament_map(atoms, size_px=large, voxel_A=VOXEL_A)
     x, y = (v / VOXEL_A for v in axis.offset_A)
     moved = move_volume(whole, axis.rotation, torch.tensor([x, y, 0.0], dtype=torch.float64))
@@ -54,7 +54,7 @@ def test_a_map_whose_axis_is_z_is_not_moved():
 
 def test_density_shows_an_axis_and_moving_the_map_brings_it_to_z():
     axis = FilamentAxis((9.0, -6.0), (0.1, 0.0))
-    volume = noisy(off_z(axis))
+    volume = noisy(off_z(axis, Helix(-101.1, 5.13)))  # of which a turn is short
     found = density_axis(volume, VOXEL_A)
     assert abs(found.offset_A[0] - 9) < 1.5
     assert abs(found.offset_A[1] + 6) < 1.5
@@ -62,6 +62,19 @@ def test_density_shows_an_axis_and_moving_the_map_brings_it_to_z():
     again = density_axis(onto_z(volume, axis, VOXEL_A), VOXEL_A)
     assert again.distance_A < 1.5
     assert again.tilt_deg < 1.5
+
+
+def test_middles_of_sections_that_wind_show_the_axis_that_they_wind_about():
+    axis = FilamentAxis((9.0, -6.0), (0.1, 0.0))
+    volume = noisy(off_z(axis))  # 1.3 turns
+
+    def apart_A(winds):
+        found = density_axis(volume, VOXEL_A, winds=winds)
+        offset = (found.offset_A[0] - 9.0, found.offset_A[1] + 6.0)
+        return FilamentAxis(offset, (found.slope[0] - 0.1, found.slope[1])).farthest_A(100.0)
+
+    assert apart_A(winds=True) < 6
+    assert apart_A(winds=False) > 10
 
 
 def test_a_filament_along_another_axis_is_refused_with_its_direction():

@@ -7,8 +7,10 @@ found together with twist and rise, where the map agrees best with its copies.
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import optimize
 from torch import Tensor
 
 from cryorefine.errors import InputError
@@ -32,6 +34,8 @@ _OUTLINE_A = 15.0
 _OUTLINE = 0.3
 """Share of the highest density (99.9 %) above which a voxel is the filament's."""
 
+_LEAST_SECTIONS = 8  # with density, for a line through their middles
+
 _RADIUS_VOXELS = 3  # within that detail, where the radius is measured
 
 _MIDDLE = 0.35
@@ -47,6 +51,10 @@ _COARSER = 2.5
 _STEPS = 25
 """Steps of a fit of six numbers, which moves less than a tenth of its uncertainty after ten."""
 
+_REACH = 64.0
+"""Bound of a fit, in quarters of the resolution: 16 resolutions for the axis, two for the farthest
+copy along and about it. No fit comes near it but those that go astray."""
+
 _WORTH = 0.15
 """Part of the resolution that the axis has to be away from z somewhere on the filament for a map to
 be moved: copies then lie up to twice as far from where they are looked for."""
@@ -55,9 +63,9 @@ _MAX_SLOPE, _MAX_OFFSET = math.tan(math.radians(25.0)), 0.25
 """Tilt, and offset as a share of the box, up to which an axis is looked for: beyond it the box cuts
 too much of the filament away."""
 
-_LONGER = 1.5
-"""Spread of density along its longest direction, of that along the next, from which a map holds a
-filament along it: a ribbon as wide as the box has 1."""
+_LONGER = 2.0
+"""Variance of density along its longest direction, of that along the next, from which a map holds a
+filament along it: one of 0.3 of the box in radius has 3, particles with axes of 1 to 0.8 1.5."""
 
 _STARTS = 3
 """Helices, with places of the axis, that are fitted: the best need not be the true one, and every
@@ -73,23 +81,42 @@ def onto_z(
     return turned_map(volume, back, move)
 
 
-def density_axis(volume: Float[Tensor, "z y x"], voxel_A: float) -> FilamentAxis:
-    """Return the line through the middles of a map's sections."""
+def density_axis(
+    volume: Float[Tensor, "z y x"], voxel_A: float, *, winds: bool = False
+) -> FilamentAxis:
+    """Return the line through the middles of a map's sections.
+
+    Parameters
+    ----------
+    winds
+        Whether they wind about the line once or more, as those of a helix with one start do: a
+        circle of the pitch that fits best is then found with it.
+    """
     n = volume.shape[-1]
     weight, axis = _outline(volume, voxel_A)
     weight = weight * ((axis[:, None] ** 2 + axis**2) <= (n * voxel_A / 2) ** 2)
-    mass = weight.sum((1, 2)) * (axis.abs() <= _MIDDLE * n * voxel_A)
-    total = mass.sum().clamp_min(1e-30)
-    middle_z = (mass * axis).sum() / total
-    spread = (mass * (axis - middle_z) ** 2).sum().clamp_min(1e-30)
-    found = []
-    for along in (2, 1):
-        of_section = weight.sum(3 - along) @ axis / weight.sum((1, 2)).clamp_min(1e-30)
-        mean = (mass * of_section).sum() / total
-        slope = (mass * (axis - middle_z) * of_section).sum() / spread
-        found.append((float(mean - slope * middle_z), float(slope)))
-    (x, u), (y, v) = found
-    return FilamentAxis((x, y), (u, v))
+    mass = weight.sum((1, 2))
+    x, y = (weight.sum(3 - along) @ axis / mass.clamp_min(1e-30) for along in (2, 1))
+    used = (axis.abs() <= _MIDDLE * n * voxel_A) & (mass > 0)
+    z, middle = axis[used].numpy(), torch.complex(x, y)[used].numpy()
+    amount = mass[used].sqrt().numpy()
+    if len(z) < _LEAST_SECTIONS:
+        return FilamentAxis()
+    waves = [None]
+    if winds:
+        turns = np.linspace(1, 2 * _MIDDLE * n * voxel_A / (2 * _OUTLINE_A), 40)
+        rates = 2 * math.pi * turns / (2 * _MIDDLE * n * voxel_A)
+        waves = [sign * rate for rate in rates for sign in (1, -1)]
+    best, least = np.zeros(2, complex), math.inf
+    for rate in waves:
+        terms = [np.ones_like(z), z] + ([] if rate is None else [np.exp(1j * rate * z)])
+        design = np.stack(terms, 1) * amount[:, None]
+        found = np.linalg.lstsq(design, middle * amount, rcond=None)[0]
+        left = float(np.linalg.norm(design @ found - middle * amount))
+        if left < least:
+            best, least = found, left
+    at, slope = complex(best[0]), complex(best[1])
+    return FilamentAxis((at.real, at.imag), (slope.real, slope.imag))
 
 
 def _outline(volume: Tensor, voxel_A: float) -> tuple[Tensor, Tensor]:
@@ -160,10 +187,11 @@ def find_axis(
     )
     length_A = volume.shape[-1] * voxel_A * ranges.fraction
     worth_A = _WORTH * ranges.resolution_A
-    by_density = density_axis(volume, voxel_A)
     starts = [FilamentAxis()]
-    if by_density.farthest_A(length_A) > worth_A:
-        starts.append(by_density)
+    for winds in (False, True):
+        by_density = density_axis(volume, voxel_A, winds=winds)
+        if by_density.farthest_A(length_A) > worth_A and _is_held(by_density, volume, voxel_A):
+            starts.append(by_density)
     tried = [
         (found.score, number, start, found.helix)
         for number, start in enumerate(starts)
@@ -179,11 +207,15 @@ def find_axis(
         if score > highest:
             best, highest = axis, score
     is_far = best.farthest_A(length_A) > worth_A
-    is_held = (
-        math.hypot(*best.slope) < _MAX_SLOPE
-        and best.distance_A < _MAX_OFFSET * volume.shape[-1] * voxel_A
+    return best if is_far and _is_held(best, volume, voxel_A) else FilamentAxis()
+
+
+def _is_held(axis: FilamentAxis, volume: Tensor, voxel_A: float) -> bool:
+    """Tell whether the box holds enough of the filament about an axis."""
+    return (
+        math.hypot(*axis.slope) < _MAX_SLOPE
+        and axis.distance_A < _MAX_OFFSET * volume.shape[-1] * voxel_A
     )
-    return best if is_far and is_held else FilamentAxis()
 
 
 class _Fit:
@@ -220,19 +252,21 @@ class _Fit:
         start = torch.tensor(
             [*axis.offset_A, *axis.slope, helix.twist_rad, helix.rise_A], dtype=torch.float64
         )
-        x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-        search = torch.optim.LBFGS(
-            [x], max_iter=_STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-4
-        )
 
-        def cost() -> Tensor:
-            search.zero_grad()
-            value = -self._agreement(start + scale * x, number)
+        def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
+            moved = torch.from_numpy(x).requires_grad_()
+            value = -self._agreement(start + scale * moved, number)
             value.backward()
-            return value
+            slope = moved.grad
+            return float(value.detach()), np.zeros(6) if slope is None else slope.numpy().copy()
 
-        search.step(cost)
-        u, v, p, q, twist, rise = (start + scale * x.detach()).tolist()
+        reach = np.array([_REACH] * 4 + [_REACH / 8] * 2)
+        found = optimize.minimize(
+            cost, np.zeros(6), jac=True, method="L-BFGS-B",
+            bounds=list(zip(-reach, reach, strict=True)), options={"maxiter": _STEPS},
+        )  # fmt: skip
+        at = start + scale * torch.from_numpy(found.x)
+        u, v, p, q, twist, rise = at.tolist()
         turned = Helix(math.degrees(twist), max(rise, 1e-3), helix.fold)
         return FilamentAxis((u, v), (p, q)), turned
 
