@@ -46,7 +46,7 @@ def carried_on(
     records
         Of the iterations before.
     settings
-        Ranges of twist and rise, which it stays within.
+        Ranges of twist and rise: what would lie beyond them is not carried on.
     """
     before, last = _move(records, len(records) - 1), records[-1] if records else None
     if before is None or last is None:
@@ -58,13 +58,17 @@ def carried_on(
         _CARRY * now if now * then > 0 and abs(now) > _STILL * unsure else 0.0
         for now, then, unsure in zip(move, before, uncertainty, strict=True)
     )
-    low, high = settings.helical_twist_range_deg
-    least, most = settings.helical_rise_range_angstrom
     return replace(
         helix,
-        twist_deg=min(max(helix.twist_deg + twist, low), high),
-        rise_A=min(max(helix.rise_A + rise, least), most),
+        twist_deg=_carried(helix.twist_deg, twist, settings.helical_twist_range_deg),
+        rise_A=_carried(helix.rise_A, rise, settings.helical_rise_range_angstrom),
     )
+
+
+def _carried(found: float, further: float, limits: tuple[float, ...]) -> float:
+    """Return what is found, carried on unless that leads out of its range or to the end of it."""
+    low, high = limits
+    return found + further if low < found + further < high else found
 
 
 def _move(records: Sequence[HelixRecord | None], at: int) -> tuple[float, float] | None:
