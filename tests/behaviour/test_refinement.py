@@ -155,9 +155,10 @@ def test_the_grey_scale_of_the_reference_does_not_matter(small_set, one_iteratio
         table = read_relion(folder / "particles.star")
         poses.append(matrix_from_euler(torch.from_numpy(table.euler_rad)))
     assert factors[0] / factors[1] == pytest.approx(scale, rel=1e-4)
-    # Rounding may decide between two nearly equal poses of a particle.
+    # Rounding may decide between two nearly equal poses of a particle, and when a refinement ends:
+    # within 0.14 standard deviations of its maximum, which are eight degrees at 27 Å.
     angle = parse_symmetry("d2").distance(*poses)
-    assert float((torch.rad2deg(angle) < 0.5).double().mean()) > 0.97
+    assert float((torch.rad2deg(angle) < 1.5).double().mean()) > 0.97
 
 
 def test_a_reference_with_another_box_and_sampling_is_rescaled(small_set, finished, tmp_path):

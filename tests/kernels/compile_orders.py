@@ -96,7 +96,7 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
         kernel(
             0, n, grid, CENTRE, STEP, points, REACH, k_px, 2 * np.pi / size_px, images, ctf,
             np.arange(n), ended, shifts, np.zeros((n, 2)), 0.1, np.empty((0, 22)),
-            np.full(n, -np.inf), 6, 3.0, 0.2, 1.0, 1e-3, 0.01,
+            np.full(n, -np.inf), 6, 3.0, 0.2, 1.0, 1e-3, 0.01, True,
             table, scores, powers, information,
         )  # fmt: skip
         return ended, shifts, scores, powers, information
