@@ -18,10 +18,12 @@ from cryorefine.fourier.cylindrical import angular_orders, cylindrical_grid
 from cryorefine.helices.helical_symmetry import central_window, soft_radius
 
 __all__ = [
+    "MIN_OVERLAP",
     "CentralPart",
     "HelicalCorrelation",
     "central_part",
     "circle_spline",
+    "correlation_of",
     "measure_correlation",
     "on_circle",
     "peak_sum",
@@ -33,7 +35,7 @@ _FINER = 4
 """Points of the correlation for each half wave at its limit, along both axes: cubic splines
 between them are right to (1/7)^4 of the amplitude, 4e-4."""
 
-_MIN_OVERLAP = 0.1
+MIN_OVERLAP = 0.1
 """Share of the central part that must still meet its copy: noise grows as one to its root."""
 
 
@@ -72,7 +74,7 @@ class HelicalCorrelation:
     @property
     def longest_A(self) -> float:
         """Largest lag at which enough of the map meets its copy."""
-        return float(np.flatnonzero(self.overlap >= _MIN_OVERLAP)[-1]) * self.step_A
+        return float(np.flatnonzero(self.overlap >= MIN_OVERLAP)[-1]) * self.step_A
 
     def lags(self, rise_A: float, most: int | None = None) -> Int[np.ndarray, "l"]:
         """Return the numbers of steps that are used at a rise: from 1, at most so many."""
@@ -206,6 +208,11 @@ def measure_correlation(
     part = central_part(
         volume, voxel_A=voxel_A, radius_A=radius_A, resolution_A=resolution_A, fraction=fraction
     )
+    return correlation_of(part, voxel_A=voxel_A, resolution_A=resolution_A)
+
+
+def correlation_of(part: CentralPart, *, voxel_A: float, resolution_A: float) -> HelicalCorrelation:
+    """Correlate the central part of a map with itself; see :func:`measure_correlation`."""
     n, padded, fine = part.size_px, part.padded, part.finer
     power = (part.spectra.real**2 + part.spectra.imag**2).double()
     by_radius = power.sum((0, 1)) * part.weight
@@ -220,7 +227,7 @@ def measure_correlation(
     overlap = shape.real.numpy()[0, : n * fine]
     overlap = np.maximum(overlap / overlap[0], 1e-6)
     rho = (rho / rho[0, 0] / overlap[:, None]).astype(np.float64)
-    rho[overlap < _MIN_OVERLAP / 2] = 0
+    rho[overlap < MIN_OVERLAP / 2] = 0
     step_A = voxel_A / fine
     return HelicalCorrelation(
         rho=rho,

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from cryorefine.geometry.helix import Helix
 from cryorefine.helices.helical_correlation import (
+    MIN_OVERLAP,
     CentralPart,
     HelicalCorrelation,
     central_part,
     circle_spline,
-    measure_correlation,
+    correlation_of,
     on_circle,
     refined_series,
     significance,
@@ -37,9 +38,6 @@ subunits is dihedral (`benchmarks/RESULTS.md`)."""
 _SIGMAS = 5.0
 """Score that is needed, too: of the few hundred places that are tried the best of a map without
 axes is at 3 to 4."""
-
-_MIN_OVERLAP = 0.1
-"""Share of the central part that must meet its copy, as for steps of the helix."""
 
 _GRID_SHARE = 6
 """Points of the grid within the resolution, along both axes: its best is within the peak, and its
@@ -130,14 +128,11 @@ def find_two_fold(
     radius_A, resolution_A, fraction
         As of :func:`~cryorefine.helices.helical_correlation.measure_correlation`.
     """
-    where = {
-        "voxel_A": voxel_A,
-        "radius_A": radius_A,
-        "resolution_A": resolution_A,
-        "fraction": fraction,
-    }
-    by_steps = measure_correlation(volume, **where)
-    turned = _turned_over(central_part(volume, **where), by_steps)
+    part = central_part(
+        volume, voxel_A=voxel_A, radius_A=radius_A, resolution_A=resolution_A, fraction=fraction
+    )
+    by_steps = correlation_of(part, voxel_A=voxel_A, resolution_A=resolution_A)
+    turned = _turned_over(part, by_steps)
     of_steps = significance(by_steps, helix.twist_rad, helix.rise_A, helix.fold)[1]
     step_A = resolution_A / _GRID_SHARE
     sector = 2 * math.pi / helix.fold
@@ -188,7 +183,7 @@ def _scored(
     step = np.arange(-reach, reach + 1)[:, None]
     psi, s = psi_rad + step * helix.twist_rad, s_A + step * helix.rise_A
     weight = turned.of_row(turned.overlap, s)
-    weight[weight < _MIN_OVERLAP] = 0
+    weight[weight < MIN_OVERLAP] = 0
     used = weight.any(1)
     psi, s, weight = psi[used], s[used], weight[used]
     half = np.array([-0.5, 0.5])[:, None, None]
@@ -221,7 +216,7 @@ def _turned_over(part: CentralPart, by_steps: HelicalCorrelation) -> _TurnedOver
     window = torch.fft.fft(part.window.double(), n=padded)
     overlap = refined_series((window**2)[None], padded, finer).real.numpy()[0]
     overlap = overlap / float((window.real**2 + window.imag**2).sum())
-    rho = np.where(overlap[:, None] < _MIN_OVERLAP / 2, 0, rho / np.maximum(overlap, 1e-6)[:, None])
+    rho = np.where(overlap[:, None] < MIN_OVERLAP / 2, 0, rho / np.maximum(overlap, 1e-6)[:, None])
     square = ndimage.uniform_filter1d(
         (rho**2).mean(1), 2 * math.ceil(2 * by_steps.resolution_A / by_steps.step_A) + 1
     )

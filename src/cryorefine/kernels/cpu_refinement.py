@@ -388,7 +388,7 @@ def refine_poses(
                 new_score -= _own_noise(own[m], new_rotation, new_shift, new_gradient)
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score
-            if evaluation > 0:
+            if 0 < evaluation < max_evaluations:
                 best_matrix = new_matrix if gain > 0 else matrix
                 _learn_curvature(move, gradient, new_gradient, best_matrix, residual_curvature)
             if gain > 0 or evaluation == 0:

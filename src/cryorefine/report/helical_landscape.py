@@ -158,6 +158,7 @@ def _entry(candidate: Candidate) -> dict[str, Any]:
 
 def _page(search: HelicalSearch, picture: bytes) -> str:
     best, ranges = search.best.helix, search.ranges
+    moved = axis_in_words(search.axis)
     image = base64.b64encode(picture).decode("ascii")
     hand = "right-handed" if best.twist_deg > 0 else "left-handed"
     parts = [
@@ -172,7 +173,7 @@ def _page(search: HelicalSearch, picture: bytes) -> str:
         f"highest score is {float(search.landscape.score.max()):.1f}; maps without a helix come up "
         f"to {search.threshold:.1f} in one case of a hundred.</p>",
         f"<img alt='score by twist and rise' src='data:image/png;base64,{image}'>",
-        f"<p>{axis_in_words(search.axis).capitalize()}</p>",
+        f"<p>{moved[0].upper()}{moved[1:]}.</p>" if moved else "",
         "<p>Green square: the best. Blue circles: runners-up. The landscape counts the copies of "
         "the first steps; scores in the tables count all of them.</p>",
         ""
