@@ -9,24 +9,16 @@ sections are photographed one after the other and put side by side in FILE.png.
 """
 
 import os
-import shutil
 import sys
 from pathlib import Path
+
+from run_tests import make_home
 
 COLUMNS = 2
 """Sections side by side in the picture."""
 
 _DRAWN_MS = 300
 """What the window is given to be drawn, in milliseconds: it takes a tenth of that."""
-
-
-def prepare(home):
-    """Make a Scipion home with nothing in it; Scipion reads the variables when it is imported."""
-    shutil.rmtree(home, ignore_errors=True)
-    (home / "config").mkdir(parents=True)
-    os.environ.update(
-        SCIPION_HOME=str(home), SCIPION_USER_DATA=str(home / "data"), SCIPION_DOMAIN="pwem"
-    )
 
 
 def photograph(window):
@@ -55,17 +47,14 @@ def descendants(widget):
 
 def main():
     """Open the form, photograph it, and write the picture."""
-    home = Path(sys.argv[1]).resolve()
-    prepare(home)
+    make_home(Path(sys.argv[1]).resolve())
     import pyworkflow.gui.project  # noqa: F401  # before the form: they import each other
     from PIL import Image
     from pwem import Domain
     from pyworkflow.gui.form import FormWindow
     from pyworkflow.project import Manager
-    from pyworkflow.protocol import LEVEL_ADVANCED, HostConfig
+    from pyworkflow.protocol import LEVEL_ADVANCED
 
-    HostConfig.writeBasic(str(home / "config" / "hosts.conf"))
-    Domain.getPlugins()
     project = Manager().createProject("form")
     protocol = project.newProtocol(Domain.getProtocols()["ProtCryorefine"])
     protocol.expertLevel.set(LEVEL_ADVANCED)  # all parameters are shown

@@ -10,10 +10,8 @@ import unittest
 from pathlib import Path
 
 
-def main():
-    """Prepare the home, then run the tests that are named, or all."""
-    home = Path(sys.argv[1]).resolve()
-    names = sys.argv[2:] or ["scipion_cryorefine.tests.test_refine"]
+def make_home(home):
+    """Make a Scipion home with nothing in it, and have Scipion use it; load the plugins."""
     shutil.rmtree(home, ignore_errors=True)
     (home / "config").mkdir(parents=True)
     os.environ.update(
@@ -30,6 +28,13 @@ def main():
 
     HostConfig.writeBasic(str(home / "config" / "hosts.conf"))
     Config.getDomain().getPlugins()
+
+
+def main():
+    """Prepare the home, then run the tests that are named, or all."""
+    home = Path(sys.argv[1]).resolve()
+    names = sys.argv[2:] or ["scipion_cryorefine.tests.test_refine"]
+    make_home(home)
     os.chdir(home)
     unittest.main(module=None, argv=["run_tests.py", *names], verbosity=2)
 
