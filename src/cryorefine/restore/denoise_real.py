@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from cryorefine.restore.distribution import Distribution
@@ -34,7 +35,9 @@ class DenoiseReal:
         if not bool(where.any()):
             return Restored(halves, {"unchanged_because": "the mask is empty"})
         noise = Distribution(voxelwise(lambda a, b: (a - b).square() / 2, first, second))
-        signal = Distribution((first[where] + second[where]).square() / 4)
+        average = torch.masked_select(first, where).add_(torch.masked_select(second, where))
+        signal = Distribution(average.square_().div_(4))
+        del average
 
         def weighted(values: Tensor) -> Tensor:
             energy = values.square()

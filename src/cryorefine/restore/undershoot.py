@@ -38,7 +38,7 @@ class AttenuateUndershoot:
             return Restored(halves, {"unchanged_because": "the mask leaves no solvent"})
         made, facts = [], dict[str, Fact]()
         for half, volume in enumerate(halves, 1):
-            values = volume[solvent].double()
+            values = torch.masked_select(volume, solvent).double()
             mean, spread = float(values.mean()), float(values.std(correction=0))
             threshold = mean - self.sigmas * spread
             below = int((volume < threshold).sum())

@@ -16,7 +16,9 @@ _SLAB_PX = 4
 
 
 def voxelwise(
-    function: Callable[..., Float[Tensor, "k y x"]], *volumes: Tensor
+    function: Callable[..., Float[Tensor, "k y x"]],
+    *volumes: Tensor,
+    out: Float[Tensor, "z y x"] | None = None,
 ) -> Float[Tensor, "z y x"]:
     """Return what a function makes of voxels, which must not look at their neighbours.
 
@@ -24,17 +26,20 @@ def voxelwise(
     ----------
     function
         Of as many tensors as there are volumes, of a few planes each. It must not change them.
+    out
+        Where the result goes: one of the volumes, which is needed no more. None: a new one.
     """
     first = volumes[0]
     if first.device.type != "cpu":
-        return function(*volumes)
+        found = function(*volumes)
+        return found if out is None else out.copy_(found)
     n = len(first)
-    out = torch.empty_like(first)
+    made = torch.empty_like(first) if out is None else out
 
     def work(begin: int, end: int) -> None:
         for start in range(begin * _SLAB_PX, min(end * _SLAB_PX, n), _SLAB_PX):
             part = slice(start, min(start + _SLAB_PX, n))
-            out[part] = function(*(volume[part] for volume in volumes))
+            made[part] = function(*(volume[part] for volume in volumes))
 
     in_threads(work, math.ceil(n / _SLAB_PX))
-    return out
+    return made
