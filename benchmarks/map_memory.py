@@ -5,14 +5,13 @@
 
 Makes half maps of a filament with noise in FOLDER, and runs the commands as a user does, each in a
 process of its own. Printed: peak of resident memory by the kernel's count, as it is and in maps
-(beside 0.35 GB of libraries), and seconds.
+(beside 0.57 GB of libraries), and seconds.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from measured import measure
 
 from cryorefine.engine.threads import use_threads
 from cryorefine.fourier.crop import resize_volume
@@ -20,12 +19,13 @@ from cryorefine.geometry.helix import Helix
 from cryorefine.io.mrc import write_volume
 from cryorefine.masks.soft import sphere_mask
 from cryorefine.model.filament import filament_atoms, filament_map, made_up_subunit
+from measured import measure
 
 _SMALL_PX, _SMALL_A, _HELIX = 96, 2.0, Helix(33.0, 12.0)
 """Made this small, and resampled to the box: detail to 4 Å, whatever the size."""
 
-_LIBRARIES_GB = 0.35
-"""What the program holds when it has read two maps of 32 voxels a side and restored them."""
+_LIBRARIES_GB = 0.57
+"""What the program takes for maps of 64 voxels a side, whatever it does to them."""
 
 _RESTORATIONS = {
     "symmetrise": "--post-symmetry i1 --post-symmetry-mask {folder}/ball.mrc",
@@ -39,7 +39,8 @@ _RESTORATIONS = {
     "mask": "--post-mask {folder}/ball.mrc",
 }
 _OTHERS = {
-    "mask found in the map": "restore {folder}/half1.mrc {folder}/half2.mrc --post-undershoot-sigmas 9",
+    "mask found in the map": "restore {folder}/half1.mrc {folder}/half2.mrc"
+    " --post-undershoot-sigmas 9",
     "all": "restore {folder}/half1.mrc {folder}/half2.mrc --mask {folder}/ball.mrc "
     + " ".join(_RESTORATIONS.values()),
     "helical-search": "helical-search {folder}/half1.mrc {folder}/half2.mrc"
@@ -90,10 +91,8 @@ def main() -> None:
         peak_GB = cost.peak_bytes / 1e9
         in_maps = (peak_GB - _LIBRARIES_GB) * 1e9 / (4 * size_px**3)
         told = "" if code == 0 else f" (exit {code})"
-        print(
-            f"| {name}{told} | {peak_GB:.2f} | {in_maps:.1f} | {cost.wall_s:.0f} | {cost.cpu_s:.0f} |",
-            flush=True,
-        )
+        times = f"{cost.wall_s:.0f} | {cost.cpu_s:.0f}"
+        print(f"| {name}{told} | {peak_GB:.2f} | {in_maps:.1f} | {times} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def solvent_mask(
     smooth = resize_volume(volume, coarse)
     smooth = low_pass(smooth, voxel_A=voxel_A * step, resolution_A=resolution_A)
     sphere = _radius(coarse, 3, volume.device) * step <= radius_px
-    threshold = otsu_threshold(torch.masked_select(smooth, sphere))
+    threshold = otsu_threshold(smooth[sphere])
     binary = (smooth > threshold) & sphere
     labels = np.zeros(binary.shape, np.int32)
     count = int(ndimage.label(binary.cpu().numpy(), output=labels))  # type: ignore[arg-type]

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from cryorefine.restore.distribution import Distribution
 from cryorefine.restore.protocol import Context, Halves, Restored, inside
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["DenoiseReal"]
 
@@ -35,7 +34,7 @@ class DenoiseReal:
         if not bool(where.any()):
             return Restored(halves, {"unchanged_because": "the mask is empty"})
         noise = Distribution(voxelwise(lambda a, b: (a - b).square() / 2, first, second))
-        average = torch.masked_select(first, where).add_(torch.masked_select(second, where))
+        average = values_where(first, where).add_(values_where(second, where))
         signal = Distribution(average.square_().div_(4))
         del average
 

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from cryorefine.fourier.filter import filter_volume
 from cryorefine.restore.protocol import Context, Halves, Restored, inside
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["EvaluateDifference"]
 
@@ -54,13 +53,13 @@ class EvaluateDifference:
         facts = {
             "difference_std": spread,
             "difference_std_after": _spread(difference, where),
-            "largest_local_disagreement": float(torch.masked_select(local, where).max()),
+            "largest_local_disagreement": float(values_where(local, where).max()),
         }
         return Restored(made, facts, {"disagreement": local})
 
 
 def _spread(difference: Tensor, where: Tensor) -> float:
-    values = torch.masked_select(difference, where).double()
+    values = values_where(difference, where).double()
     return float(values.std(correction=0)) if len(values) else 0.0
 
 

@@ -13,7 +13,7 @@ from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import wrapped_axis
 from cryorefine.restore.distribution import quantile
 from cryorefine.restore.protocol import Context, Halves, Restored, background
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["Laplacian", "laplacian_gain"]
 
@@ -47,7 +47,7 @@ class Laplacian:
         def restored(volume: Float[Tensor, "z y x"]) -> tuple[Float[Tensor, "z y x"], float]:
             n = volume.shape[-1]
             edges = volume_from_half(laplacian_gain(volume_to_half(volume), n), n, overwrite=True)
-            threshold = quantile(torch.masked_select(edges, solvent).abs_(), _SHARE)
+            threshold = quantile(values_where(edges, solvent).abs_(), _SHARE)
 
             def shrunk(values: Tensor) -> Tensor:
                 tiny = torch.finfo(values.dtype).tiny

@@ -13,6 +13,7 @@ from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.restore.protocol import Context, Halves, Restored
 from cryorefine.restore.rigid import POINTS_AT_ONCE, FourierSeries
+from cryorefine.restore.voxelwise import values_where
 
 __all__ = ["SymmetriseWithin", "oriented", "permuted", "symmetric_copies"]
 
@@ -43,7 +44,7 @@ class SymmetriseWithin:
 
         def blended(volume: Float[Tensor, "z y x"]) -> tuple[Float[Tensor, "z y x"], float | None]:
             average = symmetric_copies(volume, self.group, where)
-            values, weight = torch.masked_select(volume, where), torch.masked_select(mask, where)
+            values, weight = values_where(volume, where), values_where(mask, where)
             blend = torch.lerp(values, average, weight)
             agreement = _correlation(average, values, weight)
             del average, values, weight
@@ -89,7 +90,7 @@ def symmetric_copies(
         total = torch.zeros_like(volume)
         for matrix in exact:
             total += permuted(volume, matrix)
-    out = torch.masked_select(total, where)
+    out = values_where(total, where)
     if len(representatives) < 2:
         return (out.double() / group.order).to(volume)
     series = FourierSeries(total)
@@ -108,7 +109,7 @@ def symmetric_copies(
 
 def _runs_of_planes(where: Tensor) -> list[slice]:
     """Return runs of planes (z) with as many voxels as are evaluated together, at most."""
-    counts = where.flatten(1).sum(1).tolist()
+    counts = [int(torch.count_nonzero(plane)) for plane in where]
     runs, start, held = [], 0, 0
     for z, count in enumerate(counts):
         if held and held + count > POINTS_AT_ONCE:

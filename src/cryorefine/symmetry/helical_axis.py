@@ -35,8 +35,8 @@ _OUTLINE = 0.3
 """Share of the highest density (99.9 %) above which a voxel is the filament's."""
 
 _LARGE_PX = 400
-"""Side of the largest map whose outline is looked at as it is: in double precision a larger one takes
-gigabytes, and detail of 15 Å needs a few voxels only."""
+"""Side of the largest map whose outline is looked at as it is: in double precision a larger one
+takes gigabytes, and detail of 15 Å needs a few voxels only."""
 
 _LEAST_SECTIONS = 8  # with density, for a line through their middles
 
