@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.engine.threads import release_memory
 from cryorefine.evaluate.symmetry_agreement import is_contradicted, without_radial_mean
 from cryorefine.events import EventLog
 from cryorefine.fourier.crop import resize_volume
@@ -171,6 +172,7 @@ def _read(inputs: Inputs, state: State, poses: Poses, half: int, shells: int) ->
     coarse = resize_volume(state.references[half - 1].cpu(), size_px) * (n / size_px) ** 3
     points, rotations = view.points[first:].cpu(), poses.rotations[torch.from_numpy(rows)]
     images, transfer = torch.cat(x), torch.cat(c) if c else x[0].real
+    release_memory()  # what batches left behind, as after a pass over particles
     model = extract_slices(make_slice_grid(coarse, shells + 1.0), rotations, points) * transfer
     nuisances = _nuisances(coarse, shells, rotations, points, transfer)
     residual = torch.view_as_real(images - model).flatten(1)[..., None]
