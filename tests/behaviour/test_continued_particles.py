@@ -273,28 +273,17 @@ def test_a_percentile_that_leaves_nobody_is_refused(run):
     assert contents(run) == before
 
 
-def correlations(run: Path, alone: Path, iteration: int) -> list[float]:
-    """Return how alike the half maps of an iteration are to those of another run's first."""
-    pairs = zip(load_state(run, iteration).state.halves, load_state(alone, 1).state.halves,
-                strict=True)  # fmt: skip
-    return [float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) for a, b in pairs]
-
-
 def test_particles_that_leave_a_run_of_random_subsets_leave_its_sums(tiny_set, tmp_path):
     run, how = tmp_path / "run", {"alignment": "stochastic", "iterations": 1}
     refine(tiny_settings(tiny_set, stochastic_subset=32, **how), run)
     table = read_relion(run / "particles.star")
-    kept = table.select(np.arange(0, len(table), 4))  # of both halves, few: noise tells them
-    write_relion(tmp_path / "kept.star", kept)
-    alone = tmp_path / "alone"
-    refine(tiny_settings(tiny_set, particles=tmp_path / "kept.star", reference=(), iterations=1,
-                         alignment="none"), alone)  # fmt: skip
-    before = correlations(run, alone, 1)
+    write_relion(tmp_path / "kept.star", table.select(np.arange(0, len(table), 4)))
     # What is drawn anew has next to no share: what is in the map was in it before.
     resume(run, changes={**how, "particles": tmp_path / "kept.star", "stochastic_mixing": 1e-4})
-    after = correlations(run, alone, 2)
-    assert min(after) > 0.98 > max(before) + 0.03
-    assert load_state(run, 2).state.history[-1].counts.n_reconstructed == (8, 8)
+    before, after = load_state(run, 1).state, load_state(run, 2).state
+    for old, new in zip(before.sums, after.sums, strict=True):
+        assert 0.2 < float(new.weights.sum() / old.weights.sum()) < 0.3  # 8 of 32 images
+    assert after.history[-1].counts.n_reconstructed == (8, 8)
 
 
 def test_views_that_are_no_longer_reconstructed_leave_the_sums_of_random_subsets(

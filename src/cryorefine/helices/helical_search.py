@@ -29,6 +29,7 @@ from cryorefine.helices.two_fold import TwoFold
 from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
+    "EVERY",
     "Candidate",
     "HelicalRanges",
     "HelicalSearch",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
+
+EVERY = "every "
+"""How the names of relations begin that are steps of the same helix."""
 
 _FIRST_STEPS = 32
 """Largest number of steps whose copies the landscape counts. Its grid is as fine as the farthest
@@ -624,7 +628,7 @@ def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candida
     twist, rise = best.twist_deg, best.rise_A
     sector = 360 / best.fold
     twice = math.remainder(2 * twist, sector)
-    second = "every second subunit"
+    second = f"{EVERY}second subunit"
     if abs(twice) < _LAYER_DEG < abs(twist):
         second += ": a layer of the two-fold screw"
     related = {
@@ -633,7 +637,7 @@ def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candida
         "half steps": (twist / 2, rise / 2),
         "two-fold screw: half steps, turned by half a turn": (twist / 2 + sector / 2, rise / 2),
         second: (twice, 2 * rise),
-        "every third subunit": (math.remainder(3 * twist, sector), 3 * rise),
+        f"{EVERY}third subunit": (math.remainder(3 * twist, sector), 3 * rise),
         "the other hand": (-twist, rise),
     }
     found = [
