@@ -196,6 +196,14 @@ def contents_of(folder: Path, names: dict[str, bytes]) -> dict[str, bytes]:
     return {name: b[1024:] if name.endswith((".mrc", ".mrcs")) else b for name, b in found.items()}
 
 
+def test_a_demonstration_that_is_refused_leaves_no_folder(tmp_path):
+    ended = ended_here(["demo", "--output", str(tmp_path / "a" / "b"), "--symmetry", "none"])
+    assert (ended.code, problem_of_command(ended)) == (2, "")
+    assert not any(tmp_path.iterdir())
+    ended = ended_here(["demo", "--output", str(tmp_path), "--symmetry", "none"])
+    assert (ended.code, list(tmp_path.iterdir())) == (2, [])  # a folder that was there stays
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_two_commands_do_not_fill_one_folder(fillers, tmp_path, name):
     with locked(tmp_path):

@@ -68,10 +68,11 @@ def within(limit_s: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended; see ``serve``."""
+    """How a command ended; see ``serve``. What it wrote to standard output is known in part."""
 
     code: int | None
     error: str
+    output: str = ""
 
 
 def problem_of_command(ended: Ended) -> str:
@@ -90,9 +91,9 @@ def problem_of_command(ended: Ended) -> str:
 
 def ended_here(arguments: Sequence[str]) -> Ended:
     """Return how a command ends in this process: quickly, for those that fork no other."""
-    error, nothing = StringIO(), StringIO()
+    error, output = StringIO(), StringIO()
     code = 0
-    with redirect_stderr(error), redirect_stdout(nothing):
+    with redirect_stderr(error), redirect_stdout(output):
         try:
             main(arguments)
         except SystemExit as end:
@@ -100,7 +101,7 @@ def ended_here(arguments: Sequence[str]) -> Ended:
         except BaseException:
             traceback.print_exc(file=error)
             code = 70  # what no command ends with
-    return Ended(code, error.getvalue())
+    return Ended(code, error.getvalue(), output.getvalue())
 
 
 class Served:

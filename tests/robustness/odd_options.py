@@ -9,7 +9,7 @@ import click
 
 from cryorefine.cli.main import cli
 
-__all__ = ["VALUES", "OddCommand", "make_odd_places", "odd_commands"]
+__all__ = ["VALUES", "OddCommand", "command_names", "make_odd_places", "odd_commands"]
 
 VALUES = (
     "", " ", "\0", "a\0b", "nan", "inf", "-inf", "-1", "0", "1", "-0.0", "1e308", "-1e308",
@@ -40,18 +40,38 @@ class OddCommand:
     odd: str
 
 
+def command_names() -> list[str]:
+    """Return the names of all commands, those within a group of them after its name."""
+    context = click.Context(cli)
+    names = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        inner = command.list_commands(context) if isinstance(command, click.Group) else [""]
+        names += [f"{name} {word}".strip() for word in inner]
+    return names
+
+
+def command_of(name: str) -> click.Command:
+    """Return the command of a name as :func:`command_names` has them."""
+    command: click.Command | None = cli
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    return command
+
+
 def odd_commands(bases: dict[str, tuple[str, ...]]) -> Iterator[OddCommand]:
     """Yield all values at all options, and in place of all arguments, of some commands.
 
     Parameters
     ----------
     bases
-        By command, arguments that it accepts; the later of two values of an option counts.
+        By name of a command, arguments that it accepts; the later of two values of an option
+        counts.
     """
-    context = click.Context(cli)
     for name, base in bases.items():
-        command = cli.get_command(context, name)
-        assert command is not None
+        command, words = command_of(name), tuple(name.split())
         n_arguments = sum(isinstance(p, click.Argument) for p in command.params)
         for parameter in command.params:
             for value in VALUES:
@@ -59,11 +79,11 @@ def odd_commands(bases: dict[str, tuple[str, ...]]) -> Iterator[OddCommand]:
                 if isinstance(parameter, click.Argument):
                     at = list(base[:n_arguments])
                     at[command.params.index(parameter)] = value
-                    yield OddCommand((name, *at, *base[n_arguments:]), shown)
+                    yield OddCommand((*words, *at, *base[n_arguments:]), shown)
                 else:
                     assert isinstance(parameter, click.Option)
-                    given = parameter.opts[:1] if parameter.is_flag else (parameter.opts[0], value)
-                    yield OddCommand((name, *base, *given), shown)
+                    values = () if parameter.is_flag else (value,) * parameter.nargs
+                    yield OddCommand((*words, *base, parameter.opts[0], *values), shown)
                     if parameter.is_flag:
                         break
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import mrcfile
 import numpy as np
 import pytest
 
+from cryorefine.cli.main import cli
 from tests.robustness.judged import Served, case_count, problem_of_command, served
 from tests.robustness.odd_values import odd_cases
 from tests.robustness.small_set import SmallSet, valid_set
@@ -51,7 +53,7 @@ def columns() -> Iterator[Case]:
 
 
 def arrays() -> Iterator[Case]:
-    """Odd numbers in images, reference and mask."""
+    """Odd numbers in images, the reference, and each kind of map that an option takes."""
     valid = valid_set()
     values = (np.nan, np.inf, -np.inf, 1e20, 1e38, -1e38, 3e38, 0.0, 1e-38, 1e-45, 1e30)
 
@@ -73,32 +75,64 @@ def arrays() -> Iterator[Case]:
         for value in values:
             for change in changes:
                 name = f"{change.__name__} {value}"
-                for mode in ("none", "local"):
+                for mode in MODES:
                     images = change(valid.images, value)
                     yield Case(f"images {name}", replace(valid, images=images), mode)
                 reference = change(valid.reference, value)
                 yield Case(f"reference {name}", replace(valid, reference=reference), "global")
-                mask = change(valid.mask, value)
-                yield Case(
-                    f"mask {name}", replace(valid, mask=mask), "none", ("--mask", "mask.mrc")
-                )
+                compared = replace(valid, mask=change(valid.reference, value))
+                yield Case(f"truth {name}", compared, "none", ("--compare-to", "mask.mrc"))
+                masked = replace(valid, mask=change(valid.mask, value))
+                yield Case(f"mask {name}", masked, "none", ("--mask", "mask.mrc"))
+                for option, more, mode in MASKS:
+                    yield Case(f"{option} {name}", masked, mode, (option, "mask.mrc", *more))
+
+
+MASKS = (
+    ("--reference-mask", (), "global"),
+    ("--post-mask", ("--post-laplacian",), "none"),
+    ("--post-symmetry-mask", ("--post-symmetry", "c2"), "none"),
+)
+"""Options that take a mask for a part of the work, with those that they need, and the alignment."""
+
+LOCAL = {
+    "max-angle-change-deg": (), "max-shift-change-percent": (),
+    "max-grey-offset": ("--refine-grey",), "max-grey-scale-change-percent": ("--refine-grey",),
+    "max-magnification-change-percent": ("--refine-magnification",),
+    "max-defocus-change-angstrom": ("--refine-defocus",),
+}  # fmt: skip
+"""Options of a local alignment, with those that they need."""
+
+NEEDED = {
+    "stochastic-subset": ("--alignment", "stochastic"),
+    "stochastic-mixing": ("--alignment", "stochastic"),
+    "post-undershoot-sigmas": ("--post-deconvolve",), "min-cc-weight": ("--weight-cc",),
+    "mask-voxel-angstrom": ("--mask", "mask.mrc"),
+    **dict.fromkeys(
+        ("helical-twist-deg", "helical-rise-angstrom", "helical-radius-angstrom",
+         "helical-inner-radius-angstrom", "helical-fraction", "helical-max-out-of-plane-deg",
+         "helical-psi-range-deg", "helical-twist-range-deg", "helical-rise-range-angstrom"),
+        ("--helical-twist-deg", 30, "--helical-rise-angstrom", 10),
+    ),
+}  # fmt: skip
+"""What other options need; the later of two values of an option counts."""
 
 
 def options() -> Iterator[Case]:
-    """Odd values of options that take numbers."""
-    names = (
-        "initial-lowpass-angstrom", "reference-voxel-angstrom", "resolution-offset-angstrom",
-        "particle-radius-px", "max-energy", "seed", "iterations", "max-shift-percent",
-        "min-tilt-deg", "max-tilt-deg", "fsc-criterion", "fourier-padding", "dropout",
-        "target-resolution", "stochastic-subset", "max-grey-offset", "max-angle-change-deg",
-        "max-defocus-change-angstrom", "min-cc-weight", "reconstruct-min-tilt-deg",
-    )  # fmt: skip
+    """Odd values of all options of ``refine`` that take numbers."""
+    command = cli.get_command(click.Context(cli), "refine")
+    assert command is not None
+    names = [p.opts[0][2:] for p in command.params if p.type in (click.FLOAT, click.INT)]
+    names += ["target-resolution", "helical-twist-range-deg", "helical-rise-range-angstrom"]
     valid = valid_set()
     for name in names:
+        if name == "threads":  # which all cases are given, and each is another number of them
+            continue
+        needed = LOCAL.get(name, NEEDED.get(name, ()))
         for value in ("nan", "inf", "-1", "1e308", "1e-308", "0", "9" * 30, "5"):
-            # The later of two --iterations counts.
-            yield Case(f"--{name} {value}", valid, "global", (f"--{name}", value, "--seed", 1)
-                       if name != "seed" else ("--seed", value))  # fmt: skip
+            seed = () if name == "seed" else ("--seed", 1)
+            given = (*needed, f"--{name}", value, *seed)
+            yield Case(f"--{name} {value}", valid, "local" if name in LOCAL else "global", given)
 
 
 def spread(cases: list[Case], count: int) -> list[Case]:
@@ -155,7 +189,7 @@ def commands(tmp_path_factory) -> Iterator[Served]:
 
 @pytest.mark.parametrize("kind", [columns, arrays, options])
 def test_commands_on_odd_numbers_use_or_refuse_them(commands, tmp_path, kind):
-    cases = spread(list(kind()), case_count(3, share=28))
+    cases = spread(list(kind()), case_count(3, share=10))
     problems = problems_of(commands, cases, tmp_path)
     assert not problems, "\n".join(problems)
 

@@ -1,5 +1,6 @@
 """Names and places that nothing can be read from or written to, in the command and in Python."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.errors import InputError
-from tests.robustness.judged import ended_here, problem_of_call, problem_of_command
+from tests.builders import refused
+from tests.robustness.judged import ended_here, problem_of_call, problem_of_command, within
 from tests.robustness.odd_options import make_odd_places
 from tests.robustness.small_set import BOX_PX, valid_set
 
@@ -93,3 +95,45 @@ def test_a_call_refuses_a_name_that_can_be_none(places, call):
             problems.append(f"{what}: {problem or 'accepted'}")
     assert not problems, "\n".join(problems)
     assert sorted(places.rglob("*")) == before
+
+
+def as_pipe(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.star", "p.cs", "p.csg", "p.xmd", "poses.pkl"])
+def test_a_pipe_in_place_of_a_particle_file_is_refused_and_not_waited_for(tmp_path, name):
+    pipe = as_pipe(tmp_path / name)
+    with within(30), refused(f"{pipe}: is a pipe or a device, not a file"):
+        cr.read_particles(pipe)
+
+
+@pytest.mark.parametrize("other", ["a_ctf.pkl", "a_particles.txt", "J1_passthrough_particles.cs"])
+def test_a_pipe_beside_a_particle_file_is_refused_and_not_waited_for(tmp_path, other):
+    valid_set().write(tmp_path)
+    particles = tmp_path / ("J1_particles.cs" if other.endswith(".cs") else "a_poses.pkl")
+    cr.convert(tmp_path / "particles.star", particles)
+    if other.endswith(".txt"):
+        (tmp_path / "a_particles.star").unlink()
+    pipe = as_pipe(tmp_path / other)
+    with within(30), refused(f"{pipe}: is a pipe or a device, not a file"):
+        cr.read_particles(particles)
+
+
+@pytest.mark.parametrize("command", ["refine", "resume"])
+def test_a_pipe_in_place_of_a_settings_file_is_refused_and_not_waited_for(tmp_path, command):
+    star, pipe = valid_set().write(tmp_path / "data"), as_pipe(tmp_path / "settings.toml")
+    what = (
+        [str(star), "--output", str(tmp_path / "run")] if command == "refine" else [str(tmp_path)]
+    )
+    with within(30):
+        ended = ended_here([command, *what, "--settings", str(pipe)])
+    assert (ended.code, problem_of_command(ended)) == (2, "")
+    assert f"{pipe}: is a pipe or a device, not a settings file" in ended.error
+
+
+def test_a_pipe_in_place_of_a_model_is_refused_and_not_waited_for(tmp_path):
+    with within(30), refused("no such model"):
+        cr.simulate(as_pipe(tmp_path / "m.pdb"), output=tmp_path / "new")

@@ -11,6 +11,7 @@ from cryorefine.io.output_path import is_there
 from cryorefine.storage.layout import LOCK, committed_iterations
 from cryorefine.storage.lock import locked
 from cryorefine.storage.removal import remove_folder
+from cryorefine.storage.result_folder import folder_made
 
 __all__ = ["command"]
 
@@ -37,8 +38,7 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
     against it.
     """
     _check_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
-    with locked(output):
+    with folder_made(output), locked(output):
         _check_folder(output)
         mark = output / _MARK
         mark.mkdir(exist_ok=True)

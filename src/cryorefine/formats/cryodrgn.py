@@ -15,6 +15,7 @@ from cryorefine.formats.stack_boxes import with_boxes
 from cryorefine.geometry.rotation import euler_from_matrix, matrix_from_euler
 from cryorefine.io.mrc import read_stack_header
 from cryorefine.io.star import StarForm, read_star, write_star
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 from cryorefine.particles.formats.foreign import ForeignBlock, as_optics_groups
 from cryorefine.particles.formats.image_files import find_stack, image_names
 from cryorefine.particles.formats.read_options import ReadOptions
@@ -214,7 +215,11 @@ def _image_names(found: Path, path: Path, n: int, options: ReadOptions) -> np.nd
 def _of_stacks(listed: Path, options: ReadOptions) -> np.ndarray:
     """Return the names of all images of a stack, or of those that a text lists."""
     if listed.suffix == ".txt":
-        lines = listed.read_text("utf-8", "replace").split("\n")
+        require_no_pipe(listed)
+        try:
+            lines = listed.read_text("utf-8", "replace").split("\n")
+        except OSError as error:
+            raise unreadable(listed, error) from None
         stacks = [line.strip() for line in lines if line.strip()]
     else:
         stacks = [listed.name]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cryorefine.errors import InputError
-from cryorefine.io.unreadable import unreadable
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 
 __all__ = ["NUMPY_MAGIC", "STREAM_MAGIC", "read_fields", "read_result"]
 
@@ -83,6 +83,7 @@ def _files_of_group(path: Path) -> tuple[list[Path], list[str]]:
 
     That of the poses comes first.
     """
+    require_no_pipe(path)
     try:
         with open(path, "rb") as file:
             text = file.read(_LARGEST_GROUP).decode("utf-8", "replace")
@@ -138,6 +139,7 @@ def read_fields(path: Path) -> dict[str, np.ndarray]:
         If it is missing, is not numpy's form of a table of numbers and byte strings, or has not as
         many bytes as its rows need.
     """
+    require_no_pipe(path)
     try:
         with open(path, "rb") as file:
             magic = file.read(len(NUMPY_MAGIC))

@@ -14,7 +14,7 @@ import numpy as np
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
-from cryorefine.io.unreadable import unreadable
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 
 __all__ = ["read_arrays", "write_arrays"]
 
@@ -63,6 +63,7 @@ def read_arrays(path: Path) -> list[np.ndarray]:
     InputError
         If it is missing or damaged, or holds anything but arrays of numbers.
     """
+    require_no_pipe(path)
     try:
         data = path.read_bytes()
     except OSError as error:

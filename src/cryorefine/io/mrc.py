@@ -17,7 +17,7 @@ from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
 from cryorefine.io.spider import spider_volume
 from cryorefine.io.stack import StackHeader
-from cryorefine.io.unreadable import unreadable
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 
 __all__ = [
     "LARGEST_VOXEL_A",
@@ -70,14 +70,7 @@ class Volume:
 
 def _open_header(path: Path, kind: str):
     path = Path(path)
-    try:
-        path.stat()
-    except ValueError:  # a NUL is in no file's name
-        raise InputError(f"no such {kind}", where=str(path), do="check the path") from None
-    except OSError as error:
-        raise unreadable(path, error, kind) from None
-    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-        raise InputError(f"is a pipe or a device, not a {kind}", where=str(path), do="name a file")
+    require_no_pipe(path, kind)
     try:
         with open(path, "rb") as file:
             content = file.read(_HEADER_BYTES)

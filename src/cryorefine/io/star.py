@@ -5,7 +5,6 @@ nobody knows travel through unchanged, and an error can name file, line and colu
 """
 
 import codecs
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
-from cryorefine.io.unreadable import unreadable
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 
 __all__ = ["StarBlock", "StarForm", "read_star", "write_star"]
 
@@ -502,10 +501,8 @@ def _ending(data: bytes) -> Literal["whole", "in a row", "after a row"]:
 
 def _read_bytes(path: Path) -> bytes:
     """Return what a file holds, without a byte order mark; refuse what is no file."""
+    require_no_pipe(path)
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            # It would be read again later, and may have no end.
-            raise InputError("is a device or a pipe", where=str(path), do="give a file")
         return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise unreadable(path, error) from None

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import write_text
-from cryorefine.io.unreadable import unreadable
+from cryorefine.io.unreadable import require_no_pipe, unreadable
 from cryorefine.settings.combined import GROUPS, RefineSettings, option_name
 
 __all__ = ["load_settings", "make_settings", "save_settings"]
@@ -57,10 +57,11 @@ def load_settings(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing or not TOML.
     """
+    require_no_pipe(path, "settings file")
     try:
         with open(path, "rb") as file:
             text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:  # a device may have no end
+        if len(text) > _LARGEST:
             raise ValueError(f"more than {_LARGEST / 1e6:g} MB")
         return tomllib.loads(text.decode("utf-8"))
     except OSError as error:

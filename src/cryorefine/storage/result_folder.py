@@ -17,7 +17,7 @@ from cryorefine.io.output_path import is_there
 from cryorefine.storage.layout import LOCK
 from cryorefine.storage.lock import locked
 
-__all__ = ["ResultFolder"]
+__all__ = ["ResultFolder", "folder_made"]
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,18 @@ class ResultFolder:
         InputError
             If another process works in the folder, or something else stands in the way.
         """
-        made = _make(self.path)
-        try:
-            with locked(self.path):
-                check()
-                self._clear_aside()
-                self.aside.mkdir()
-                try:
-                    yield self.aside
-                except BaseException as error:
-                    self._name_results(error)
-                    with suppress(OSError):
-                        self._clear_aside()
-                    raise
-                self._move_up()
-        except BaseException:
-            for folder in made:
-                with suppress(OSError):  # another has put something there
-                    folder.rmdir()
-            raise
+        with folder_made(self.path), locked(self.path):
+            check()
+            self._clear_aside()
+            self.aside.mkdir()
+            try:
+                yield self.aside
+            except BaseException as error:
+                self._name_results(error)
+                with suppress(OSError):
+                    self._clear_aside()
+                raise
+            self._move_up()
 
     def _move_up(self) -> None:
         # Without the last of them no older set is whole any more, nor this one until it has come.
@@ -142,8 +135,15 @@ class ResultFolder:
                 error.filename = str(self.path / path.relative_to(self.aside))
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it that are missing; return these, the innermost first."""
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it that are missing; on an error none of them stays empty."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return missing
+    try:
+        yield
+    except BaseException:
+        for path in missing:  # the innermost first
+            with suppress(OSError):  # something has been put there
+                path.rmdir()
+        raise
