@@ -51,7 +51,9 @@ def of_44(tiny_set, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("alignment", ["global", "local", "automatic"])
+@pytest.mark.parametrize(
+    "alignment", ["global", "local", pytest.param("automatic", marks=pytest.mark.slow)]
+)
 def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, of_44, tmp_path, alignment):
     run = Path(shutil.copytree(of_44, tmp_path / "run"))
     # Local alignment needs poses of the new ones.
@@ -144,7 +146,9 @@ def with_coordinates(data: Path, path: Path, rows) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("size_px", "pixel_A"), [(24, 7.2), (28, 5.4)])
+@pytest.mark.parametrize(
+    ("size_px", "pixel_A"), [(24, 7.2), pytest.param(28, 5.4, marks=pytest.mark.slow)]
+)
 def test_particles_that_were_extracted_anew_keep_their_poses_and_halves(
     tiny_set, tmp_path, size_px, pixel_A
 ):

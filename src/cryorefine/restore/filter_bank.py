@@ -61,9 +61,9 @@ class FilterBank:
                 certain = torch.erf(values.abs() * scale).nan_to_num(0.0)
                 return total + values * certain**_POWER
 
-            for total, values in zip(totals, (first, second), strict=True):
-                voxelwise(weighted, total, values, out=total)
-            del first, second, values  # not beside those of the next band
+            voxelwise(weighted, totals[0], first, out=totals[0])
+            voxelwise(weighted, totals[1], second, out=totals[1])
+            del first, second  # not beside those of the next band
         return Restored((totals[0], totals[1]), {"bands": len(tables)})
 
 

@@ -49,6 +49,7 @@ from cryorefine.weigh.worst import worst_of_groups
 __all__ = [
     "NextSegment",
     "begin_segment",
+    "check_files_beside",
     "check_same_particles",
     "warn_of_changes",
     "warn_of_commands",
@@ -107,6 +108,7 @@ def begin_segment(
     settings, suspended = merge_settings(before, changes, where=str(run))
     warn_of_commands(stopped, changes, settings, events)
     registry = _registry(run, constants)
+    check_files_beside(stopped, changes)
     opened = open_inputs(settings, is_continued=True)
     check_same_particles(opened, constants, is_new_file="particles" in changes.changed)
     warn_of_changes(stopped, changes, opened, events)
@@ -187,6 +189,23 @@ def warn_of_commands(
         events.warn(shown)
 
 
+def check_files_beside(stopped: StoppedRun, changes: Changes) -> None:
+    """Refuse to go on without files that lay beside the particles, or with others in their place.
+
+    Before anything is read: what these files held is then missed, and what is missed is not why.
+
+    Raises
+    ------
+    InputError
+        If one is gone or has changed, the particles are those of the run, and it is not accepted.
+    """
+    if "particles" in changes.changed or changes.accepts_changed_inputs:
+        return
+    found = changes_of_inputs(stopped, (), ())
+    if found:
+        raise _changed(stopped, found)
+
+
 def warn_of_changes(
     stopped: StoppedRun, changes: Changes, opened: Opened, events: EventLog
 ) -> None:
@@ -202,18 +221,22 @@ def warn_of_changes(
     files = table.stacks if are_others else table.files
     paths = [p for p in input_paths(opened.settings, files) if str(p) not in given]
     run = stopped.output
-    found = changes_of_inputs(stopped, paths, () if are_others else table.companions)
+    found = changes_of_inputs(stopped, paths, None if are_others else table.companions)
     if found is None:
         events.warn(f"{run}: whether inputs have changed is unknown, its manifest is missing")
     elif found and not changes.accepts_changed_inputs:
-        raise InputError(
-            f"inputs have changed since the run read them: {_listed(found)}",
-            where=str(run),
-            do="restore them, start a new run, or say --accept-changed-inputs if it is to go on "
-            "with what they are now",
-        )
+        raise _changed(stopped, found)
     elif found:
         events.warn(f"{run}: goes on with inputs that have changed: {_listed(found)}")
+
+
+def _changed(stopped: StoppedRun, found: list[str]) -> InputError:
+    return InputError(
+        f"inputs have changed since the run read them: {_listed(found)}",
+        where=str(stopped.output),
+        do="restore them, start a new run, or say --accept-changed-inputs if it is to go on "
+        "with what they are now",
+    )
 
 
 def _listed(changes: list[str]) -> str:
