@@ -51,10 +51,10 @@ def peak_in_maps(work: Callable[[], object]) -> float:
 def work_as_on_large_maps() -> None:
     """Let maps of a small box be worked on as those of a large one."""
     for module in (fsc, filter_bank, laplacian, symmetrise_within):
-        module.MAX_AT_ONCE = 1
+        vars(module)["MAX_AT_ONCE"] = 1
     places = rigid.POINTS_AT_ONCE * SIZE_PX**3 // LARGE_PX**3
     for module in (rigid, symmetrise_within):
-        module.POINTS_AT_ONCE = places
+        vars(module)["POINTS_AT_ONCE"] = places
 
 
 def main() -> None:
