@@ -10,24 +10,32 @@ from pathlib import Path
 
 import pytest
 
+import cryorefine as cr
+from cryorefine.events import Event
 from tests.robustness.small_set import valid_set
 
 ROOT = Path(__file__).parents[1]
 SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 TESTS = {
-    "cryorefine reads the files": "test_security::test_a_run_writes_nowhere_else",
-    "It writes into the folder": "test_security::test_a_run_writes_nowhere_else",
-    "Outside it, it writes temporary files": "test_security::test_a_run_writes_nowhere_else, "
+    "cryorefine reads the files": "test_security::test_a_run_keeps_to_its_files, "
+    "behaviour/test_inputs_of_formats::"
+    "test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on",
+    "It writes into the folder": "test_security::test_a_run_keeps_to_its_files",
+    "Outside it, it writes temporary files": "test_security::test_a_run_keeps_to_its_files, "
+    "test_security::test_nothing_is_left_of_runs_that_only_memory_keeps",
+    "Temporary files are removed": "test_security::"
+    "test_nothing_is_left_of_runs_that_only_memory_keeps, "
     "restore/test_command::test_a_command_that_fails_leaves_no_folder",
-    "It opens no network": "test_security::test_a_run_writes_nowhere_else",
+    "It opens no network": "test_security::test_a_run_keeps_to_its_files",
     "Files may hold anything": "robustness/test_reading::"
     "test_damaged_star_files_are_read_or_refused, "
     "robustness/test_reading::test_damaged_mrc_files_are_read_or_refused, "
     "robustness/test_odd_runs::test_odd_arrays_of_a_checkpoint_are_read_or_refused, "
     "robustness/test_odd_runs::test_odd_records_of_a_run_are_read_or_refused",
-    "No number in them makes": "robustness/test_commands::"
-    "test_commands_on_odd_numbers_use_or_refuse_them",
+    "No number in them makes": "kernels/test_odd_coordinates::"
+    "test_all_kernels_stay_within_their_arrays_when_every_index_is_checked, "
+    "robustness/test_commands::test_commands_on_odd_numbers_use_or_refuse_them",
     "`make fuzz` tries it": "robustness/test_commands::"
     "test_commands_on_odd_numbers_use_or_refuse_them",
     "`--reference-command` and `--post-command` run": "behaviour/test_changed_inputs::"
@@ -43,7 +51,10 @@ TESTS = {
     "No other content of a file is run": "restore/test_command::"
     "test_the_marks_of_a_shell_mean_nothing_without_one",
     "None are loaded": "robustness/test_odd_runs::"
-    "test_a_pickled_object_in_a_checkpoint_is_not_made",
+    "test_a_pickled_object_in_a_checkpoint_is_not_made, "
+    "formats/test_damaged_files::test_nothing_in_a_pickle_is_executed",
+    "Of cryoDRGN's pickles": "formats/test_damaged_files::test_nothing_in_a_pickle_is_executed, "
+    "formats/test_damaged_files::test_arrays_of_every_protocol_and_byte_order_are_read",
     "Worker processes exchange": "behaviour/test_engines::"
     "test_the_number_of_worker_processes_changes_no_bit",
     "A symbolic link in place": "robustness/test_odd_runs::"
@@ -53,9 +64,13 @@ TESTS = {
     "test_clearing_removes_the_files_of_a_run_and_nothing_else",
     "Other files, and folders": "run/test_folder::"
     "test_clearing_removes_the_files_of_a_run_and_nothing_else",
-    "`report.html` contains no script": "report/test_report::"
+    "Commands that make no run": "interface/test_result_folders::"
+    "test_restored_maps_are_never_taken_for_a_mixture_of_older_and_newer_ones, "
+    "interface/test_result_folders::test_a_users_file_in_the_way_is_named_and_left_alone",
+    "`report.html`, and the": "report/test_report::"
     "test_page_refers_to_nothing_outside_itself, robustness/test_odd_runs::"
-    "test_nothing_that_a_file_says_becomes_markup_of_the_report",
+    "test_nothing_that_a_file_says_becomes_markup_of_the_report, helices/test_helical_search::"
+    "test_the_page_of_a_search_refers_to_nothing_outside_itself",
 }
 """The first words of each sentence, and the tests that fail if it is not so."""
 
@@ -88,17 +103,19 @@ def hook(event, arguments):
         print("NET", event, arguments, file=sys.__stderr__)
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         mode, flags = arguments[1], arguments[2] or 0
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            print("WRITES", os.path.abspath(os.fsdecode(arguments[0])), file=sys.__stderr__)
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        print("WRITES" if writes else "READS", path, file=sys.__stderr__)
 sys.addaudithook(hook)
 from cryorefine.cli.main import main
 main(sys.argv[1:])
 """
 
 
-def test_a_run_writes_nowhere_else(tmp_path):
+def test_a_run_keeps_to_its_files(tmp_path):
     """And opens no connection: Python tells of every file and socket that it opens."""
     star = valid_set().write(tmp_path / "data")
+    (tmp_path / "data" / "other.star").write_text("data_\n")
     run = tmp_path / "run"
     ended = subprocess.run(
         [sys.executable, "-c", WATCHED, "reconstruct", str(star), "--output", str(run)],
@@ -115,5 +132,25 @@ def test_a_run_writes_nowhere_else(tmp_path):
     assert [p for p in outside if p.is_relative_to(tmp_path)] == []
     assert [p for p in outside if not any(p.is_relative_to(cache) for cache in caches)] == []
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [
-        "mask.mrc", "particles.star", "reference.mrc", "stack.mrcs",
+        "mask.mrc", "other.star", "particles.star", "reference.mrc", "stack.mrcs",
     ]  # fmt: skip
+    read = {Path(line.removeprefix("READS ")) for line in lines if line.startswith("READS ")}
+    assert {p.name for p in read if p.parent == star.parent} == {"particles.star", "stack.mrcs"}
+
+
+def test_nothing_is_left_of_runs_that_only_memory_keeps(tmp_path, monkeypatch):
+    """They do go through the folder for temporary files, which is looked at while they do."""
+    star, temporary, seen = valid_set().write(tmp_path / "data"), tmp_path / "temporary", set()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def look(_: Event) -> None:
+        seen.update(path.name for path in temporary.iterdir())
+
+    cr.reconstruct(star, progress=look)
+    assert len(seen) == 1
+    assert not any(temporary.iterdir())
+    given = {path.name for path in star.parent.iterdir()}
+    cr.convert(star, tmp_path / "data" / "copy.star", verify=True)
+    assert not any(temporary.iterdir())
+    assert {path.name for path in star.parent.iterdir()} == given | {"copy.star"}

@@ -11,6 +11,7 @@ import pytest
 
 import cryorefine as cr
 from cryorefine.cli.main import main
+from cryorefine.events import WarningGiven, read_events
 from cryorefine.formats.numpy_pickle import read_arrays, write_arrays
 from cryorefine.run.loop import resume
 from cryorefine.run.segments import read_segments
@@ -115,6 +116,65 @@ def test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on(
     assert resume(run)["iterations"] == 2
 
 
+def write_scores(folder: Path) -> tuple[str, str]:
+    """Write a .cs, and beside it a passthrough of values that no refinement needs."""
+    cr.convert(folder / "particles.star", folder / "J1_particles.cs")
+    write_scores_beside(folder)
+    return "J1_particles.cs", "J1_passthrough_particles.cs"
+
+
+def write_scores_beside(folder: Path) -> None:
+    uid = np.load(folder / "J1_particles.cs")["uid"]
+    later = np.zeros(len(uid), [("uid", uid.dtype), ("pick_stats/ncc_score", "<f4")])
+    later["uid"] = uid
+    with open(folder / "J1_passthrough_particles.cs", "wb") as stream:
+        np.save(stream, later, allow_pickle=False)
+
+
+@pytest.mark.parametrize(
+    "write", [write_group, write_passthrough, write_scores, write_pickles, write_model]
+)
+@pytest.mark.parametrize("more", [{}, {"iterations": 1}])
+def test_what_belongs_to_a_particle_file_may_not_be_gone_when_a_run_goes_on(
+    made, tmp_path, write, more
+):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    particles, other = write(folder)
+    run = begin(folder, particles)
+    (folder / other).rename(folder / "kept")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with refused(f"inputs have changed since the run read them: {folder / other} cannot be found"):
+        resume(run, changes=more)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (folder / "kept").rename(folder / other)
+    assert resume(run)["iterations"] == 2
+
+
+def test_a_file_that_is_gone_from_beside_the_particles_can_be_accepted(made, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    particles, other = write_scores(folder)
+    run = begin(folder, particles)
+    (folder / other).unlink()
+    accepted = Changes({}, accepts_changed_inputs=True)
+    assert resume(run, changes=accepted)["iterations"] == 2
+    assert len(read_segments(run)) == 2
+    told = [e.message for e in read_events(run / "events.jsonl") if isinstance(e, WarningGiven)]
+    assert any(f"{folder / other} cannot be found" in message for message in told)
+    assert resume(run)["iterations"] == 2  # it is no input of the run any more
+
+
+def test_another_particle_file_needs_nothing_that_lay_beside_the_one_before(made, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    particles, other = write_scores(folder)
+    run = begin(folder, particles)
+    (folder / other).unlink()
+    resume(run, changes={"particles": str(folder / "particles.star"), "iterations": 1})
+    assert len(read_segments(run)) == 2
+
+
 def test_a_file_that_comes_to_lie_beside_the_particles_is_named_and_becomes_an_input_if_accepted(
     made, tmp_path
 ):
@@ -122,11 +182,7 @@ def test_a_file_that_comes_to_lie_beside_the_particles_is_named_and_becomes_an_i
     shutil.copytree(made, folder)
     cr.convert(folder / "particles.star", folder / "J1_particles.cs")
     run = begin(folder, "J1_particles.cs")
-    uid = np.load(folder / "J1_particles.cs")["uid"]
-    later = np.zeros(len(uid), [("uid", uid.dtype), ("pick_stats/ncc_score", "<f4")])
-    later["uid"] = uid
-    with open(folder / "J1_passthrough_particles.cs", "wb") as stream:
-        np.save(stream, later, allow_pickle=False)
+    write_scores_beside(folder)
     with refused("inputs have changed", f"{folder / 'J1_passthrough_particles.cs'} is read now"):
         resume(run)
     accepted = Changes({}, accepts_changed_inputs=True)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -151,3 +152,12 @@ def test_the_report_has_all_numbers_a_picture_and_a_page(found, tmp_path):
     assert f"Twist {found.best.helix.twist_deg:.3f}" in page
     assert "right-handed" in page
     assert "half pitch" in page
+
+
+def test_the_page_of_a_search_refers_to_nothing_outside_itself(found, tmp_path):
+    write_helical_report(found, tmp_path)
+    page = (tmp_path / "landscape.html").read_text()
+    links = re.findall(r"\b(?:src|href)\s*=\s*[\"']?([^\"'>\s]*)", page)
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert not re.search(r"https?://|url\(|@import|<script|<link", page)

@@ -115,10 +115,15 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
     (run / "figures").mkdir()
     mine = ("iteration_1234/raw.mrc", "leg_1234/raw.mrc", "leg_2_old/state.npz")
     mine += ("iteration_001/raw.mrc", ".iteration_x.part/raw.mrc", "iteration_12/state.npz")
+    # Of names that this program writes, in folders that it has not written or not so.
+    mine += ("iteration_1234/map.mrc", "leg_1234/settings.toml", ".iteration_x.part/state.npz")
+    mine += ("iteration_0012/map.mrc", "iteration_001/.notes.txt.abcdefgh.part")
     for name in mine:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("mine")
     (run / "settings_legacy.toml").write_text("mine")
+    (run / ".notes.txt.abcdefgh.part").write_text("mine")
+    (run / "iteration_999").mkdir()
     clear_run(run)
     left = sorted(str(p.relative_to(run)) for p in run.rglob("*"))
     folders = {name.partition("/")[0] for name in mine}
@@ -127,6 +132,8 @@ def test_clearing_removes_the_files_of_a_run_and_nothing_else(tmp_path):
             *mine,
             *folders,
             "settings_legacy.toml",
+            ".notes.txt.abcdefgh.part",
+            "iteration_999",
             "figures",
             "iteration_001.txt",
             "iteration_plan",

@@ -26,6 +26,7 @@ from cryorefine.records.particle_registry import (
     known_poses,
     next_registry,
 )
+from cryorefine.refine.counting import is_in_maps
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.commands import check_commands
 from cryorefine.run.engines import engine_of
@@ -48,6 +49,7 @@ from cryorefine.weigh.worst import worst_of_groups
 __all__ = [
     "NextSegment",
     "begin_segment",
+    "check_files_beside",
     "check_same_particles",
     "warn_of_changes",
     "warn_of_commands",
@@ -106,6 +108,7 @@ def begin_segment(
     settings, suspended = merge_settings(before, changes, where=str(run))
     warn_of_commands(stopped, changes, settings, events)
     registry = _registry(run, constants)
+    check_files_beside(stopped, changes)
     opened = open_inputs(settings, is_continued=True)
     check_same_particles(opened, constants, is_new_file="particles" in changes.changed)
     warn_of_changes(stopped, changes, opened, events)
@@ -140,7 +143,7 @@ def begin_segment(
         state = _of_other_images(inputs, state, constants.voxel_A, events, engine)
     else:
         noise, group_scale = _regrouped(state, constants.optics, inputs)
-        sums = state.sums if _keeps_sums(before, settings) else None
+        sums = state.sums if _keeps_sums(before, settings) and not chosen.has_lost else None
         state = replace(state, noise=noise, group_scale=group_scale, sums=sums)
     return NextSegment(
         segment=segment,
@@ -186,6 +189,23 @@ def warn_of_commands(
         events.warn(shown)
 
 
+def check_files_beside(stopped: StoppedRun, changes: Changes) -> None:
+    """Refuse to go on without files that lay beside the particles, or with others in their place.
+
+    Before anything is read: what these files held is then missed, and what is missed is not why.
+
+    Raises
+    ------
+    InputError
+        If one is gone or has changed, the particles are those of the run, and it is not accepted.
+    """
+    if "particles" in changes.changed or changes.accepts_changed_inputs:
+        return
+    found = changes_of_inputs(stopped, (), ())
+    if found:
+        raise _changed(stopped, found)
+
+
 def warn_of_changes(
     stopped: StoppedRun, changes: Changes, opened: Opened, events: EventLog
 ) -> None:
@@ -201,18 +221,22 @@ def warn_of_changes(
     files = table.stacks if are_others else table.files
     paths = [p for p in input_paths(opened.settings, files) if str(p) not in given]
     run = stopped.output
-    found = changes_of_inputs(stopped, paths, () if are_others else table.companions)
+    found = changes_of_inputs(stopped, paths, None if are_others else table.companions)
     if found is None:
         events.warn(f"{run}: whether inputs have changed is unknown, its manifest is missing")
     elif found and not changes.accepts_changed_inputs:
-        raise InputError(
-            f"inputs have changed since the run read them: {_listed(found)}",
-            where=str(run),
-            do="restore them, start a new run, or say --accept-changed-inputs if it is to go on "
-            "with what they are now",
-        )
+        raise _changed(stopped, found)
     elif found:
         events.warn(f"{run}: goes on with inputs that have changed: {_listed(found)}")
+
+
+def _changed(stopped: StoppedRun, found: list[str]) -> InputError:
+    return InputError(
+        f"inputs have changed since the run read them: {_listed(found)}",
+        where=str(stopped.output),
+        do="restore them, start a new run, or say --accept-changed-inputs if it is to go on "
+        "with what they are now",
+    )
 
 
 def _listed(changes: list[str]) -> str:
@@ -234,6 +258,8 @@ class _Chosen:
     has_unsearched
         Whether there are some without a pose that the schedule so far did not know of: they are
         searched for before it turns local.
+    has_lost
+        Whether images that are in the maps so far take no part any more.
     """
 
     screening: Screening
@@ -242,6 +268,7 @@ class _Chosen:
     poses: Poses | None
     previous: Poses | None
     has_unsearched: bool
+    has_lost: bool
     are_all_new: bool
     registry: ParticleRegistry
 
@@ -296,6 +323,7 @@ def _choose(
         poses=None if poses is None else poses.select(used),
         previous=None if state.previous is None or previous is None else previous.select(used),
         has_unsearched=state.poses is not None and bool(np.any(are_new)),
+        has_lost=bool(np.setdiff1d(was_used[_in_maps(state)], match[used]).size),
         are_all_new=not (match[used] >= 0).any(),
         registry=next_registry(
             registry, known, opened.table, match, used=used, half=half, dropped=dropped
@@ -508,9 +536,15 @@ def _search(
     return "new" if lacks_poses else "nobody"
 
 
+def _in_maps(state: State) -> np.ndarray:
+    """Tell which of a run's particles have their images in its maps."""
+    return np.zeros(0, int) if state.poses is None else is_in_maps(state.poses).numpy()
+
+
 def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
     """Tell whether a stochastic reconstruction can go on from the sums so far."""
-    for name in ("alignment", "symmetry", "fourier_padding"):
+    tilts = ("reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
+    for name in ("alignment", "symmetry", "fourier_padding", *tilts):
         default = RefineSettings.model_fields[name].default
         if before.get(name, default) != getattr(settings, name):
             return False

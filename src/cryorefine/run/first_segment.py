@@ -125,6 +125,7 @@ def _fill_folder(output: Path, opened: Opened, prepared: _Prepared) -> Segment:
         run=output,
         seed=settings.seed,
         device=device_name(opened.device),
+        beside=opened.table.companions,
         is_being_filled=True,
     )
     clear_run(output)

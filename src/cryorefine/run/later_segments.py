@@ -15,6 +15,7 @@ from cryorefine.run.checkpoint import save_start
 from cryorefine.run.continuation import (
     NextSegment,
     begin_segment,
+    check_files_beside,
     check_same_particles,
     warn_of_changes,
     warn_of_commands,
@@ -51,6 +52,7 @@ def same_segment(
     events = EarlyEventLog(listeners)
     with interruptible("the run is as it was; give the command again to go on with it"):
         warn_of_commands(stopped, requested, settings, events)
+        check_files_beside(stopped, requested)
         opened = open_inputs(settings_within_run(settings, segment), is_continued=True)
         check_same_particles(opened, constants)
         warn_of_changes(stopped, requested, opened, events)
@@ -98,6 +100,7 @@ def next_segment(
                     run=output,
                     seed=begun.settings.seed,
                     device=device_name(begun.opened.device),
+                    beside=begun.opened.table.companions,
                 )
 
             start = Checkpoint(begun.state, constants, stopped.clock.read(), is_finished=False)

@@ -133,8 +133,11 @@ def _is_accepted(stopped: StoppedRun, requested: Changes) -> bool:
     """Tell whether inputs have changed and are to become those of the run."""
     if not requested.accepts_changed_inputs:
         return False
+    if changes_of_inputs(stopped):
+        return True
+    # Only what the particle file makes be read can tell of files that are new beside it.
     beside = open_inputs(stopped.settings, is_continued=True).table.companions
-    return bool(changes_of_inputs(stopped, beside=beside))
+    return bool(changes_of_inputs(stopped, (), beside))
 
 
 def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:

@@ -116,7 +116,9 @@ def _no_run(output: Path) -> InputError:
 
 
 def changes_of_inputs(
-    stopped: StoppedRun, paths: Iterable[Path] | None = None, beside: Iterable[Path] = ()
+    stopped: StoppedRun,
+    paths: Iterable[Path] | None = None,
+    beside: Iterable[Path] | None = None,
 ) -> list[str] | None:
     """Return :func:`changed_inputs` of the files that a run's last segment began with."""
     run, number = stopped.output, len(stopped.segments)

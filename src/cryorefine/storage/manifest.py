@@ -37,6 +37,7 @@ def write_manifest(
     run: Path,
     seed: int,
     device: str,
+    beside: Iterable[Path] = (),
     is_being_filled: bool = False,
 ) -> None:
     """Write the manifest of a run or of one of its later segments.
@@ -49,6 +50,8 @@ def write_manifest(
         Its folder: that of the manifest, or the one that the segment's is in.
     device
         What it computes on, in words.
+    beside
+        Those of the inputs that are read because they lie beside another, and named by no setting.
     is_being_filled
         Whether the folder lacks, until :func:`mark_as_filled`, what resuming needs.
     """
@@ -68,6 +71,8 @@ def write_manifest(
         "run_folder": os.path.realpath(run),
         "inputs": {str(p): {**file_digest(p), **place_of(p, run)} for p in inputs},
     }
+    for path in beside:
+        manifest["inputs"][str(path)]["is_beside"] = True
     if is_being_filled:
         manifest["is_being_filled"] = True
     write_record(folder / MANIFEST, manifest)
@@ -102,7 +107,10 @@ def check_is_filled(run: Path) -> None:
 
 
 def changed_inputs(
-    folder: Path, run: Path, paths: Iterable[Path] | None = None, beside: Iterable[Path] = ()
+    folder: Path,
+    run: Path,
+    paths: Iterable[Path] | None = None,
+    beside: Iterable[Path] | None = None,
 ) -> list[str] | None:
     """Return which inputs are no longer those of a folder's manifest, and how, in words.
 
@@ -114,7 +122,8 @@ def changed_inputs(
         Those to look at; one that the manifest does not name is new, and not listed. None: all.
     beside
         Files that are read because they lie beside an input: one that the manifest does not name
-        was not there, and is listed.
+        was not there, and is listed, and so is one that the manifest has as such and that is gone
+        or has changed. None: they are others than the manifest's, and are not looked at.
 
     Returns
     -------
@@ -130,9 +139,10 @@ def changed_inputs(
         if isinstance(entry, dict):
             now = found_again(Path(name), entry, run, is_moved=was_moved)
             recorded.add(os.path.realpath(now))
-            if wanted is None or os.path.realpath(now) in wanted:
+            is_kept = beside is not None and entry.get("is_beside") is True
+            if wanted is None or is_kept or os.path.realpath(now) in wanted:
                 found[now] = difference(now, entry)
-    for path in beside:
+    for path in beside or ():
         if os.path.realpath(path) not in recorded:
             found[path] = "is read now, and was not there"
     return [f"{now} {what}" for now, what in found.items() if what]
