@@ -32,8 +32,10 @@ from .test_kill_points import again, assert_same
 SHARES = {"a new run": 13, "publishing": 27, "overwriting": 27, "a report": 60}
 """By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000 are 301 kills, and
 those of a report."""
-QUICK = ("a new run", "a report")
-KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in SHARES]
+KINDS = [
+    "a new run",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in SHARES if k != "a new run"),
+]
 """Kills while a run publishes or overwrites: also in ``test_kill_points.py``."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PAGE = "report.html"
