@@ -22,7 +22,7 @@ import torch
 from scipy import ndimage
 
 from cryorefine.assign import search_depth
-from cryorefine.api.progress import ProgressDisplay
+from cryorefine.api.progress_display import ProgressDisplay
 from cryorefine.evaluate.fsc import fsc, resolution
 from cryorefine.io.mrc import read_volume
 from cryorefine.masks.soft import soft_edge

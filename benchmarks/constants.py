@@ -32,7 +32,6 @@ from trial import (
 
 _RIGHT_DEG = 10.0
 _SHELLS_A = (30.0, 8.0)
-_POLICY = "cryorefine.refine.policy"
 
 _SETS: dict[str, dict[str, object]] = {
     "d2": {"symmetry": "d2", "particles": 500, "snr": 0.05},
@@ -65,14 +64,10 @@ class Constant:
     def prelude(self, value: float) -> str:
         """Return the statements that give the constant another value in a process."""
         imported = f"import importlib; module = importlib.import_module({self.module!r}); "
-        if self.module == _POLICY:
-            name = f"module.DEFAULT_POLICY, {self.name!r}"
-            return f"{imported}object.__setattr__({name}, {value!r})"
         return f"{imported}setattr(module, {self.name!r}, {value!r})"
 
 
 CONSTANTS = (
-    Constant(_POLICY, "beyond_resolution", (0.8, 0.95, 1.0)),
     Constant(
         "cryorefine.weigh.stability", "_MIN_SIGMA_DEG", (0.5, 2.0), {"weight_stability": True}
     ),

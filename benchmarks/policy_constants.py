@@ -106,6 +106,8 @@ _FEW_FIRST: dict[str, float] = {"first_particles": 100}
 _SEED: dict[str, object] = {"seed": 1}
 
 TRIALS = (
+    Trial("beyond_resolution", (0.8, 1.0), "c1_64"),
+    Trial("beyond_resolution", (0.8, 1.0), "d2"),
     Trial("coarsest_shells", (2, 6), "d2", options=_POOR_START),
     Trial("reach_shells", (5, 20), "c1_64"),
     Trial("reach_shells", (5, 20), "d7"),
@@ -122,7 +124,7 @@ TRIALS = (
     Trial("fastest_local_gain", (0.4, 0.95), "d7", options=_LOCAL, poses_of=1),
     Trial("fastest_local_gain", (0.4, 0.95), "d2_128", options=_LOCAL, poses_of=2),
 )
-"""Half and double values, or the nearest to them that a run can have."""
+"""Half and double values, or the nearest to them that a run can have or that mean something."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def main() -> None:
     good = np.flatnonzero(~is_junk)
     plain = everything.select(good)
     rows = [["", "particles", "angle °", "shift Å", "beyond 10° or 1 px %", "FSC 0.5 Å",
-             "mean FSC with the truth", "to the plain run %", "CPU s"]]  # fmt: skip
+             "mean FSC with the truth", "to the plain run %", "junk named", "good named",
+             "CPU s"]]  # fmt: skip
     means: list[float] = []
 
     def case(
@@ -100,6 +101,8 @@ def main() -> None:
             how = {"symmetry": options.symmetry, **how}
             cpu_s = refine(work / f"{name}.star", start, run, **how).cpu_s
         found = read_relion(run / "particles.star")
+        named = read_star(run / "particles.star")["particles"].integers("cryorefineFitsNothing")
+        of_junk = ~np.isin(found.image_index, good)
         # Junk has no true pose; its places in the stacks are those of no good image.
         found = found.select(np.isin(found.image_index, good))
         angle, shift = pose_errors(found, poses, options.symmetry)
@@ -109,7 +112,9 @@ def main() -> None:
         rows.append(
             [name, str(len(table)), number(float(np.median(angle))),
              number(float(np.median(shift))), number(wrong, 1), number(quality.truth_A),
-             number(means[-1], 3), number(100 * (means[-1] / means[0] - 1), 1), number(cpu_s, 0)]
+             number(means[-1], 3), number(100 * (means[-1] / means[0] - 1), 1),
+             f"{named[of_junk].sum()} of {of_junk.sum()}", str(named[~of_junk].sum()),
+             number(cpu_s, 0)]
         )  # fmt: skip
 
     case("plain")

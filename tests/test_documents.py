@@ -76,6 +76,15 @@ def test_every_file_of_the_repository_that_is_named_exists(path):
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_every_file_that_names_are_now_in_exists():
+    rows = [line.split("|") for line in (ROOT / "docs" / "names.md").read_text().splitlines()]
+    now = [span for row in rows if len(row) == 4 for span in spans(row[2])]
+    files = {path.as_posix() for path in (ROOT / "src" / "cryorefine").rglob("*.py")}
+    named = {span for span in now if span.endswith(".py")}
+    assert len(named) > 40
+    assert not [name for name in named if not any(f.endswith("/" + name) for f in files)]
+
+
 def test_every_test_that_a_document_names_exists():
     text = (ROOT / "docs" / "robustness.md").read_text()
     named = re.findall(r"`([\w/]+)::(test_\w+)`", text)

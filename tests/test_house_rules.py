@@ -5,6 +5,7 @@ a listed one that no longer offends.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 
 import cryorefine
+from cryorefine.refine.iteration import iterate
 
 SOURCE = Path(cryorefine.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 MAX_FUNCTION_LINES = 60
+MAX_ITERATION_LINES = 30
 MAX_PARAMETERS = 7
 MAX_ROOM_LINES = 3000
 
@@ -196,6 +199,10 @@ def test_a_number_without_a_reason_would_be_found():
 
 def test_no_function_outside_the_kernels_is_longer_than_a_page():
     assert_only_shrinks(large_functions(), LARGE_FUNCTIONS)
+
+
+def test_one_iteration_is_printed_in_thirty_lines():
+    assert len(inspect.getsource(iterate).splitlines()) <= MAX_ITERATION_LINES
 
 
 def test_no_public_function_outside_the_kernels_takes_more_than_seven_parameters():

@@ -17,9 +17,10 @@ particle images and its maps:
     cr.write_report("run")                               # report.html
 
 Objects
-    Particles, Volume, FscCurves, Inspection, Conversion, Refinement, Run, Iteration, Simulation
+    Particles, Volume, FscCurves, Inspection, Conversion, Export, Refinement, Run, Iteration,
+    Simulation
 Read and write
-    read_particles, read_volume, convert, open_run, write_report
+    read_particles, read_volume, convert, export, open_run, write_report
 Compute
     inspect, refine, reconstruct, fsc, sharpen, helical_search, impose_helix, project,
     rotations_from_euler, simulate; and the modules restore, with a function for each
@@ -30,8 +31,8 @@ Errors
 
 Lengths are in ångströms where a name ends in ``_A`` or ``_angstrom``, angles in degrees where it
 ends in ``_deg``; arrays are (z, y, x) and (y, x), vectors (x, y, z); ``docs/conventions.md`` has
-the rest. Importing changes nothing in the importing program, and calls give its numbers of threads
-back.
+the rest. Importing this package changes nothing in a program, and after each call the program has
+the numbers of threads that it had before.
 """
 
 import sys

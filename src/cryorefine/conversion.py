@@ -66,11 +66,11 @@ class Conversion:
     Attributes
     ----------
     source_format, target_format
-        As ``--to`` names them.
+        By the names that ``convert`` takes as ``to``.
     files
-        That were written.
+        What was written.
     n_particles
-        That are in them.
+        Particles in the files.
     not_understood
         What of the source is not in the particles that were read, in words.
     not_held
@@ -128,8 +128,8 @@ def convert(
     Parameters
     ----------
     source
-        A particle file of any format that is known, or Particles: of images without contrast
-        transfer ``cr.read_particles(path, ctf=False)``.
+        A particle file of any known format, or Particles. Where images have no contrast transfer,
+        give ``cr.read_particles(path, ctf=False)``.
     target
         File to write; its suffix tells the format, unless ``to`` does.
     to

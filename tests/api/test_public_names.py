@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cached_property
@@ -77,6 +78,12 @@ def test_every_attribute_of_a_public_class_says_what_it_is(name):
     for member, value in vars(getattr(cr, name)).items():
         if callable(value) or isinstance(value, property | cached_property):
             assert member.startswith("_") or inspect.getdoc(value), f"{name}.{member}"
+
+
+def test_help_of_the_package_names_all_that_is_public():
+    _, _, lists = cr.__doc__.partition("\nObjects\n")
+    words = set(re.findall(r"\w+", lists))
+    assert set(cr.__all__) - {"__version__"} <= words
 
 
 def test_nothing_else_is_offered():

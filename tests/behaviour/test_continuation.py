@@ -114,9 +114,10 @@ def test_a_second_segment_that_was_stopped_resumes_to_the_same_bits(
     ("module", "name", "call", "has_begun"),
     [
         (later_segments_module, "begin_segment", 1, False),
-        (later_segments_module, "save_start", 1, False),
-        (later_segments_module, "switch_segment", 1, False),
-        (segments_module, "write_text", 1, False),  # settings_leg001.toml
+        pytest.param(later_segments_module, "save_start", 1, False, marks=pytest.mark.slow),
+        pytest.param(later_segments_module, "switch_segment", 1, False, marks=pytest.mark.slow),
+        # settings_leg001.toml
+        pytest.param(segments_module, "write_text", 1, False, marks=pytest.mark.slow),
         (segments_module, "write_text", 2, False),  # legs.json
         (segments_module, "write_text", 3, True),  # settings.toml
     ],

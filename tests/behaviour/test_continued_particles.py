@@ -1,5 +1,6 @@
 """A run goes on with other particles, and nothing that was found is lost."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 import cryorefine.run.loop as loop_module
+from cryorefine.assign.align import can_be_tilted
 from cryorefine.errors import StoppedEarly
 from cryorefine.events import read_events
+from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.io.mrc import read_stack_header, write_stack
 from cryorefine.io.star import read_star
 from cryorefine.particles.formats.relion import read_relion, write_relion
@@ -48,7 +51,9 @@ def of_44(tiny_set, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("alignment", ["global", "local", "automatic"])
+@pytest.mark.parametrize(
+    "alignment", ["global", "local", pytest.param("automatic", marks=pytest.mark.slow)]
+)
 def test_new_particles_join_and_known_ones_keep_their_halves(tiny_set, of_44, tmp_path, alignment):
     run = Path(shutil.copytree(of_44, tmp_path / "run"))
     # Local alignment needs poses of the new ones.
@@ -141,7 +146,9 @@ def with_coordinates(data: Path, path: Path, rows) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("size_px", "pixel_A"), [(24, 7.2), (28, 5.4)])
+@pytest.mark.parametrize(
+    ("size_px", "pixel_A"), [(24, 7.2), pytest.param(28, 5.4, marks=pytest.mark.slow)]
+)
 def test_particles_that_were_extracted_anew_keep_their_poses_and_halves(
     tiny_set, tmp_path, size_px, pixel_A
 ):
@@ -264,3 +271,31 @@ def test_a_percentile_that_leaves_nobody_is_refused(run):
     with refused("left"):
         resume(run, changes=Changes({"max_energy": 1.0001}, keep_above_percentile=100))
     assert contents(run) == before
+
+
+def test_particles_that_leave_a_run_of_random_subsets_leave_its_sums(tiny_set, tmp_path):
+    run, how = tmp_path / "run", {"alignment": "stochastic", "iterations": 1}
+    refine(tiny_settings(tiny_set, stochastic_subset=32, **how), run)
+    table = read_relion(run / "particles.star")
+    write_relion(tmp_path / "kept.star", table.select(np.arange(0, len(table), 4)))
+    # What is drawn anew has next to no share: what is in the map was in it before.
+    resume(run, changes={**how, "particles": tmp_path / "kept.star", "stochastic_mixing": 1e-4})
+    before, after = load_state(run, 1).state, load_state(run, 2).state
+    for old, new in zip(before.sums, after.sums, strict=True):
+        assert 0.2 < float(new.weights.sum() / old.weights.sum()) < 0.3  # 8 of 32 images
+    assert after.history[-1].counts.n_reconstructed == (8, 8)
+
+
+def test_views_that_are_no_longer_reconstructed_leave_the_sums_of_random_subsets(
+    tiny_set, tmp_path
+):
+    run, how = tmp_path / "run", {"alignment": "stochastic", "iterations": 1}
+    refine(tiny_settings(tiny_set, stochastic_subset=32, **how), run)
+    changes = {**how, "reconstruct_min_tilt_deg": 60.0, "reconstruct_max_tilt_deg": 120.0}
+    resume(run, changes={**changes, "stochastic_subset": 4})
+    state = load_state(run, 2).state
+    in_maps = state.poses.scores.is_in_maps == 1
+    limits = math.radians(60.0), math.radians(120.0)
+    may_count = can_be_tilted(state.poses.rotations, parse_symmetry("d2"), limits)
+    assert 8 < int(in_maps.sum()) < 64  # more than were drawn
+    assert not bool((in_maps & ~may_count).any())

@@ -1,6 +1,8 @@
 """Images and maps whose contrast is inverted are told of, and only they are."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,17 +37,23 @@ def inverted_set(data: Path) -> Path:
     return data / "inverted_particles.star"
 
 
+LITTLE_NOISE = 0.05
+MORE_NOISE = [pytest.param(snr, marks=pytest.mark.slow) for snr in (0.01, 0.005)]
+
+
 @pytest.fixture(scope="module")
-def noisy_sets(tmp_path_factory) -> dict[float, Path]:
+def noisy_set(tmp_path_factory) -> Callable[[float], Path]:
     """The same particle in more and more noise; where there is little, few show the same."""
     folder = tmp_path_factory.mktemp("noisy")
-    return {
-        snr: simulate_set(
-            folder / str(snr), particles=n, box_px=48, pixel_angstrom=4.0, symmetry="c1",
-            diameter_angstrom=130, snr=snr,
-        )
-        for snr, n in ((0.05, 96), (0.01, 256), (0.005, 256))
-    }  # fmt: skip
+
+    @cache
+    def made(snr: float) -> Path:
+        return simulate_set(
+            folder / str(snr), particles=96 if snr == LITTLE_NOISE else 256, box_px=48,
+            pixel_angstrom=4.0, symmetry="c1", diameter_angstrom=130, snr=snr,
+        )  # fmt: skip
+
+    return made
 
 
 def warnings_of_start(reference: torch.Tensor | None = None, **settings) -> list[str]:
@@ -62,31 +70,31 @@ def warnings_of_start(reference: torch.Tensor | None = None, **settings) -> list
     return [e.message for e in events if e.kind == "warning"]
 
 
-@pytest.mark.parametrize("snr", [0.05, 0.01])
-def test_images_of_inverted_contrast_are_told_of_in_the_first_iteration(noisy_sets, snr):
-    data = noisy_sets[snr]
+@pytest.mark.parametrize("snr", [LITTLE_NOISE, MORE_NOISE[0]])
+def test_images_of_inverted_contrast_are_told_of_in_the_first_iteration(noisy_set, snr):
+    data = noisy_set(snr)
     [message] = warnings_of_start(folder=data, particles=inverted_set(data))
     assert "contrast inverted" in message
     assert "give --invert-contrast" in message
 
 
-@pytest.mark.parametrize("snr", [0.05, 0.01, 0.005])
-def test_inverting_inverted_images_is_not_warned_of_nor_are_good_ones(noisy_sets, snr):
-    data = noisy_sets[snr]
-    if snr == 0.05:  # inverted twice they are the same images, whatever their noise
+@pytest.mark.parametrize("snr", [LITTLE_NOISE, *MORE_NOISE])
+def test_inverting_inverted_images_is_not_warned_of_nor_are_good_ones(noisy_set, snr):
+    data = noisy_set(snr)
+    if snr == LITTLE_NOISE:  # inverted twice they are the same images, whatever their noise
         particles = inverted_set(data)
         assert not warnings_of_start(folder=data, particles=particles, invert_contrast=True)
     assert not warnings_of_start(folder=data)
 
 
-def test_inverting_good_images_is_warned_of(noisy_sets):
-    [message] = warnings_of_start(folder=noisy_sets[0.05], invert_contrast=True)
+def test_inverting_good_images_is_warned_of(noisy_set):
+    [message] = warnings_of_start(folder=noisy_set(LITTLE_NOISE), invert_contrast=True)
     assert "leave out --invert-contrast" in message
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("snr", [0.05, 0.005])
-def test_a_poor_reference_is_not_taken_for_an_inverted_one(noisy_sets, snr, tmp_path):
+@pytest.mark.parametrize("snr", [LITTLE_NOISE, 0.005])
+def test_a_poor_reference_is_not_taken_for_an_inverted_one(noisy_set, snr, tmp_path):
     other = simulate_set(
         tmp_path / "other", particles=2, box_px=48, pixel_angstrom=4.0, symmetry="c1",
         diameter_angstrom=90, seed=5,
@@ -94,7 +102,7 @@ def test_a_poor_reference_is_not_taken_for_an_inverted_one(noisy_sets, snr, tmp_
     poor = read_volume(other / "reference.mrc").data
     noise = torch.randn(poor.shape, generator=torch.Generator().manual_seed(1))
     for reference in (poor, poor.std() * noise):
-        messages = warnings_of_start(reference, folder=noisy_sets[snr])
+        messages = warnings_of_start(reference, folder=noisy_set(snr))
         assert not [m for m in messages if "inverted" in m]
 
 

@@ -69,7 +69,7 @@ def test_the_number_of_threads_changes_no_bit(data, expected, tmp_path, threads)
     [
         (2, 2),
         pytest.param(1, 2, marks=pytest.mark.slow),
-        pytest.param(3, 6, marks=pytest.mark.slow),
+        pytest.param(4, 4, marks=pytest.mark.slow),
     ],
 )
 def test_the_number_of_worker_processes_changes_no_bit(data, expected, tmp_path, workers, threads):

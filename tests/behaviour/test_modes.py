@@ -152,9 +152,13 @@ def refined(tmp_path_factory):
     ("mode", "how"),
     [
         ("automatic", {"iterations": 4}),
-        ("global", {"iterations": 2}),
+        pytest.param("global", {"iterations": 2}, marks=pytest.mark.slow),
         ("local", {"iterations": 2}),
-        ("stochastic", {"iterations": 2, "stochastic_subset": 60, "stochastic_mixing": 0.5}),
+        pytest.param(
+            "stochastic",
+            {"iterations": 2, "stochastic_subset": 60, "stochastic_mixing": 0.5},
+            marks=pytest.mark.slow,
+        ),
         ("none", {}),
     ],
 )

@@ -32,6 +32,11 @@ from .test_kill_points import again, assert_same
 SHARES = {"a new run": 13, "publishing": 27, "overwriting": 27, "a report": 60}
 """By kind of command, so large a part of ``CRYOREFINE_FUZZ`` is tried: of 2000 are 301 kills, and
 those of a report."""
+KINDS = [
+    "a new run",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in SHARES if k != "a new run"),
+]
+"""Kills while a run publishes or overwrites: also in ``test_kill_points.py``."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PAGE = "report.html"
 STOPPED_EARLY = 3
@@ -133,7 +138,7 @@ def problems_of_stops(
     return problems
 
 
-@pytest.mark.parametrize("kind", SHARES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_command_killed_at_a_system_call_goes_on_to_the_bits_of_one_that_was_not(
     canned, tmp_path, kind
 ):
@@ -142,7 +147,7 @@ def test_a_command_killed_at_a_system_call_goes_on_to_the_bits_of_one_that_was_n
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("kind", SHARES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_command_that_gets_a_signal_at_a_system_call_stops_cleanly_and_goes_on(
     canned, tmp_path, kind
 ):

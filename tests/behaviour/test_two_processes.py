@@ -107,6 +107,7 @@ def test_of_two_commands_on_one_folder_one_is_held_at_any_point_and_nothing_is_m
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow  # where one is held at a point of the other, what happens is the same each time
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_of_two_commands_on_one_folder_that_run_freely_nothing_is_mixed(canned, tmp_path, pair):
     first = pair[0]

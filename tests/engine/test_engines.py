@@ -98,7 +98,7 @@ def test_worker_processes_share_the_threads_and_have_one_for_torch(processes):
     assert os.getpid() not in ids
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_block_of_a_worker_that_is_killed_is_done_by_another(processes, tmp_path, times):
     told = []
     found = processes.map(Die(tmp_path, times), blocks_of(4), told.append)
@@ -107,6 +107,7 @@ def test_the_block_of_a_worker_that_is_killed_is_done_by_another(processes, tmp_
     assert sum(told) == 20  # what was told of a lost block is taken back
 
 
+@pytest.mark.slow
 def test_a_block_that_ends_every_worker_ends_the_run_with_the_reason(processes, tmp_path):
     with pytest.raises(WorkersLost, match=r"exit code -9.*--workers"):
         processes.map(Die(tmp_path, 100), blocks_of(4))

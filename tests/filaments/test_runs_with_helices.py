@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cryorefine.api.particles import read_particles
-from cryorefine.api.progress import iteration_line
+from cryorefine.api.progress_display import iteration_line
 from cryorefine.events import IterationDone, read_events
 from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.io.mrc import read_volume

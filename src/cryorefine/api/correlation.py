@@ -140,7 +140,7 @@ def fsc(
     Raises
     ------
     InputError
-        If the maps differ in box or sampling, or the mask is none.
+        If the maps and the mask differ in box or sampling, or the mask leaves 0 to 1.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def sharpen(
     Raises
     ------
     InputError
-        If the maps differ in box or sampling, or the mask is none.
+        If the maps and the mask differ in box or sampling, or the mask leaves 0 to 1.
 
     Examples
     --------

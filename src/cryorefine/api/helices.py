@@ -19,6 +19,7 @@ from cryorefine.helices.filament import FilamentAxis, filament_radius_A, halves_
 from cryorefine.helices.helical_search import (
     HelicalRanges,
     HelicalSearch,
+    average_of,
     prepared_map,
     search_helix,
 )
@@ -138,7 +139,7 @@ def searched(
         )
     tensors, voxel_A = [as_tensor(m) for m in maps], maps[0].voxel_A
     given = {"radius_A": radius_A, "resolution_A": resolution_A}
-    average = torch.stack(tensors).mean(0)
+    average = average_of(tensors)
     require_along_z(average, voxel_A)
     measured, fsc = _measured(tensors, voxel_A, **given)
     ranges = {"fold": int(name[1:]), **ranges}
@@ -146,9 +147,9 @@ def searched(
     about_A = radius_A or min(radius_about(average, by_density, voxel_A), measured["radius_A"])
     wanted = HelicalRanges(**{**measured, "radius_A": about_A}, **ranges)
     axis = find_axis(average, wanted, voxel_A=voxel_A, fsc=fsc)
+    del average  # of large maps each array counts
     if axis != FilamentAxis():
         tensors = [onto_z(t, axis, voxel_A) for t in tensors]
-        average = torch.stack(tensors).mean(0)
         measured, fsc = _measured(tensors, voxel_A, **given)
 
     def advanced(done: int, total: int) -> None:
@@ -157,7 +158,8 @@ def searched(
 
     chosen = HelicalRanges(**measured, **ranges)
     found = search_helix(tensors, chosen, voxel_A=voxel_A, fsc=fsc, progress=advanced)
-    return _with_two_fold(replace(found, axis=axis), average, voxel_A, fsc, name[0] == "d")
+    found = replace(found, axis=axis)
+    return _with_two_fold(found, average_of(tensors), voxel_A, fsc, name[0] == "d")
 
 
 def _measured(
@@ -170,7 +172,7 @@ def _measured(
     """Return radius and resolution, measured where they are not given, and the FSC of halves."""
     half_box_A = tensors[0].shape[-1] * voxel_A / 2
     if radius_A is None:
-        radius_A = filament_radius_A(torch.stack(tensors).mean(0), voxel_A)
+        radius_A = filament_radius_A(average_of(tensors), voxel_A)
     if not 2 * voxel_A < radius_A <= half_box_A:
         raise InputError(
             f"a filament of {radius_A:g} Å radius does not lie in a box of {2 * half_box_A:.0f} Å",
@@ -227,7 +229,7 @@ def symmetrised(maps: list[Volume], found: HelicalSearch) -> Volume:
     It lies along z through the origin, wherever the map's axis was. A dihedral one is first turned
     about z and moved along it so that its two-fold axis is x, as in all maps of this program.
     """
-    average, voxel_A = torch.stack([as_tensor(m) for m in maps]).mean(0), maps[0].voxel_A
+    average, voxel_A = average_of([as_tensor(m) for m in maps]), maps[0].voxel_A
     if found.axis != FilamentAxis():
         average = onto_z(average, found.axis, voxel_A)
     helix, across = found.best.helix, found.two_fold

@@ -11,7 +11,7 @@ from typing import Any
 
 from cryorefine.api.boundary import in_parameters, library_call, threads_restored
 from cryorefine.api.inputs import inputs_as_paths
-from cryorefine.api.progress import ProgressDisplay
+from cryorefine.api.progress_display import ProgressDisplay
 from cryorefine.api.results import Refinement
 from cryorefine.errors import InputError, StoppedEarly
 from cryorefine.events import Event, Listener, WarningGiven
@@ -45,7 +45,7 @@ def refine(
     Parameters
     ----------
     particles
-        Particles, or the path of a STAR file.
+        Particles, or the path of a particle file of any known format (``docs/formats.md``).
     reference
         Initial map: a Volume or a path, or two of them, which start one half set each. None
         reconstructs it from the poses of the particles.

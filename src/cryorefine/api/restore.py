@@ -226,8 +226,9 @@ def _mask(value: Any, name: str, like: Volume) -> Tensor | None:
 
 def _context(halves: Halves, voxel_A: float, mask: Tensor | None) -> Context:
     if mask is None:
-        average = (halves[0] + halves[1]) / 2
+        average = (halves[0] + halves[1]).div_(2)
         mask = solvent_mask(average, voxel_A=voxel_A, radius_px=len(average) / 2)
+        del average
     return Context(voxel_A, mask, half_map_fsc(*halves, voxel_A=voxel_A, mask=mask))
 
 
@@ -239,7 +240,7 @@ def _result(raw: tuple[Volume, Volume], made: RestoredHalves, context: Context) 
         return Volume(data.numpy(), voxel_A)
 
     def weighted(first: Tensor, second: Tensor) -> Volume:
-        return volume(weight_map((first + second) / 2, curves))
+        return volume(weight_map((first + second).div_(2), curves))
 
     return Restored(
         half_maps=(volume(made.halves[0]), volume(made.halves[1])),

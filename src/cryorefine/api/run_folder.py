@@ -88,9 +88,9 @@ class Run:
     ) -> Refinement:
         """Continue the run from its last whole iteration.
 
-        Without changes the result is, to the bit, that of a run that was never stopped, and
-        a run that has ended is left as it is. With changes a run that
-        has ended makes as many iterations again as its settings say, or ``iterations`` more.
+        Without changes the result is, to the bit, that of a run that was never stopped, and a run
+        that has ended is left as it is. With changes a run that has ended makes as many iterations
+        again as its settings say, or ``iterations`` more.
 
         Parameters
         ----------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cryorefine.api.boundary import library_call, threads_restored
 from cryorefine.api.particles import Particles, read_particles
-from cryorefine.api.progress import ProgressDisplay
+from cryorefine.api.progress_display import ProgressDisplay
 from cryorefine.api.volume import Volume, read_volume
 from cryorefine.engine.threads import use_threads
 from cryorefine.errors import InputError

@@ -254,20 +254,41 @@ class _Candidates:
         )
 
 
+@dataclass(frozen=True)
+class _Effort:
+    """How far poses are refined.
+
+    Attributes
+    ----------
+    max_shell
+        Images are compared up to here.
+    max_evaluations
+        Of the likelihood, beside the first; 0: poses are only scored.
+    informs
+        Whether the result has the information that covariances are made of.
+    """
+
+    max_shell: int
+    max_evaluations: int
+    informs: bool = True
+
+
 def _refine(
     images: WhitenedImages,
     reference: Reference,
     candidates: _Candidates,
     options: AlignmentOptions,
+    effort: _Effort,
     *,
-    max_shell: int,
-    max_evaluations: int,
     limits: LocalLimits | None = None,
     floor: Float[Tensor, "m"] | None = None,
-    informs: bool = True,
 ) -> PoseResult:
+    """Refine poses from where they are, by Levenberg and Marquardt's method.
+
+    ``floor``: candidates with no prospect of this log-likelihood are given up.
+    """
     limits, view = limits or LocalLimits(), images.view
-    first, last = view.band.prefix(0), view.band.prefix(max_shell)
+    first, last = view.band.prefix(0), view.band.prefix(effort.max_shell)
     shifts_px = candidates.shifts_px
     length = shifts_px.norm(dim=1, keepdim=True)
     shifts_px = shifts_px * (options.max_shift_px / length.clamp_min(1e-30)).clamp(max=1.0)
@@ -294,13 +315,23 @@ def _refine(
         own=own,
     )
     refinement = LevenbergMarquardt(
-        max_evaluations=max_evaluations,
+        max_evaluations=effort.max_evaluations,
         max_shift_px=options.max_shift_px,
         max_turn_rad=options.resolution_turn_rad if limits.turns else 0.0,
-        max_move_px=max(1.0, view.band.size_px / (4 * max_shell)) if limits.moves else 0.0,
-        informs=informs,
+        max_move_px=max(1.0, view.band.size_px / (4 * effort.max_shell)) if limits.moves else 0.0,
+        informs=effort.informs,
     )
     return refine_poses(reference.grid, problem, refinement)
+
+
+def _scored(
+    images: WhitenedImages,
+    reference: Reference,
+    candidates: _Candidates,
+    options: AlignmentOptions,
+) -> PoseResult:
+    """Score poses at the full band without changing them."""
+    return _refine(images, reference, candidates, options, _Effort(images.last_shell, 0))
 
 
 def align_globally(
@@ -379,12 +410,9 @@ def _finalists(
         candidates, score = candidates.at(left), score[left]
     shells = refinement_shells(coarse_shell, images.last_shell)
     for level, shell in enumerate(shells[:-1]):
-        refined = _refine(
-            images, reference, candidates, options,
-            max_shell=shell,
-            max_evaluations=_EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT,
-            informs=False,
-        )  # fmt: skip
+        evaluations = _EVALUATIONS_FIRST if level == 0 else _EVALUATIONS_NEXT
+        effort = _Effort(shell, evaluations, informs=False)
+        refined = _refine(images, reference, candidates, options, effort)
         refined = _confined(refined, options)
         apart_rad = table.step_rad * coarse_shell / shell
         left = _likely_apart(
@@ -412,10 +440,8 @@ def _refine_to_the_end(
     image_of, symmetry = candidates.image_of, reference.symmetry
 
     def refined(index: Int[Tensor, "k"], floor: Float[Tensor, "k"] | None = None) -> PoseResult:
-        return _refine(
-            images, reference, candidates.at(index), options,
-            max_shell=images.last_shell, max_evaluations=_EVALUATIONS_FINE, floor=floor,
-        )  # fmt: skip
+        effort = _Effort(images.last_shell, _EVALUATIONS_FINE)
+        return _refine(images, reference, candidates.at(index), options, effort, floor=floor)
 
     leaders = refined(first)
     is_inside = can_be_tilted(leaders.rotations, symmetry, options.tilt_range_rad)
@@ -453,20 +479,15 @@ def align_locally(
         starts = starts.followed_by(*_restarts(images, reference, rotations, shifts_px, options))
     if others is not None:
         starts = starts.followed_by(others.image_of, others.rotations, others.shifts_px)
-    final = _refine(
-        images, reference, starts, options,
-        max_shell=images.last_shell, max_evaluations=_EVALUATIONS_FINE, limits=limits,
-    )  # fmt: skip
+    effort = _Effort(images.last_shell, _EVALUATIONS_FINE)
+    final = _refine(images, reference, starts, options, effort, limits=limits)
     image_of = starts.image_of
     held = pull_back(
         final.rotations, final.shifts_px, rotations[image_of], shifts_px[image_of], limits
     )
     if held is not None:
         # Scored again, with the derivatives that the covariance is made of.
-        final = _refine(
-            images, reference, _Candidates(image_of, *held), options,
-            max_shell=images.last_shell, max_evaluations=0,
-        )  # fmt: skip
+        final = _scored(images, reference, _Candidates(image_of, *held), options)
     final, is_inside = _within_tilts(images, reference, image_of, final, options)
     return _choose(images, reference, image_of, final, is_inside, options)
 
@@ -488,11 +509,9 @@ def _restarts(
     candidates = _Candidates(
         every.repeat_interleave(k), around.flatten(0, 1), shifts_px.repeat_interleave(k, 0)
     )
-    refined = _refine(
-        images, reference, candidates, options,
-        max_shell=max(1, images.last_shell // _RESTART_BAND),
-        max_evaluations=_EVALUATIONS_COARSE, limits=options.local, informs=False,
-    )  # fmt: skip
+    shell = max(1, images.last_shell // _RESTART_BAND)
+    effort = _Effort(shell, _EVALUATIONS_COARSE, informs=False)
+    refined = _refine(images, reference, candidates, options, effort, limits=options.local)
     score = refined.score.view(b, k)
     found = refined.rotations.view(b, k, 3, 3)
     angle = reference.symmetry.distance(found[:, 1:], found[:, :1].expand(-1, k - 1, -1, -1))
@@ -530,10 +549,7 @@ def score_poses(
 ) -> BatchPoses:
     """Measure known poses without changing them, but for a symmetric copy within the tilts."""
     image_of = torch.arange(len(images), device=images.device)
-    found = _refine(
-        images, reference, _Candidates(image_of, rotations, shifts_px), options,
-        max_shell=images.last_shell, max_evaluations=0,
-    )  # fmt: skip
+    found = _scored(images, reference, _Candidates(image_of, rotations, shifts_px), options)
     moved, is_inside = _into_band(found.rotations, reference.symmetry, options.tilt_range_rad)
     kept = torch.where(is_inside[:, None, None], moved, found.rotations)
     found = replace(found, rotations=kept)
@@ -738,10 +754,8 @@ def _within_tilts(
     found = replace(found, rotations=moved)
     if len(rows) == 0:
         return found, is_inside
-    edge = _refine(
-        images, reference, _Candidates(image_of, moved, found.shifts_px).at(rows), options,
-        max_shell=images.last_shell, max_evaluations=0,
-    )  # fmt: skip
+    outside = _Candidates(image_of, moved, found.shifts_px).at(rows)
+    edge = _scored(images, reference, outside, options)
     names = ("score", "power", "information", "at_edge")
     scored = {n: getattr(found, n).index_copy(0, rows, getattr(edge, n)) for n in names}
     return replace(found, **scored), is_inside

@@ -60,7 +60,7 @@ def command(map1: Path, map2: Path | None, output: Path, **options: Any) -> None
     results = ResultFolder(output, "helical-search", _FILES)
     results.check_new()
     from cryorefine.api.helices import searched, symmetrised
-    from cryorefine.api.progress import ProgressDisplay
+    from cryorefine.api.progress_display import ProgressDisplay
     from cryorefine.api.volume import as_volume, require_same_grid
     from cryorefine.engine.threads import use_threads
     from cryorefine.report.helical_landscape import write_helical_report

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cryorefine.api.progress import ProgressDisplay
+from cryorefine.api.progress_display import ProgressDisplay
 from cryorefine.errors import shown
 from cryorefine.report.build import write_report
 

@@ -150,7 +150,7 @@ def command(model: str, output: Path, **options: Any) -> None:
     the true poses, truth_map.mrc, and reference.mrc (the truth low-passed). A filament ends in no
     image; both tables say its tubes, their tracks and the priors of the angles.
     """
-    from cryorefine.api.progress import ProgressDisplay
+    from cryorefine.api.progress_display import ProgressDisplay
     from cryorefine.api.simulation import write_simulation
     from cryorefine.model.simulation_options import make_options
 

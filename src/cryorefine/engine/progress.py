@@ -1,12 +1,12 @@
-"""Tell of work on particles as it advances."""
+"""Emit how far the work on particles is."""
 
 from cryorefine.engine.protocol import Done
 from cryorefine.events import EventLog, WorkAdvanced
 
-__all__ = ["told_as"]
+__all__ = ["progress_of"]
 
 
-def told_as(stage: str, events: EventLog, total: int) -> Done:
+def progress_of(stage: str, events: EventLog, total: int) -> Done:
     """Return what counts particles that are done, of so many, and emits the count."""
     counted = 0
 

@@ -19,6 +19,7 @@ import torch
 from cryorefine.compiled import kernel_threads, use_kernel_threads
 
 __all__ = [
+    "MAX_AT_ONCE",
     "available_cpus",
     "begin_worker",
     "release_memory",
@@ -26,6 +27,10 @@ __all__ = [
     "threads_of",
     "use_threads",
 ]
+
+MAX_AT_ONCE = 1 << 26
+"""Voxels of maps of which both halves are worked on at once: beyond 400 a side it takes gigabytes,
+and transforms use all threads by themselves. It changes no bit."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import MAX_AT_ONCE, side_by_side
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.filter import interpolate_shells
 from cryorefine.fourier.radial import (
@@ -43,11 +43,6 @@ twentieth independent) 19, 2 and 4 % too low. Where curves fall fast it makes no
 
 _EMPTY = 1e-10
 """Share of the loudest shell's power below which a shell is empty: rounding is not made loud."""
-
-
-_MAX_AT_ONCE = 1 << 26
-"""Voxels of maps of which both halves are worked on at once: beyond 400 a side it takes gigabytes,
-and transforms use all threads by themselves. It changes no bit."""
 
 Curve = TypeVar("Curve")
 """One number a shell, from shell 0 to Nyquist: a tensor here, an array where programs call."""
@@ -162,7 +157,7 @@ def _with_gain(
 
 def _at_once(half: Tensor) -> bool:
     """Return whether two halves are worked on at once; a device takes them in order anyway."""
-    return half.device.type == "cpu" and half.numel() <= _MAX_AT_ONCE
+    return half.device.type == "cpu" and half.numel() <= MAX_AT_ONCE
 
 
 def fsc_within(
@@ -207,26 +202,32 @@ def half_map_fsc(
     """
     n = half1.shape[-1]
     at_once = _at_once(half1)
-    first, second = side_by_side(volume_to_half, (half1, half2), at_once=at_once)
-    unmasked = shell_correlation(first, second, n)
+    white = side_by_side(volume_to_half, (half1, half2), at_once=at_once)
+    unmasked = shell_correlation(white[0], white[1], n)
     frequency = torch.arange(len(unmasked), dtype=torch.float64) / (n * voxel_A)
     if mask is None:
         zero = torch.zeros_like(unmasked)
         return FscCurves(frequency, unmasked, unmasked, zero, unmasked, zero, math.inf)
-    gain = _whitening_gain(shell_power(first, n) + shell_power(second, n), n)
+    gain = _whitening_gain(shell_power(white[0], n) + shell_power(white[1], n), n)
+    white = [multiply_radially(half, wrapped_axis(n), gain, overwrite=True) for half in white]
     below = torch.nonzero(unmasked[1:] < _RANDOMISE_BELOW)
     start = int(below[0]) + 1 if len(below) else n // 2
 
     def within(half: Complex[Tensor, "z y xh"]) -> Complex[Tensor, "z y xh"]:
-        return volume_to_half(volume_from_half(half, n) * mask)
+        return volume_to_half(volume_from_half(half, n).mul_(mask))
 
     def randomised_within(i: int) -> Complex[Tensor, "z y xh"]:
-        return within(random_phases(white[i], n, from_shell=start, seed=2 * seed + i))
+        half = random_phases(white[i], n, from_shell=start, seed=2 * seed + i)
+        volume = volume_from_half(half, n, overwrite=True).mul_(mask)
+        del half  # of large maps each array counts
+        return volume_to_half(volume)
 
-    white = [_with_gain(half, gain, n) for half in (first, second)]
     first, second = side_by_side(within, white, at_once=at_once)
     masked = shell_correlation(first, second, n)
-    outside = shell_correlation(white[0] - first, white[1] - second, n)
+    outside = shell_correlation(
+        torch.sub(white[0], first, out=first), torch.sub(white[1], second, out=second), n
+    )
+    del first, second
     first, second = side_by_side(randomised_within, (0, 1), at_once=at_once)
     randomised = shell_correlation(first, second, n)
     corrected = corrected_fsc(masked, randomised, start)

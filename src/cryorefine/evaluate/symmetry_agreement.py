@@ -26,13 +26,13 @@ Phantoms low-passed to 30 Å have 0.3 to 0.6 of it; a sphere has rounding. Not m
 _NEEDED_NATS = 3.0
 """Gain of the other half's images that is told, mean of both directions: if the symmetric map is
 right the expected likelihood ratio is 1, so that by Markov's inequality a gain of log(20) comes up
-in one of twenty runs at most; sets with the right symmetry lost 0.1 to 10 (docs/symmetry.md)."""
+in one of twenty runs at most; sets with the right symmetry had -5 to 1.2 (docs/symmetry.md)."""
 
 _NEEDED_SHARE = 0.02
 """Share of the coarse map's power, without its radial mean, that must be asymmetric: where images
 say much, small differences between subunits, and what a damped reference lacks, are significant,
-and no wrong symmetry. Sets of little noise with the right symmetry had 0.003, wrong ones 0.03 and
-more (same table)."""
+and no wrong symmetry. Sets with the right symmetry had 0.002 to 0.024, the latter with a loss of
+likelihood, and wrong ones that images tell 0.022 and more (same table)."""
 
 
 @dataclass(frozen=True)

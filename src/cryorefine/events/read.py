@@ -43,10 +43,10 @@ def _event_of(values: dict[str, Any]) -> Event:
     time_s = float(time_s) if _is_of(time_s, float) and 0 <= time_s <= _LAST_S else math.nan
     kind = KINDS.get(values["kind"])
     if kind is not None:
-        told = [entry for entry in fields(kind) if entry.name in data]
+        present = [entry for entry in fields(kind) if entry.name in data]
         try:
-            if all(_is_of(data[entry.name], entry.type) for entry in told):
-                return kind(**{entry.name: data[entry.name] for entry in told}, time_s=time_s)
+            if all(_is_of(data[entry.name], entry.type) for entry in present):
+                return kind(**{entry.name: data[entry.name] for entry in present}, time_s=time_s)
         except TypeError:  # an earlier version did not tell all of this
             pass
     return UnknownEvent(time_s=time_s, name=values["kind"], content=data)

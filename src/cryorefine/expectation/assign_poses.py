@@ -12,7 +12,7 @@ from cryorefine.assign.align import AlignmentOptions, LocalLimits, can_be_tilted
 from cryorefine.assign.own_noise import NoiseInReference, spread_A2
 from cryorefine.assign.particle_optics import N_VALUES, OpticsPrior
 from cryorefine.engine.blocks import Block, Rows, plan_blocks, rows_in_order
-from cryorefine.engine.progress import told_as
+from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.expectation.find_poses import FindPoses, FoundPoses
@@ -20,7 +20,6 @@ from cryorefine.expectation.grey_scale import believed_sums, common_factor
 from cryorefine.expectation.optics_refinement import optics_prior, without_common_part
 from cryorefine.expectation.search_plan import PreparedSearch, PrepareSearch, pose_space
 from cryorefine.filaments.poses import axis_prior, helical_step
-from cryorefine.geometry.segments import HelicalStep
 from cryorefine.kernels.grid import SliceGrid
 from cryorefine.model.observe import GroupBand
 from cryorefine.state.particle_batches import (
@@ -93,6 +92,15 @@ def assign_poses(
     ]
     options = _alignment_options(inputs, state, optics, plan)
     prior = _prior(inputs, plan) if plan.mode == "local" else None
+    search = PrepareSearch(
+        table=inputs.table.without_labels(),
+        optics=optics,
+        grids=grids,
+        space=replace(pose_space(inputs), step=helical_step(inputs, state)),
+        options=options,
+        plan=plan,
+        seed=inputs.settings.seed,
+    )
     values = None if state.poses is None else state.poses.optics
     if prior is not None and values is None:
         values = torch.zeros(len(inputs.table), N_VALUES, dtype=torch.float64)
@@ -100,9 +108,7 @@ def assign_poses(
         stack=particle_stack(inputs),
         optics=optics,
         grids=grids,
-        searches=_searches(
-            inputs, optics, grids, options, parts, plan, helical_step(inputs, state), events, engine
-        ),
+        searches=_searches(inputs, search, parts, events, engine),
         options=options,
         symmetry=inputs.group,
         poses=state.poses,
@@ -112,7 +118,7 @@ def assign_poses(
         axis=axis_prior(inputs),
     )
     stage = "scoring" if plan.mode == "none" else f"aligning ({plan.mode})"
-    done = told_as(stage, events, len(inputs.table))
+    done = progress_of(stage, events, len(inputs.table))
     blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     found = FoundPoses.join(engine.map(task, blocks, done))
     order = rows_in_order(blocks)
@@ -215,15 +221,7 @@ def _alignment_options(
 
 
 def _searches(
-    inputs: Inputs,
-    optics: tuple[HalfOptics, HalfOptics],
-    grids: tuple[SliceGrid, SliceGrid],
-    options: dict[tuple[int, int], AlignmentOptions],
-    parts: list[Rows],
-    plan: IterationPlan,
-    step: HelicalStep | None,
-    events: EventLog,
-    engine: Engine,
+    inputs: Inputs, task: PrepareSearch, parts: list[Rows], events: EventLog, engine: Engine
 ) -> dict[tuple[int, int], PreparedSearch]:
     """Prepare the searches that some particles need, by half and geometry."""
     needed = sorted(
@@ -231,17 +229,8 @@ def _searches(
     )
     blocks = []
     for half, geometry in needed:
-        part = rows_by_geometry(inputs.table, inputs.half, optics[half - 1], half)[geometry]
+        part = rows_by_geometry(inputs.table, inputs.half, task.optics[half - 1], half)[geometry]
         blocks.append(Block(half, geometry, "prepare", part.rows))
-    task = PrepareSearch(
-        table=inputs.table.without_labels(),
-        optics=optics,
-        grids=grids,
-        space=replace(pose_space(inputs), step=step),
-        options=options,
-        plan=plan,
-        seed=inputs.settings.seed,
-    )
     searches = dict(zip(needed, engine.map(task, blocks), strict=True))
     for prepared in searches.values():
         for attempt in prepared.attempts:

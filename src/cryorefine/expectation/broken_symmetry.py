@@ -7,6 +7,11 @@ the symmetry a little; each image is then given to its copies as it fits them, t
 made anew, and so on. Noise, too, grows to a map that fits its own images. It is therefore judged by
 the images of the *other* half, which had no part in it: does the asymmetric map explain them better
 than the symmetric one, when each of them may be any of its copies?
+
+Images also differ from the reference by what has nothing to do with the object's symmetry: errors
+of poses, grey values, and contrast that rises from one side of an image to the other (ice becomes
+thicker, a neighbour stands there). Copies would be chosen so that all of these point the same way,
+and would seem to show a map with a light and a dark side. So neither sees this part of an image.
 """
 
 import math
@@ -17,10 +22,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.engine.threads import release_memory
 from cryorefine.evaluate.symmetry_agreement import is_contradicted, without_radial_mean
 from cryorefine.events import EventLog
 from cryorefine.fourier.crop import resize_volume
 from cryorefine.geometry.protocol import Symmetry
+from cryorefine.geometry.rotation import matrix_from_rotvec
 from cryorefine.geometry.symmetry import parse_symmetry
 from cryorefine.kernels.dispatch import extract_slices, insert_slices
 from cryorefine.kernels.grid import Accumulator, make_accumulator, make_slice_grid
@@ -66,6 +73,10 @@ few, and all of it would then explain them worse than a part."""
 
 _LEAST_SHARE = 1e-3  # of an image; copies with less are left out
 
+_SMALL_TURN_RAD, _SMALL_STEP = 0.03, 0.05
+"""Steps of the slopes of slices along angles, and along points in shells: over six shells of a
+particle nothing bends within them."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Half:
@@ -74,7 +85,9 @@ class _Half:
     Attributes
     ----------
     residual
-        What the symmetric reference leaves of them.
+        What the symmetric reference leaves of them, less its part along the nuisances.
+    nuisances
+        Orthonormal: what images differ by whatever the symmetry; real and imaginary parts in turn.
     c
         Contrast transfer.
     rotations
@@ -88,6 +101,7 @@ class _Half:
     """
 
     residual: Complex[Tensor, "b p"]
+    nuisances: Float[Tensor, "b q t"]
     c: Float[Tensor, "b p"]
     rotations: Float[Tensor, "b 3 3"]
     points: Float[Tensor, "p 2"]
@@ -141,6 +155,8 @@ def _read(inputs: Inputs, state: State, poses: Poses, half: int, shells: int) ->
     parts = rows_by_geometry(inputs.table, inputs.half, optics, half)
     part = max(parts, key=lambda p: len(p.rows))
     used = part.rows[poses.is_assigned.numpy()[part.rows]] if poses.is_assigned.any() else part.rows
+    if poses.scores.fits_nothing is not None:
+        used = used[poses.scores.fits_nothing.numpy()[used] == 0]
     most = min(_MAX_IMAGES, max(_MAX_COPIES // inputs.group.order, _FOLDS))
     rows = used[np.unique(np.linspace(0, len(used) - 1, min(most, len(used))).astype(int))]
     view = optics.band_of(part.geometry)
@@ -156,8 +172,40 @@ def _read(inputs: Inputs, state: State, poses: Poses, half: int, shells: int) ->
     coarse = resize_volume(state.references[half - 1].cpu(), size_px) * (n / size_px) ** 3
     points, rotations = view.points[first:].cpu(), poses.rotations[torch.from_numpy(rows)]
     images, transfer = torch.cat(x), torch.cat(c) if c else x[0].real
+    release_memory()  # what batches left behind, as after a pass over particles
     model = extract_slices(make_slice_grid(coarse, shells + 1.0), rotations, points) * transfer
-    return _Half(images - model, transfer, rotations, points, coarse, shells)
+    nuisances = _nuisances(coarse, shells, rotations, points, transfer)
+    residual = torch.view_as_real(images - model).flatten(1)[..., None]
+    residual = residual - nuisances @ (nuisances.transpose(1, 2) @ residual)
+    left = torch.view_as_complex(residual.view(*images.shape, 2))
+    return _Half(left, nuisances, transfer, rotations, points, coarse, shells)
+
+
+def _nuisances(
+    reference: Float[Tensor, "z y x"],
+    shells: int,
+    rotations: Float[Tensor, "b 3 3"],
+    points: Float[Tensor, "p 2"],
+    c: Float[Tensor, "b p"],
+) -> Float[Tensor, "b q t"]:
+    """Return what an image differs by from its slice if grey value, pose or contrast are not right.
+
+    To first order: the slice itself, its slopes along two shifts and three turns, and the slice
+    times x and times y, which are its slopes along the points.
+    """
+    grid = make_slice_grid(reference, shells + 1.0)
+    slices = extract_slices(grid, rotations, points)
+    parts = [slices, 1j * points[:, 0] * slices, 1j * points[:, 1] * slices]
+    for i in range(3):
+        turn = matrix_from_rotvec(_SMALL_TURN_RAD * torch.eye(3)[i]).to(rotations)
+        ahead, behind = (extract_slices(grid, rotations @ r, points) for r in (turn, turn.T))
+        parts.append(ahead - behind)
+    for i in range(2):
+        step = _SMALL_STEP * torch.eye(2)[i]
+        ahead, behind = (extract_slices(grid, rotations, points + d) for d in (step, -step))
+        parts.append(1j * (ahead - behind))
+    real = torch.view_as_real(torch.stack([part * c for part in parts], dim=2).transpose(1, 2))
+    return torch.linalg.qr(real.flatten(2).transpose(1, 2).double())[0].float()
 
 
 def _broken_map(
@@ -212,7 +260,7 @@ def _inserted(half: _Half, group: Symmetry, share: Tensor, rows: Tensor) -> Accu
 def _scores(
     half: _Half, volume: Float[Tensor, "z y x"], group: Symmetry, rows: Tensor
 ) -> tuple[Float[Tensor, "b g"], Float[Tensor, "b g"]]:
-    """Return of each copy twice its product with the residual, and its power.
+    """Return of each copy twice its product with the residual, and its power, beside the nuisances.
 
     Their difference is the gain in log-likelihood if the volume is added to the reference.
     """
@@ -221,7 +269,9 @@ def _scores(
     slices = extract_slices(grid, copies.flatten(0, 1), half.points)
     model = slices.view(len(rows), group.order, -1) * half.c[rows][:, None]
     likeness = 2 * (half.residual[rows][:, None] * model.conj()).real.sum(2, dtype=torch.float64)
-    return likeness, model.abs().square().sum(2, dtype=torch.float64)
+    along = torch.view_as_real(model).flatten(2) @ half.nuisances[rows]
+    power = model.abs().square().sum(2, dtype=torch.float64)
+    return likeness, power - along.square().sum(2, dtype=torch.float64)
 
 
 def _gain(half: _Half, volume: Float[Tensor, "z y x"], group: Symmetry) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from cryorefine.assign.image_scores import image_scores
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block, plan_blocks, rows_in_order
-from cryorefine.engine.progress import told_as
+from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog
 from cryorefine.fourier.fft import image_from_half
@@ -95,7 +95,7 @@ def measure_image_similarity(
     blocks = plan_blocks(parts, smallest=inputs.working_memory.smallest_block)
     radius_A = inputs.radius_px * inputs.voxel_A
     task = CompareImages(particle_stack(inputs), optics, grids, poses, radius_A)
-    done = told_as("comparing images", events, len(inputs.table))
+    done = progress_of("comparing images", events, len(inputs.table))
     found = engine.map(task, blocks, done)
     order = torch.from_numpy(rows_in_order(blocks))
     return {name: torch.cat([part[name] for part in found])[order] for name in found[0]}

@@ -11,6 +11,7 @@ from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.filaments.momentum import carried_on
 from cryorefine.helices.filament import filament_mask, filament_radius_A
 from cryorefine.helices.half_maps import Filament, HelixFound, find_helix, imposed_on
+from cryorefine.helices.helical_search import Candidate
 from cryorefine.settings import RefineSettings
 from cryorefine.state.helix import HelixRecord, present_helix
 from cryorefine.state.plan import IterationRecord
@@ -126,7 +127,20 @@ def _searched(
             f"twist and rise stay {helix.twist_deg:.3f}° and {helix.rise_A:.3f} Å: {error.what}"
         )
         return None, error.what
+    if found.rival is not None:
+        events.warn(_of_rival(found, found.rival))
     return found, ""
+
+
+def _of_rival(found: HelixFound, rival: Candidate) -> str:
+    """Return what to say where half maps show another helix better than the one that was found."""
+    helix, other = found.helix, rival.helix
+    return (
+        f"twist and rise of {helix.twist_deg:.3f}° and {helix.rise_A:.3f} Å may be wrong: the half "
+        f"maps show {other.twist_deg:.3f}°, {other.rise_A:.3f} Å, C{other.fold} "
+        f"({rival.relation}) better, by a score of {rival.score:.1f} to {found.score:.1f}; if that "
+        "stays so, give other ranges, or an initial map with features"
+    )
 
 
 def with_helix_as_given(inputs: Inputs, maps: Maps) -> Maps:

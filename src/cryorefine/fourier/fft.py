@@ -59,13 +59,23 @@ def volume_to_half(volume: Float[Tensor, "*b z y x"]) -> Complex[Tensor, "*b z y
     return _forward(torch.fft.ifftshift(volume, dim=(-3, -2, -1)))
 
 
-def volume_from_half(half: Complex[Tensor, "*b z y xh"], size_px: int) -> Float[Tensor, "*b z y x"]:
-    """Return real volumes of ``size_px`` columns; inverse of :func:`volume_to_half`."""
+def volume_from_half(
+    half: Complex[Tensor, "*b z y xh"], size_px: int, *, overwrite: bool = False
+) -> Float[Tensor, "*b z y x"]:
+    """Return real volumes of ``size_px`` columns; inverse of :func:`volume_to_half`.
+
+    Parameters
+    ----------
+    overwrite
+        Whether ``half`` may hold anything afterwards: a large one is not copied then.
+    """
     if half.numel() == 0:
         return half.real.new_empty((*half.shape[:-1], size_px))
     if _shifts_by_sign((half.shape[-3], half.shape[-2], size_px)):
-        return _backward(_change_signs(half.clone()), size_px)
-    return torch.fft.fftshift(_backward(half, size_px), dim=(-3, -2, -1))
+        own = half if overwrite else half.clone()
+        return _backward(_change_signs(own), size_px, overwrite=True)
+    found = _backward(half, size_px, overwrite=overwrite)
+    return torch.fft.fftshift(found, dim=(-3, -2, -1))
 
 
 def volume_from_grid(
@@ -115,12 +125,15 @@ def _forward(volume: Float[Tensor, "*b z y x"]) -> Complex[Tensor, "*b z y xh"]:
     return _in_slabs(partial(torch.fft.fft, dim=0), sections, 1, out=sections)
 
 
-def _backward(half: Complex[Tensor, "*b z y xh"], size_px: int) -> Float[Tensor, "*b z y x"]:
+def _backward(
+    half: Complex[Tensor, "*b z y xh"], size_px: int, *, overwrite: bool
+) -> Float[Tensor, "*b z y x"]:
     """Return real volumes; inverse of :func:`_forward`."""
     shape = (half.shape[-3], half.shape[-2], size_px)
     if half.ndim > 3 or half.device.type != "cpu":
         return torch.fft.irfftn(half, s=shape, dim=(-3, -2, -1))
-    sections = _in_slabs(partial(torch.fft.ifft, dim=0), half, 1)
+    own = half if overwrite else None
+    sections = _in_slabs(partial(torch.fft.ifft, dim=0), half, 1, out=own)
     return _in_slabs(partial(torch.fft.irfft2, s=shape[1:]), sections, 0)
 
 

@@ -47,8 +47,8 @@ def filter_volume(
     """
     n = volume.shape[-1]
     axis = wrapped_axis(n)
-    half = multiply_radially(volume_to_half(volume), axis, weight(radii(axis)))
-    return volume_from_half(half, n)
+    half = multiply_radially(volume_to_half(volume), axis, weight(radii(axis)), overwrite=True)
+    return volume_from_half(half, n, overwrite=True)
 
 
 def low_pass(

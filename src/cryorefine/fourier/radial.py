@@ -50,7 +50,11 @@ def radii(axis: np.ndarray) -> Float[Tensor, "m"]:
 
 
 def multiply_radially(
-    values: Complex[Tensor, "z y xh"], axis: np.ndarray, table: Float[Tensor, "m"]
+    values: Complex[Tensor, "z y xh"],
+    axis: np.ndarray,
+    table: Float[Tensor, "m"],
+    *,
+    overwrite: bool = False,
 ) -> Complex[Tensor, "z y xh"]:
     """Return coefficients times a radial function given per |k|².
 
@@ -60,8 +64,14 @@ def multiply_radially(
         x ≥ 0 only, x = 0 first.
     axis
         Frequencies along z and y.
+    overwrite
+        Whether ``values`` may hold anything afterwards: the result takes their place then.
     """
-    out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
+    is_plain = values.dtype == torch.complex64 and values.is_contiguous()
+    if overwrite and is_plain:
+        out = values
+    else:
+        out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
     if values.device.type != "cpu":
         table = table.float().to(values.device)
         for part, r2 in _slabs(values, axis):

@@ -12,7 +12,7 @@ from torch import Tensor
 from cryorefine.errors import InputError
 from cryorefine.geometry.helix import Helix
 from cryorefine.helices.filament import halves_fsc
-from cryorefine.helices.helical_search import HelicalRanges, search_helix
+from cryorefine.helices.helical_search import EVERY, Candidate, HelicalRanges, search_helix
 from cryorefine.helices.helical_symmetry import impose_helix, soft_radius
 
 __all__ = ["Filament", "HelixFound", "find_helix", "imposed_on"]
@@ -56,12 +56,20 @@ class HelixFound:
         Half widths of the range that holds the truth in 95 of 100 cases.
     halves
         What each showed by itself.
+    score
+        Of the average of both; see :class:`~cryorefine.helices.helical_search.Candidate`.
+    rival
+        Another helix, of those that are easily taken for this one, that scores higher, in the
+        searched ranges or not; None where there is none. Every second and third subunit do not
+        count, which are steps of the same helix.
     """
 
     helix: Helix
     twist_uncertainty_deg: float
     rise_uncertainty_A: float
     halves: tuple[Helix, Helix]
+    score: float = 0.0
+    rival: Candidate | None = None
 
 
 def imposed_on(
@@ -147,4 +155,15 @@ def find_helix(
     mean = replace(
         helix, twist_deg=one.twist_deg + turn_deg / 2, rise_A=(one.rise_A + other.rise_A) / 2
     )
-    return HelixFound(mean, found.twist_uncertainty_deg, found.rise_uncertainty_A, (one, other))
+    others = (c for c in found.alternatives if not c.relation.startswith(EVERY))
+    rival = max(others, key=lambda c: c.score, default=None)
+    if rival is not None and rival.score <= found.best.score:
+        rival = None
+    return HelixFound(
+        helix=mean,
+        twist_uncertainty_deg=found.twist_uncertainty_deg,
+        rise_uncertainty_A=found.rise_uncertainty_A,
+        halves=(one, other),
+        score=found.best.score,
+        rival=rival,
+    )

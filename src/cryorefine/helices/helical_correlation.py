@@ -6,6 +6,7 @@ itself, so that the smallest of steps would always win.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,10 @@ __all__ = [
 _FINER = 4
 """Points of the correlation for each half wave at its limit, along both axes: cubic splines
 between them are right to (1/7)^4 of the amplitude, 4e-4."""
+
+_MAX_WHOLE, _BLOCK = 1 << 26, 1 << 24
+"""Coefficients of spectra that are worked on together, 24 bytes each, and of a part of those that
+are more: as of a filament of 500 voxels' width with detail to Nyquist."""
 
 MIN_OVERLAP = 0.1
 """Share of the central part that must still meet its copy: noise grows as one to its root."""
@@ -125,8 +130,8 @@ class CentralPart:
 
     Attributes
     ----------
-    spectra
-        (n, Z, r): of orders from 0, sections weighted by the window, with room for all lags.
+    orders
+        (n, z, r): from 0, sections weighted by the window.
     weight
         (r,): of integrals over radii within the cylinder.
     radius_px
@@ -137,7 +142,7 @@ class CentralPart:
         Rows of a correlation for each section.
     """
 
-    spectra: Complex[Tensor, "n k r"]
+    orders: Complex[Tensor, "n z r"]
     weight: Float[Tensor, "r"]
     radius_px: Float[np.ndarray, "r"]
     window: Float[Tensor, "z"]
@@ -150,13 +155,21 @@ class CentralPart:
 
     @property
     def padded(self) -> int:
-        """Length of the spectra."""
-        return self.spectra.shape[1]
+        """Length of the spectra, which have room for all lags."""
+        return 2 * self.size_px
 
     @property
     def n_angles(self) -> int:
         """Columns of a correlation."""
-        return 2 * _FINER * len(self.spectra)
+        return 2 * _FINER * len(self.orders)
+
+    def spectra(self) -> Iterator[Complex[Tensor, "m k r"]]:
+        """Yield the spectra along z of all orders, in parts where they are large."""
+        size = self.padded * self.orders.shape[2]
+        count = len(self.orders)
+        step = count if count * size <= _MAX_WHOLE else max(1, _BLOCK // size)
+        for begin in range(0, count, step):
+            yield torch.fft.fft(self.orders[begin : begin + step], n=self.padded, dim=1)
 
 
 def central_part(
@@ -180,10 +193,10 @@ def central_part(
     ).float()
     # Orders up to the resolution, and room for lags of the whole box.
     n_orders = min(math.ceil(2 * math.pi * radius_A / resolution_A) + 8, grid.n_orders)
-    spectra = torch.fft.fft(orders[:n_orders] * window, n=2 * n, dim=1)
+    orders = orders[:n_orders].mul_(window)
     # Finer along z: more room in Fourier space; half of Nyquist would hold the resolution.
     finer = max(round(_FINER * voxel_A / (resolution_A / 2)), 1)
-    return CentralPart(spectra, weight, grid.radius_px, window[:, 0], finer)
+    return CentralPart(orders, weight, grid.radius_px, window[:, 0], finer)
 
 
 def measure_correlation(
@@ -214,9 +227,13 @@ def measure_correlation(
 def correlation_of(part: CentralPart, *, voxel_A: float, resolution_A: float) -> HelicalCorrelation:
     """Correlate the central part of a map with itself; see :func:`measure_correlation`."""
     n, padded, fine = part.size_px, part.padded, part.finer
-    power = (part.spectra.real**2 + part.spectra.imag**2).double()
-    by_radius = power.sum((0, 1)) * part.weight
-    series = power @ part.weight.double()  # (n, Z)
+    parts, by_radius = [], torch.zeros(len(part.weight), dtype=torch.float64)
+    for spectra in part.spectra():
+        power = (spectra.real**2 + spectra.imag**2).double()
+        by_radius += power.sum((0, 1))
+        parts.append(power @ part.weight.double())
+    by_radius *= part.weight
+    series = torch.cat(parts)  # (n, Z)
     series[1:] *= 2
     lags = refined_series(series, padded, fine)[:, : n * fine]
     columns = part.n_angles

@@ -29,10 +29,12 @@ from cryorefine.helices.two_fold import TwoFold
 from cryorefine.masks.cylinder import cylinder_mask
 
 __all__ = [
+    "EVERY",
     "Candidate",
     "HelicalRanges",
     "HelicalSearch",
     "Landscape",
+    "average_of",
     "prepared_map",
     "score_of",
     "screws",
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
+
+EVERY = "every "
+"""How the names of relations begin that are steps of the same helix."""
 
 _FIRST_STEPS = 32
 """Largest number of steps whose copies the landscape counts. Its grid is as fine as the farthest
@@ -212,6 +217,11 @@ def prepared_map(
     return filter_volume(small, weight).float(), step_A
 
 
+def average_of(maps: Sequence[Float[Tensor, "z y x"]]) -> Float[Tensor, "z y x"]:
+    """Return the average of two half maps, or the one map there is."""
+    return maps[0] if len(maps) == 1 else (maps[0] + maps[1]).div_(2)
+
+
 def search_helix(
     maps: Sequence[Float[Tensor, "z y x"]],
     ranges: HelicalRanges,
@@ -268,8 +278,7 @@ def search_helix(
         correlation = prepared(half)[1]
         halves.append(_candidates(correlation, _landscape(correlation, ranges), ranges)[0])
         progress(next(works), n_works)
-    average = torch.stack(list(maps)).mean(0)
-    small, correlation = prepared(average)
+    small, correlation = prepared(average_of(maps))
     landscape = _landscape(correlation, ranges)
     candidates = _candidates(correlation, landscape, ranges)
     progress(next(works), n_works)
@@ -279,7 +288,7 @@ def search_helix(
     best = candidates[0]
     _require_inside(best, correlation, ranges)
     _require_resolved(best.helix, correlation)
-    step_A = voxel_A * average.shape[-1] / small.shape[-1]
+    step_A = voxel_A * maps[0].shape[-1] / small.shape[-1]
     errors = []
     for trial in _with_new_noise(small, step_A, best.helix, ranges, rng):
         found = _refined(_correlate(trial, step_A, ranges), best.helix)
@@ -598,16 +607,20 @@ def _with_new_noise(
         fraction=ranges.fraction,
     )  # fmt: skip
     window = torch.from_numpy(central_window(n, ranges.fraction)).float()[:, None, None]
-    inside = cylinder_mask(n, min(outer_px, n / 2 - edge_px), edge_px) * window
-    left = (small - signal) * inside
+    inside = cylinder_mask(n, min(outer_px, n / 2 - edge_px), edge_px).mul_(window)
+    left = (small - signal).mul_(inside)
     # The mean of so many copies has taken its share of the noise along.
     copies = max(n * step_A * ranges.fraction * 0.8 / helix.rise_A * helix.fold, 2.0)
     share = float((inside**2).mean()) * (1 - 1 / copies)
-    amplitude = volume_to_half(left).abs() / math.sqrt(share)
+    amplitude = volume_to_half(left).abs().div_(math.sqrt(share))
+    del left
     for _ in range(_TRIALS):
         white = volume_to_half(torch.from_numpy(rng.standard_normal(small.shape, dtype=np.float32)))
-        noise = volume_from_half(amplitude * white / white.abs().clamp_min(1e-12), n)
-        yield signal + noise * inside
+        modulus = white.abs().clamp_min_(1e-12)
+        noise = volume_from_half(white.mul_(amplitude).div_(modulus), n, overwrite=True)
+        del white, modulus
+        yield noise.mul_(inside).add_(signal)
+        del noise
 
 
 def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candidate, ...]:
@@ -615,7 +628,7 @@ def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candida
     twist, rise = best.twist_deg, best.rise_A
     sector = 360 / best.fold
     twice = math.remainder(2 * twist, sector)
-    second = "every second subunit"
+    second = f"{EVERY}second subunit"
     if abs(twice) < _LAYER_DEG < abs(twist):
         second += ": a layer of the two-fold screw"
     related = {
@@ -624,7 +637,7 @@ def _alternatives(correlation: HelicalCorrelation, best: Helix) -> tuple[Candida
         "half steps": (twist / 2, rise / 2),
         "two-fold screw: half steps, turned by half a turn": (twist / 2 + sector / 2, rise / 2),
         second: (twice, 2 * rise),
-        "every third subunit": (math.remainder(3 * twist, sector), 3 * rise),
+        f"{EVERY}third subunit": (math.remainder(3 * twist, sector), 3 * rise),
         "the other hand": (-twist, rise),
     }
     found = [

@@ -205,8 +205,11 @@ def _turned_over(part: CentralPart, by_steps: HelicalCorrelation) -> _TurnedOver
     """
     n, padded, finer = part.size_px, part.padded, part.finer
     weight = part.weight.double()
-    series = (part.spectra**2).to(torch.complex128) @ weight.to(torch.complex128)
-    power = (part.spectra.real**2 + part.spectra.imag**2).double() @ weight
+    products, powers = [], []
+    for spectra in part.spectra():
+        products.append((spectra**2).to(torch.complex128) @ weight.to(torch.complex128))
+        powers.append((spectra.real**2 + spectra.imag**2).double() @ weight)
+    series, power = torch.cat(products), torch.cat(powers)
     series[1:] *= 2
     power[1:] *= 2
     rows = refined_series(series, padded, finer)

@@ -44,19 +44,19 @@ class Export:
     Attributes
     ----------
     program
-        It is for.
+        The one that the files are for.
     files
-        That were written.
+        What was written.
     n_particles
-        That are in them.
+        Particles in the files.
     n_left_out
-        Particles of the run that are not: they have no pose, or are in no map.
+        Particles of the run that are not in them: they have no pose, or are in no map.
     mask, half_maps
-        Of the run, where they are.
+        Where the run has them.
     not_held
         What of the particles the files have no place for.
     command
-        To be typed next.
+        What to type next.
     """
 
     program: Program
@@ -154,8 +154,8 @@ def _to_be_handed_on(result: Refinement, table: ParticleTable) -> np.ndarray:
 
 def _is_inverted(result: Refinement, table: ParticleTable) -> bool:
     """Tell whether particles are black in the images."""
-    asked = result.settings.invert_contrast
-    return table.is_inverted if asked is None else asked
+    requested = result.settings.invert_contrast
+    return table.is_inverted if requested is None else requested
 
 
 def _with_absolute_names(table: ParticleTable, folder: Path) -> ParticleTable:

@@ -68,8 +68,12 @@ def _read_block(
             read = read_taps_with_gradient(values, at, length, plane, table, ix, iy, iz)
             for j in range(8):
                 taps[j, q] = read[j]
-        centred = x[q] * (ex[k_px[q, 0] + reach] * ey[k_px[q, 1] + reach])
-        taps[8, q], taps[9, q] = centred.real, centred.imag
+        # By parts: numba takes half a second to compile what a product of complex numbers is.
+        along_x, along_y = ex[k_px[q, 0] + reach], ey[k_px[q, 1] + reach]
+        re = along_x.real * along_y.real - along_x.imag * along_y.imag
+        im = along_x.real * along_y.imag + along_x.imag * along_y.real
+        taps[8, q] = x[q].real * re - x[q].imag * im
+        taps[9, q] = x[q].real * im + x[q].imag * re
 
 
 @compiled(fastmath=True, inner=True)
@@ -327,13 +331,13 @@ def _copy(matrix, out):
 @compiled(inner=True)
 def _limit(move, shift, max_turn, max_move, max_shift):
     """Shorten a step's turn, its moves, and what would take the shift beyond its limit."""
-    turn = math.sqrt(move[0] ** 2 + move[1] ** 2 + move[2] ** 2)
+    turn = math.sqrt(move[0] * move[0] + move[1] * move[1] + move[2] * move[2])
     if turn > max_turn:
         for a in range(3):
             move[a] *= max_turn / turn
     for a in range(2):
         move[3 + a] = shift[a] + min(max(move[3 + a], -max_move), max_move)
-    length = math.sqrt(move[3] ** 2 + move[4] ** 2)
+    length = math.sqrt(move[3] * move[3] + move[4] * move[4])
     for a in range(2):
         if length > max_shift:
             move[3 + a] *= max_shift / length

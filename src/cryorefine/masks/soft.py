@@ -14,6 +14,10 @@ from cryorefine.fourier.filter import low_pass
 
 __all__ = ["disc_mask", "otsu_threshold", "soft_edge", "solvent_mask", "sphere_mask"]
 
+_MAX_WHOLE, _SLAB_PX = 1 << 26, 32
+"""Voxels of a map whose distances are found at once, 60 bytes each; of a larger one slabs of so
+many planes are looked at with as many beside them as distances count."""
+
 _WORTH_SHRINKING, _MIN_PX = 0.8, 16
 """A grid of more than this share of the points along an axis is not made smaller, since the
 transforms cost more than they save; and no grid is smaller than so many pixels, which the edges
@@ -59,13 +63,27 @@ def soft_edge(
     inside = binary > 0.5
     if not bool(inside.any()):
         return torch.zeros_like(binary)
-    return _cosine_fall(_distance(inside) - grow_px, edge_px)
+    return _cosine_fall(_distance(inside, grow_px + edge_px).sub_(grow_px), edge_px)
 
 
-def _distance(inside: Bool[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
-    """Return how far every voxel is from the nearest one inside; the CPU does it."""
-    found = ndimage.distance_transform_edt(~inside.cpu().numpy())
-    return torch.from_numpy(np.asarray(found, np.float32)).to(inside.device)
+def _distance(inside: Bool[Tensor, "z y x"], reach_px: float) -> Float[Tensor, "z y x"]:
+    """Return how far every voxel is from the nearest one inside; the CPU does it.
+
+    Of a large map, distances beyond ``reach_px`` may be any that are no shorter than it.
+    """
+    outside = ~inside.cpu().numpy()
+    if inside.numel() <= _MAX_WHOLE:
+        found = np.asarray(ndimage.distance_transform_edt(outside), np.float32)
+        return torch.from_numpy(found).to(inside.device)
+    halo = math.ceil(reach_px)
+    found = np.full(outside.shape, halo, np.float32)
+    for start in range(0, len(outside), _SLAB_PX):
+        first = max(start - halo, 0)
+        part = outside[first : start + _SLAB_PX + halo]
+        if not part.all():
+            near = np.asarray(ndimage.distance_transform_edt(part), np.float32)
+            found[start : start + _SLAB_PX] = near[start - first : start - first + _SLAB_PX]
+    return torch.from_numpy(found).to(inside.device)
 
 
 def solvent_mask(
@@ -115,11 +133,12 @@ def solvent_mask(
         binary = torch.from_numpy(large).to(volume.device)
     if not bool(binary.any()):
         return torch.zeros_like(volume)
-    distance = _distance(binary)
+    # Two voxels more: what lies between voxels is interpolated.
+    distance = _distance(binary, (grow_px + edge_px) / step + 2)
     if coarse < n:
         # The surface lies half a voxel outside the centres of the outermost voxels.
-        distance = (_enlarge(distance, n) - 0.5) * step + 0.5
-    return _cosine_fall(distance - grow_px, edge_px)
+        distance = _enlarge(distance, n).sub_(0.5).mul_(step).add_(0.5)
+    return _cosine_fall(distance.sub_(grow_px), edge_px)
 
 
 def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u v"]:

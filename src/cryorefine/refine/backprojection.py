@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
-from cryorefine.engine.progress import told_as
+from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.events import EventLog
@@ -256,12 +256,13 @@ class HalvesInserted:
     noise
         Spectra by optics group; they keep their old values beyond the resolution of the sums.
     data_per_shell
-        What an image knows about a coefficient, ``c² / σ²``: the mean over the half's images.
+        What an image knows about a coefficient, ``c² / σ²``: the mean over the half's images. None
+        where the sums are of other images, too: mixtures of subsets.
     """
 
     sums: tuple[FoldedSums, FoldedSums]
     noise: tuple[tuple[Float[Tensor, "_"], ...], tuple[Float[Tensor, "_"], ...]]
-    data_per_shell: tuple[Float[Tensor, "s"], Float[Tensor, "s"]]
+    data_per_shell: tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None
 
 
 def reconstruct_halves(
@@ -312,7 +313,7 @@ def reconstruct_halves(
         max_radius=inputs.geometry.box_A / resolution_A,
         oversampling=inputs.settings.fourier_padding,
     )
-    done = told_as("reconstructing", events, len(inputs.table))
+    done = progress_of("reconstructing", events, len(inputs.table))
     folded, noise = [], []
     # Where memory is scarce the sums of one half must be gone before those of the other begin.
     for together in [halves] if inputs.working_memory.both_halves else [halves[:1], halves[1:]]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.engine.blocks import Block, Rows, plan_blocks
-from cryorefine.engine.progress import told_as
+from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Done, Engine
 from cryorefine.events import EventLog
 from cryorefine.model.observe import ImageStatistics, image_statistics
@@ -115,7 +115,7 @@ def screen_images(
     max_energy, device
         As in :class:`ScreenImages`.
     """
-    done = told_as("reading images", events, len(table))
+    done = progress_of("reading images", events, len(table))
     seen = [(g.box_px, float(r)) for g, r in zip(table.optics, radius_px, strict=True)]
     # In the order of the groups; hundreds of them may be alike, with some images each.
     kinds = list(dict.fromkeys(seen))

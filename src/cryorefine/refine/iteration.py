@@ -1,25 +1,23 @@
 """One iteration, as the steps of the method follow each other."""
 
-import math
 from dataclasses import dataclass, replace
-
-import torch
 
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
-from cryorefine.expectation.assign_poses import (
-    DECIDED,
-    WORSE_THAN_RIGHT,
-    assign_poses,
-    is_unsearched,
-)
+from cryorefine.expectation.assign_poses import assign_poses
 from cryorefine.expectation.grey_scale import scale_references
+from cryorefine.expectation.iteration_record import iteration_record
 from cryorefine.filaments.direction import with_one_direction
 from cryorefine.filaments.frame import in_one_frame
 from cryorefine.filaments.imposition import with_helix
 from cryorefine.filaments.poses import with_poses_beside
 from cryorefine.kernels.grid import SliceGrid
-from cryorefine.refine.backprojection import ResidualModel, reconstruct_halves, solve_halves
+from cryorefine.refine.backprojection import (
+    HalvesInserted,
+    ResidualModel,
+    reconstruct_halves,
+    solve_halves,
+)
 from cryorefine.refine.evaluation import evaluate_halves
 from cryorefine.refine.finite import require_finite_poses
 from cryorefine.refine.particle_weights import weigh_particles
@@ -30,10 +28,8 @@ from cryorefine.refine.reference import (
     prepare_references,
 )
 from cryorefine.refine.subset import mixed_sums
-from cryorefine.state.particle_batches import is_assigned
-from cryorefine.state.plan import IterationPlan, IterationRecord, shown_share
-from cryorefine.state.scores import measured
-from cryorefine.state.state import Evaluation, Inputs, Poses, State
+from cryorefine.state.plan import IterationPlan
+from cryorefine.state.state import Inputs, Poses, State
 
 __all__ = ["Iteration", "iterate"]
 
@@ -74,100 +70,67 @@ def iterate(
     InputError
         If images have changed since they were screened, or anything is no number any more.
     """
-    references = prepare_references(inputs, state, plan)
-    if not state.is_scaled:
-        state, references = _scaled(inputs, state, references, plan, events, engine)
+    state, references = _references(inputs, state, plan, events, engine)
     found = assign_poses(inputs, state, references.grids, plan, events, engine)
-    require_finite_poses(inputs, found.poses)
-    poses = found.poses if plan.mode == "none" else with_one_direction(inputs, found.poses)
-    beside = with_poses_beside(inputs, state, poses)
-    poses = weigh_particles(inputs, beside, poses, plan)
+    given, poses = _weighed(inputs, state, found.poses, plan)
     state = replace(state, group_scale=found.group_scale)
-    inserted = reconstruct_halves(
-        inputs, state, poses, ResidualModel(references.grids, plan.align_resolution_A),
-        resolution_A=plan.reconstruct_resolution_A, events=events, engine=engine,
-    )  # fmt: skip
-    sums, data_per_shell = inserted.sums, inserted.data_per_shell
-    if plan.subset is not None:
-        sums = mixed_sums(state.sums, sums, inputs.settings.stochastic_mixing)
-        data_per_shell = None
-    solved = solve_halves(inputs, sums)
-    solved, poses = in_one_frame(inputs, state, solved, poses, plan)
+    inserted = _backprojected(inputs, state, poses, references, plan, events, engine)
+    solved, poses = in_one_frame(inputs, state, solve_halves(inputs, inserted.sums), poses, plan)
     halves, helix = with_helix(inputs, state.history, solved, events)
-    limit_A = plan.reconstruct_resolution_A
-    mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=plan.iteration)
-    processed = halves  # of helices: their sums have none
-    if helix is None:
-        processed = processed_halves(inputs, halves, mask, evaluation, plan.iteration)
-    following, own_share = next_references(
-        inputs, poses, halves, sums, evaluation, data_per_shell, processed
-    )
-    record = _record(inputs, beside, poses, plan, evaluation, found.missed_fraction)
-    record = replace(record, helix=helix)
+    limit_A, seed = plan.reconstruct_resolution_A, plan.iteration
+    mask, evaluation = evaluate_halves(inputs, halves, poses, limit_A=limit_A, seed=seed)
+    processed = processed_halves(inputs, halves, mask, evaluation, helix, plan.iteration)
+    following, own = next_references(inputs, poses, halves, inserted, evaluation, processed)
+    record = iteration_record(inputs, given, poses, plan, evaluation, found.missed_fraction, helix)
     after = replace(
         state, iteration=plan.iteration, poses=poses, references=following, noise=inserted.noise,
         halves=(halves[0].cpu(), halves[1].cpu()), mask=mask.cpu(), evaluation=evaluation,
-        history=[*state.history, record], own_share=own_share,
-        sums=None if plan.subset is None else sums, used_references=references.volumes,
+        history=[*state.history, record], own_share=own, used_references=references.volumes,
+        sums=None if plan.subset is None else inserted.sums,
         unsymmetrised=None if helix is None else (solved[0].cpu(), solved[1].cpu()),
     )  # fmt: skip
     return Iteration(inputs, plan, state, references.grids, after, found.n_aligned)
 
 
-def _scaled(
+def _references(
+    inputs: Inputs, state: State, plan: IterationPlan, events: EventLog, engine: Engine
+) -> tuple[State, PreparedReferences]:
+    """Return what images are compared with, and the state, both on the images' grey scale."""
+    prepared = prepare_references(inputs, state, plan)
+    if state.is_scaled:
+        return state, prepared
+    scaled = scale_references(inputs, state, prepared.grids, plan, events, engine)
+    return scaled.state, prepared.scaled(scaled.grids, scaled.factors)
+
+
+def _weighed(
+    inputs: Inputs, state: State, found: Poses, plan: IterationPlan
+) -> tuple[State, Poses]:
+    """Return found poses with their weights, and the state with the poses that they changed from.
+
+    Of a helix those are, of all that are alike by it, the nearest.
+    """
+    require_finite_poses(inputs, found)
+    poses = found if plan.mode == "none" else with_one_direction(inputs, found)
+    given = with_poses_beside(inputs, state, poses)
+    return given, weigh_particles(inputs, given, poses, plan)
+
+
+def _backprojected(
     inputs: Inputs,
     state: State,
+    poses: Poses,
     references: PreparedReferences,
     plan: IterationPlan,
     events: EventLog,
     engine: Engine,
-) -> tuple[State, PreparedReferences]:
-    """Return a state and what images are compared with on the images' grey scale."""
-    scaled = scale_references(inputs, state, references.grids, plan, events, engine)
-    return scaled.state, references.scaled(scaled.grids, scaled.factors)
-
-
-def _record(
-    inputs: Inputs,
-    state: State,
-    poses: Poses,
-    plan: IterationPlan,
-    evaluation: Evaluation,
-    missed_fraction: float,
-) -> IterationRecord:
-    """Return what the iteration showed, as the schedule needs it."""
-    turn = jumped = jumped_at_least = math.nan
-    n_effective = measured(poses.scores.n_effective)
-    fits = measured(poses.scores.fit_z) > WORSE_THAN_RIGHT
-    undecided = (n_effective >= DECIDED)[fits]
-    if state.poses is not None:
-        angle = inputs.group.distance(poses.rotations, state.poses.rotations)
-        # The first iteration is compared with the file's poses.
-        known = is_assigned(state, len(angle)) if state.history else ~inputs.table.lacks_pose
-        if known.any():
-            turn = float(torch.rad2deg(angle[torch.from_numpy(known)].median()))
-        searched = plan.is_searched(len(angle)) & known
-        # Those that were not searched could not jump; where nobody was, all are counted. Images
-        # that fit nothing, or several poses alike, jump for ever and say nothing of the run.
-        counted = torch.from_numpy(searched if searched.any() else known)
-        counted &= fits & (n_effective < DECIDED)
-        far = 4 * torch.deg2rad(measured(poses.scores.sigma_rotation_deg))
-        far = far.clamp_min(plan.align_resolution_A / inputs.geometry.radius_A)
-        n_counted, n_jumped = int(counted.sum()), int((angle > far)[counted].sum())
-        jumped, jumped_at_least = n_jumped / max(n_counted, 1), shown_share(n_jumped, n_counted)
-    return IterationRecord(
-        iteration=plan.iteration,
-        mode=plan.mode,
-        resolution_A=evaluation.resolution_A,
-        align_resolution_A=plan.align_resolution_A,
-        reconstruct_resolution_A=plan.reconstruct_resolution_A,
-        median_turn_deg=turn,
-        jumped_fraction=jumped,
-        jumped_at_least=jumped_at_least,
-        mean_fsc=float(evaluation.curves.corrected.mean()),
-        median_sigma_rotation_deg=float(measured(poses.scores.sigma_rotation_deg).median()),
-        share=plan.share,
-        missed_fraction=missed_fraction,
-        undecided_fraction=float(undecided.double().mean()) if len(undecided) else 0.0,
-        unsearched_fraction=float(is_unsearched(poses, plan.align_resolution_A).mean()),
-    )
+) -> HalvesInserted:
+    """Return the sums of all images; of a random subset, mixed with those of the ones before."""
+    inserted = reconstruct_halves(
+        inputs, state, poses, ResidualModel(references.grids, plan.align_resolution_A),
+        resolution_A=plan.reconstruct_resolution_A, events=events, engine=engine,
+    )  # fmt: skip
+    if plan.subset is None:
+        return inserted
+    sums = mixed_sums(state.sums, inserted.sums, inputs.settings.stochastic_mixing)
+    return replace(inserted, sums=sums, data_per_shell=None)

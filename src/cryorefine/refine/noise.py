@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryorefine.engine.blocks import Block, plan_blocks
-from cryorefine.engine.progress import told_as
+from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Done, Engine, merged
 from cryorefine.events import EventLog
 from cryorefine.fourier.band import Band
@@ -96,7 +96,7 @@ def initial_noise(
     optics
         By half, up to Nyquist; neither their noise nor their scale counts.
     """
-    done = told_as("measuring noise", events, len(stack.table))
+    done = progress_of("measuring noise", events, len(stack.table))
     table = stack.table
     parts = [
         part for half in (1, 2) for part in rows_by_geometry(table, half_of, optics[half - 1], half)

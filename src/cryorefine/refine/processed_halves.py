@@ -1,4 +1,4 @@
-"""Half maps as the user's post-processing leaves them, for references to be made of.
+"""Half maps for references to be made of in place of the sums, such as post-processed ones.
 
 Raw half maps are never replaced by these: the FSC is that of the raw ones.
 """
@@ -10,6 +10,7 @@ from torch import Tensor
 from cryorefine.fourier.filter import filter_volume, interpolate_shells
 from cryorefine.refine.restoration import restore_run_halves
 from cryorefine.restore.protocol import Context, Halves
+from cryorefine.state.helix import HelixRecord
 from cryorefine.state.state import Evaluation, Inputs
 
 __all__ = ["processed_halves", "regularised_by_fsc"]
@@ -20,14 +21,20 @@ def processed_halves(
     halves: Halves,
     mask: Float[Tensor, "z y x"],
     evaluation: Evaluation,
+    helix: HelixRecord | None,
     iteration: int,
 ) -> Halves | None:
-    """Return both half maps after all that the settings ask for; None where references are raw.
+    """Return the half maps that references are made of; None where they are made of the sums.
+
+    Those are half maps after all that the settings ask for, where the user wants that, and those of
+    a helix, which their sums do not have.
 
     Parameters
     ----------
     mask
         Where the particle is, as the FSC was measured in it.
+    helix
+        That was imposed on the half maps.
     iteration
         The one that ends, which a command is told.
 
@@ -36,6 +43,8 @@ def processed_halves(
     InputError
         If the command fails.
     """
+    if helix is not None:
+        return halves
     if not inputs.settings.reference_from_processed:
         return None
     context = Context(inputs.voxel_A, mask, evaluation.curves)

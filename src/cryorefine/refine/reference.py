@@ -10,8 +10,9 @@ from torch import Tensor
 from cryorefine.engine.threads import release_memory, side_by_side
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.kernels.grid import SliceGrid, make_slice_grid
-from cryorefine.reconstruct.solve import FoldedSums, solve
+from cryorefine.reconstruct.solve import solve
 from cryorefine.reconstruct.solvent import quieten_solvent
+from cryorefine.refine.backprojection import HalvesInserted
 from cryorefine.refine.evaluation import found_mask
 from cryorefine.refine.own_noise_share import kept_noise, own_share
 from cryorefine.refine.processed_halves import regularised_by_fsc
@@ -87,29 +88,27 @@ def next_references(
     inputs: Inputs,
     poses: Poses,
     halves: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
-    sums: tuple[FoldedSums, FoldedSums],
+    inserted: HalvesInserted,
     evaluation: Evaluation,
-    data_per_shell: tuple[Float[Tensor, "t"], Float[Tensor, "t"]] | None,
     processed: tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]] | None,
 ) -> tuple[
     tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]],
     tuple[Float[Tensor, "s"], Float[Tensor, "s"]] | None,
 ]:
-    """Regularise half maps by their FSC; processed ones, where the user wants that.
+    """Regularise half maps by their FSC.
 
     Parameters
     ----------
-    data_per_shell
-        Of the halves, as :func:`~cryorefine.refine.backprojection.reconstruct_halves` returns it;
-        None where the sums are of other images too: mixtures of subsets.
+    inserted
+        The sums that the half maps were made of.
     processed
-        The half maps that references are made of where the user wants them post-processed.
+        The half maps that references are made of; None: of the sums.
 
     Returns
     -------
     references, own_share
         By half, on the CPU; and what an image's own noise in them adds to its score: None where
-        ``data_per_shell`` is.
+        ``inserted.data_per_shell`` is.
     """
     resolution_A, nyquist_A = evaluation.resolution_A, inputs.geometry.nyquist_A
     limit_A = offset_limit_A(inputs.settings, resolution_A, nyquist_A)
@@ -117,7 +116,7 @@ def next_references(
 
     def regularised(i: int) -> tuple[Tensor, Tensor]:
         if processed is None:
-            damped = solve(sums[i], ssnr=ssnr)
+            damped = solve(inserted.sums[i], ssnr=ssnr)
         else:
             damped = regularised_by_fsc(processed[i], ssnr)
         volume, kept = next_reference(inputs, halves[i], damped, ssnr, evaluation)
@@ -126,10 +125,10 @@ def next_references(
     first, second = side_by_side(regularised, (0, 1), at_once=inputs.working_memory.both_halves)
     release_memory()
     following, kept = (first[0], second[0]), (first[1], second[1])
-    if data_per_shell is None:
+    if inserted.data_per_shell is None:
         return following, None
-    share1 = own_share(inputs, poses, 1, kept[0], data_per_shell[0])
-    share2 = own_share(inputs, poses, 2, kept[1], data_per_shell[1])
+    share1 = own_share(inputs, poses, 1, kept[0], inserted.data_per_shell[0])
+    share2 = own_share(inputs, poses, 2, kept[1], inserted.data_per_shell[1])
     return following, (share1, share2)
 
 

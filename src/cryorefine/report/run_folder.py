@@ -131,8 +131,8 @@ class RunFolder:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Numbers of the last iteration; before the first, what is known from the run's start."""
-        told = next((e.data() for e in reversed(self.events) if e.kind == "start"), {})
-        known = self._sound("events.jsonl", told)
+        start = next((e.data() for e in reversed(self.events) if e.kind == "start"), {})
+        known = self._sound("events.jsonl", start)
         n_particles, n_used = known.get("n_particles"), known.get("n_used")
         if n_particles is not None and n_used is not None:
             known["n_rejected"] = n_particles - n_used
@@ -161,9 +161,9 @@ class RunFolder:
             name = f"{iteration_folder(self.path, n).name}/summary.json"
             known[n].update(self._read(name, read_json, dict, expected=True))
         # By their names: those of earlier versions say less, and are as good as they are.
-        told = [(e.kind, e.data()) for e in self.events]
-        finished = {_counted(data) for kind, data in told if kind == "iteration"}
-        for kind, data in told:
+        events = [(e.kind, e.data()) for e in self.events]
+        finished = {_counted(data) for kind, data in events if kind == "iteration"}
+        for kind, data in events:
             n = _counted(data)
             if n is None:
                 continue

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cryorefine.restore.distribution import Distribution
 from cryorefine.restore.protocol import Context, Halves, Restored, inside
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["DenoiseReal"]
 
@@ -34,7 +34,9 @@ class DenoiseReal:
         if not bool(where.any()):
             return Restored(halves, {"unchanged_because": "the mask is empty"})
         noise = Distribution(voxelwise(lambda a, b: (a - b).square() / 2, first, second))
-        signal = Distribution((first[where] + second[where]).square() / 4)
+        average = values_where(first, where).add_(values_where(second, where))
+        signal = Distribution(average.square_().div_(4))
+        del average
 
         def weighted(values: Tensor) -> Tensor:
             energy = values.square()

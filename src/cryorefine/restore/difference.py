@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryorefine.fourier.filter import filter_volume
 from cryorefine.restore.protocol import Context, Halves, Restored, inside
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["EvaluateDifference"]
 
@@ -40,26 +40,26 @@ class EvaluateDifference:
         if spread == 0:
             return Restored(halves, {"unchanged_because": "the halves do not differ in the mask"})
         average = voxelwise(lambda a, b: (a + b) / 2, *halves)
-        local = _local_rms(difference, context) / spread
+        local = _local_rms(difference, context).div_(spread)
         for _ in range(_ROUNDS):
             width = _SIGMAS * _spread(difference, where)
-            difference = voxelwise(
-                lambda d, s=width: d * (-(d * d) / (2 * s * s)).exp(), difference
+            voxelwise(
+                lambda d, s=width: d * (-(d * d) / (2 * s * s)).exp(), difference, out=difference
             )
         made = (
             voxelwise(lambda a, d: a + d / 2, average, difference),
-            voxelwise(lambda a, d: a - d / 2, average, difference),
+            voxelwise(lambda a, d: a - d / 2, average, difference, out=average),
         )
         facts = {
             "difference_std": spread,
             "difference_std_after": _spread(difference, where),
-            "largest_local_disagreement": float(local[where].max()),
+            "largest_local_disagreement": float(values_where(local, where).max()),
         }
         return Restored(made, facts, {"disagreement": local})
 
 
 def _spread(difference: Tensor, where: Tensor) -> float:
-    values = difference[where].double()
+    values = values_where(difference, where).double()
     return float(values.std(correction=0)) if len(values) else 0.0
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import MAX_AT_ONCE, side_by_side
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import multiply_radially, radii, wrapped_axis
 from cryorefine.restore.protocol import Context, Halves, Restored
@@ -42,15 +42,17 @@ class FilterBank:
     def __call__(self, halves: Halves, context: Context) -> Restored:
         """Return both half maps, denoised band by band."""
         n = halves[0].shape[-1]
-        transforms = side_by_side(volume_to_half, halves)
+        at_once = halves[0].numel() <= MAX_AT_ONCE
+        transforms = side_by_side(volume_to_half, halves, at_once=at_once)
         totals = [torch.zeros_like(volume) for volume in halves]
         tables = band_weights(n)
         for index, table in enumerate(tables):
 
             def band(half: Complex[Tensor, "z y xh"], table: Tensor = table) -> Tensor:
-                return volume_from_half(multiply_radially(half, wrapped_axis(n), table), n)
+                band_half = multiply_radially(half, wrapped_axis(n), table)
+                return volume_from_half(band_half, n, overwrite=True)
 
-            first, second = side_by_side(band, transforms)
+            first, second = side_by_side(band, transforms, at_once=at_once)
             # The mean, which the first band holds, is no noise.
             sigma = 0.0 if index == 0 else float((first - second).std()) / math.sqrt(2)
 
@@ -59,10 +61,9 @@ class FilterBank:
                 certain = torch.erf(values.abs() * scale).nan_to_num(0.0)
                 return total + values * certain**_POWER
 
-            totals = [
-                voxelwise(weighted, total, values)
-                for total, values in zip(totals, (first, second), strict=True)
-            ]
+            voxelwise(weighted, totals[0], first, out=totals[0])
+            voxelwise(weighted, totals[1], second, out=totals[1])
+            del first, second  # not beside those of the next band
         return Restored((totals[0], totals[1]), {"bands": len(tables)})
 
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import MAX_AT_ONCE, side_by_side
 from cryorefine.fourier.fft import volume_from_half, volume_to_half
 from cryorefine.fourier.radial import wrapped_axis
 from cryorefine.restore.distribution import quantile
 from cryorefine.restore.protocol import Context, Halves, Restored, background
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["Laplacian", "laplacian_gain"]
 
@@ -46,17 +46,20 @@ class Laplacian:
 
         def restored(volume: Float[Tensor, "z y x"]) -> tuple[Float[Tensor, "z y x"], float]:
             n = volume.shape[-1]
-            edges = volume_from_half(laplacian_gain(volume_to_half(volume), n), n)
-            threshold = quantile(edges[solvent].abs(), _SHARE)
+            edges = volume_from_half(laplacian_gain(volume_to_half(volume), n), n, overwrite=True)
+            threshold = quantile(values_where(edges, solvent).abs_(), _SHARE)
 
             def shrunk(values: Tensor) -> Tensor:
                 tiny = torch.finfo(values.dtype).tiny
                 return values * (1 - threshold**2 / values.square().clamp_min(tiny)).clamp_min(0)
 
-            kept = volume_to_half(voxelwise(shrunk, edges))
-            return volume_from_half(laplacian_gain(kept, n, invert=True), n), threshold
+            kept = volume_to_half(voxelwise(shrunk, edges, out=edges))
+            del edges
+            back = volume_from_half(laplacian_gain(kept, n, invert=True), n, overwrite=True)
+            return back, threshold
 
-        (first, theta1), (second, theta2) = side_by_side(restored, halves)
+        at_once = halves[0].numel() <= MAX_AT_ONCE
+        (first, theta1), (second, theta2) = side_by_side(restored, halves, at_once=at_once)
         return Restored((first, second), {"threshold_half1": theta1, "threshold_half2": theta2})
 
 

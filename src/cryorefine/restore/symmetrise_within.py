@@ -7,18 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.engine.threads import side_by_side
+from cryorefine.engine.threads import MAX_AT_ONCE, side_by_side
 from cryorefine.geometry.cosets import coset_representatives
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.symmetry import SymmetryGroup
 from cryorefine.restore.protocol import Context, Halves, Restored
 from cryorefine.restore.rigid import POINTS_AT_ONCE, FourierSeries
+from cryorefine.restore.voxelwise import values_where
 
 __all__ = ["SymmetriseWithin", "oriented", "permuted", "symmetric_copies"]
-
-_MAX_AT_ONCE = 1 << 26
-"""Voxels of maps of which both halves are worked on at once: the series of a larger one takes more
-than 1.5 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +44,13 @@ class SymmetriseWithin:
 
         def blended(volume: Float[Tensor, "z y x"]) -> tuple[Float[Tensor, "z y x"], float | None]:
             average = symmetric_copies(volume, self.group, where)
-            values, weight = volume[where], mask[where]
-            out = volume.clone()
-            out[where] = torch.lerp(values, average, weight)
-            return out, _correlation(average, values, weight)
+            values, weight = values_where(volume, where), values_where(mask, where)
+            blend = torch.lerp(values, average, weight)
+            agreement = _correlation(average, values, weight)
+            del average, values, weight
+            return volume.masked_scatter(where, blend), agreement
 
-        at_once = mask.numel() <= _MAX_AT_ONCE
+        at_once = mask.numel() <= MAX_AT_ONCE
         (first, agreement1), (second, agreement2) = side_by_side(blended, halves, at_once=at_once)
         facts = {
             "group": self.group.name,
@@ -92,19 +90,41 @@ def symmetric_copies(
         total = torch.zeros_like(volume)
         for matrix in exact:
             total += permuted(volume, matrix)
-    sums = total[where].double()
-    if len(representatives) > 1:
-        series = FourierSeries(total)
-        n = volume.shape[-1]
-        index = torch.nonzero(where.flatten()).flatten().cpu()
-        for begin in range(0, len(index), POINTS_AT_ONCE):
-            part = slice(begin, begin + POINTS_AT_ONCE)
-            rows = index[part]
-            voxels = torch.stack([rows % n, rows // n % n, rows // n**2], 1)
-            places = (voxels - n // 2).double()
-            for matrix in representatives[1:]:
-                sums[part] += series.at((places @ matrix.T).to(volume.dtype)).to(sums)
-    return (sums / group.order).to(volume)
+    out = values_where(total, where)
+    if len(representatives) < 2:
+        return (out.double() / group.order).to(volume)
+    series = FourierSeries(total)
+    del total
+    n, begin = volume.shape[-1], 0
+    for planes in _runs_of_planes(where):
+        rows = torch.nonzero(where[planes].flatten()).flatten().cpu() + planes.start * n**2
+        part = slice(begin, begin + len(rows))
+        sums = out[part].double()
+        for matrix in representatives[1:]:
+            sums += series.at(_places(rows, n, matrix, volume.dtype)).to(sums)
+        out[part] = (sums / group.order).to(out)
+        begin = part.stop
+    return out
+
+
+def _runs_of_planes(where: Tensor) -> list[slice]:
+    """Return runs of planes (z) with as many voxels as are evaluated together, at most."""
+    counts = [int(torch.count_nonzero(plane)) for plane in where]
+    runs, start, held = [], 0, 0
+    for z, count in enumerate(counts):
+        if held and held + count > POINTS_AT_ONCE:
+            runs.append(slice(start, z))
+            start, held = z, 0
+        held += count
+    if held:
+        runs.append(slice(start, len(counts)))
+    return runs
+
+
+def _places(rows: Tensor, size_px: int, matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return where voxels, counted through a map, come to lie; (x, y, z) from the origin."""
+    voxels = torch.stack([rows % size_px, rows // size_px % size_px, rows // size_px**2], 1)
+    return ((voxels - size_px // 2).double() @ matrix.T).to(dtype)
 
 
 def permuted(volume: Float[Tensor, "z y x"], matrix: Float[Tensor, "3 3"]) -> Tensor:

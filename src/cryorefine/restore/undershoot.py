@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryorefine.restore.protocol import Context, Fact, Halves, Restored, background
-from cryorefine.restore.voxelwise import voxelwise
+from cryorefine.restore.voxelwise import values_where, voxelwise
 
 __all__ = ["AttenuateUndershoot"]
 
@@ -38,10 +38,10 @@ class AttenuateUndershoot:
             return Restored(halves, {"unchanged_because": "the mask leaves no solvent"})
         made, facts = [], dict[str, Fact]()
         for half, volume in enumerate(halves, 1):
-            values = volume[solvent].double()
+            values = values_where(volume, solvent).double()
             mean, spread = float(values.mean()), float(values.std(correction=0))
             threshold = mean - self.sigmas * spread
-            below = int((volume < threshold).sum())
+            below = int(torch.count_nonzero(volume < threshold))
             facts[f"voxels_attenuated_half{half}"] = below
             facts[f"threshold_half{half}"] = threshold
             made.append(_compressed(volume, threshold, spread) if below else volume)

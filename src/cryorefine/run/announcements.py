@@ -36,7 +36,8 @@ def emit_start(events: EventLog, inputs: Inputs) -> None:
         events.warn(
             "--split stochastic: half sets are drawn anew at every iteration, so that each half "
             "map's poses were found with images of the other: the FSC shows too good a "
-            "resolution, and no overfitting"
+            "resolution, and no overfitting (of 500 simulated particles at SNR 0.02 it told 14.0 "
+            "instead of 19.9 Å, for a map no better)"
         )
     emit_plans(events, inputs)
 

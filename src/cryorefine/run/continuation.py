@@ -26,6 +26,7 @@ from cryorefine.records.particle_registry import (
     known_poses,
     next_registry,
 )
+from cryorefine.refine.counting import is_in_maps
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.commands import check_commands
 from cryorefine.run.engines import engine_of
@@ -142,7 +143,7 @@ def begin_segment(
         state = _of_other_images(inputs, state, constants.voxel_A, events, engine)
     else:
         noise, group_scale = _regrouped(state, constants.optics, inputs)
-        sums = state.sums if _keeps_sums(before, settings) else None
+        sums = state.sums if _keeps_sums(before, settings) and not chosen.has_lost else None
         state = replace(state, noise=noise, group_scale=group_scale, sums=sums)
     return NextSegment(
         segment=segment,
@@ -257,6 +258,8 @@ class _Chosen:
     has_unsearched
         Whether there are some without a pose that the schedule so far did not know of: they are
         searched for before it turns local.
+    has_lost
+        Whether images that are in the maps so far take no part any more.
     """
 
     screening: Screening
@@ -265,6 +268,7 @@ class _Chosen:
     poses: Poses | None
     previous: Poses | None
     has_unsearched: bool
+    has_lost: bool
     are_all_new: bool
     registry: ParticleRegistry
 
@@ -319,6 +323,7 @@ def _choose(
         poses=None if poses is None else poses.select(used),
         previous=None if state.previous is None or previous is None else previous.select(used),
         has_unsearched=state.poses is not None and bool(np.any(are_new)),
+        has_lost=bool(np.setdiff1d(was_used[_in_maps(state)], match[used]).size),
         are_all_new=not (match[used] >= 0).any(),
         registry=next_registry(
             registry, known, opened.table, match, used=used, half=half, dropped=dropped
@@ -531,9 +536,15 @@ def _search(
     return "new" if lacks_poses else "nobody"
 
 
+def _in_maps(state: State) -> np.ndarray:
+    """Tell which of a run's particles have their images in its maps."""
+    return np.zeros(0, int) if state.poses is None else is_in_maps(state.poses).numpy()
+
+
 def _keeps_sums(before: dict[str, Any], settings: RefineSettings) -> bool:
     """Tell whether a stochastic reconstruction can go on from the sums so far."""
-    for name in ("alignment", "symmetry", "fourier_padding"):
+    tilts = ("reconstruct_min_tilt_deg", "reconstruct_max_tilt_deg")
+    for name in ("alignment", "symmetry", "fourier_padding", *tilts):
         default = RefineSettings.model_fields[name].default
         if before.get(name, default) != getattr(settings, name):
             return False

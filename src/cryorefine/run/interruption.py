@@ -33,7 +33,7 @@ def interruptible(safe: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:  # of a signal, it says of which
-        raise stopped(f"stopped by {stop or 'the user'}") from None
+        raise stopped(f"stopped by {str(stop) or 'the user'}") from None
     except (MemoryError, RuntimeError, OSError) as error:
         message = _what_is_full(error)
         if message:

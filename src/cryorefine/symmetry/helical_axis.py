@@ -34,6 +34,10 @@ _OUTLINE_A = 15.0
 _OUTLINE = 0.3
 """Share of the highest density (99.9 %) above which a voxel is the filament's."""
 
+_LARGE_PX = 400
+"""Side of the largest map whose outline is looked at as it is: in double precision a larger one
+takes gigabytes, and detail of 15 Å needs a few voxels only."""
+
 _LEAST_SECTIONS = 8  # with density, for a line through their middles
 
 _RADIUS_VOXELS = 3  # within that detail, where the radius is measured
@@ -92,6 +96,7 @@ def density_axis(
         Whether they wind about the line once or more, as those of a helix with one start do: a
         circle of the pitch that fits best is then found with it.
     """
+    volume, voxel_A = _coarse(volume, voxel_A)
     n = volume.shape[-1]
     weight, axis = _outline(volume, voxel_A)
     weight = weight * ((axis[:, None] ** 2 + axis**2) <= (n * voxel_A / 2) ** 2)
@@ -117,6 +122,15 @@ def density_axis(
             best, least = found, left
     at, slope = complex(best[0]), complex(best[1])
     return FilamentAxis((at.real, at.imag), (slope.real, slope.imag))
+
+
+def _coarse(volume: Tensor, voxel_A: float) -> tuple[Tensor, float]:
+    """Return a map and its voxels, four of them within the outline's detail if it is large."""
+    n = volume.shape[-1]
+    if n <= _LARGE_PX:
+        return volume, voxel_A
+    size = min(_LARGE_PX, 2 * math.ceil(n * voxel_A * 4 / _OUTLINE_A / 2)) + n % 2
+    return resize_volume(volume, size), n * voxel_A / size
 
 
 def _outline(volume: Tensor, voxel_A: float) -> tuple[Tensor, Tensor]:
@@ -145,6 +159,7 @@ def require_along_z(volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
     InputError
         If that is so: nothing along z can be found of it.
     """
+    volume, voxel_A = _coarse(volume, voxel_A)
     n = volume.shape[-1]
     weight, axis = _outline(volume, voxel_A)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")

@@ -72,11 +72,11 @@ def _plain(label: str) -> str:
 def hint(block: StarBlock, wanted: Iterable[str]) -> str:
     """Return what to ask about labels that are missing; empty if nothing is like them."""
     wanted = set(wanted)
-    asked = [
+    questions = [
         f"is {block.where_is(label)} meant for _{meant}?"
         for label, meant in misspelt(block, wanted).items()
     ]
-    return f" ({' '.join(asked)})" if asked else ""
+    return f" ({' '.join(questions)})" if questions else ""
 
 
 def remarks_on(
