@@ -103,6 +103,8 @@ LOCAL = {
 }  # fmt: skip
 """Options of a local alignment, with those that they need."""
 
+HELIX = ("--helical-twist-deg", 30, "--helical-rise-angstrom", 10)
+
 NEEDED = {
     "stochastic-subset": ("--alignment", "stochastic"),
     "stochastic-mixing": ("--alignment", "stochastic"),
@@ -111,9 +113,11 @@ NEEDED = {
     **dict.fromkeys(
         ("helical-twist-deg", "helical-rise-angstrom", "helical-radius-angstrom",
          "helical-inner-radius-angstrom", "helical-fraction", "helical-max-out-of-plane-deg",
-         "helical-psi-range-deg", "helical-twist-range-deg", "helical-rise-range-angstrom"),
-        ("--helical-twist-deg", 30, "--helical-rise-angstrom", 10),
+         "helical-psi-range-deg"),
+        HELIX,
     ),
+    "helical-twist-range-deg": (*HELIX, "--helical-rise-range-angstrom", "9 11"),
+    "helical-rise-range-angstrom": (*HELIX, "--helical-twist-range-deg", "29 31"),
 }  # fmt: skip
 """What other options need; the later of two values of an option counts."""
 
@@ -131,7 +135,11 @@ def options() -> Iterator[Case]:
         needed = LOCAL.get(name, NEEDED.get(name, ()))
         for value in ("nan", "inf", "-1", "1e308", "1e-308", "0", "9" * 30, "5"):
             seed = () if name == "seed" else ("--seed", 1)
-            given = (*needed, f"--{name}", value, *seed)
+            # The others have one number, a range has two.
+            text = (
+                f"9 {value}" if name.endswith(("twist-range-deg", "rise-range-angstrom")) else value
+            )
+            given = (*needed, f"--{name}", text, *seed)
             yield Case(f"--{name} {value}", valid, "local" if name in LOCAL else "global", given)
 
 
