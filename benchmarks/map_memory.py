@@ -9,6 +9,7 @@ process of its own. Printed: peak of resident memory by the kernel's count, as i
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def main() -> None:
             continue
         output = folder / f"out_{name.replace(' ', '_').replace(',', '')}"
         filled = words.format(folder=folder, finest=2.2 * voxel_A).split()
-        command = ["cryorefine", *filled, "--output", output]
+        command = [sys.executable, "-m", "cryorefine", *filled, "--output", output]
         if filled[0] == "restore":
             command.append("--overwrite")
         code, cost = measure(command, folder / "log.txt")
