@@ -13,7 +13,8 @@ from cryorefine.api.particles import read_particles
 from cryorefine.api.progress_display import iteration_line
 from cryorefine.events import IterationDone, read_events
 from cryorefine.geometry.rotation import matrix_from_rotvec
-from cryorefine.io.mrc import read_volume
+from cryorefine.io.mrc import read_volume, write_volume
+from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.report.build import render_report
 from cryorefine.restore.rigid import move_volume
 from cryorefine.run.loop import refine, resume
@@ -207,3 +208,27 @@ def test_a_run_of_a_helix_with_a_threefold_axis_finds_twist_and_rise_and_imposes
     made = read_volume(tmp_path / "run" / "half1.mrc").data
     third = matrix_from_rotvec(torch.tensor([0.0, 0.0, 2 * math.pi / 3], dtype=torch.float64))
     assert correlation(made, move_volume(made, third, torch.zeros(3))) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "is_cylinder", "is_told"),
+    [("d1", True, True), ("d1", False, False), ("c1", True, False)],
+)
+def test_two_fold_axes_on_a_cylinder_are_warned_of(
+    segments, tmp_path, symmetry, is_cylinder, is_told
+):
+    truth = read_volume(segments.parent / "truth.mrc")
+    cylinder = cylinder_mask(len(truth.data), 0.3 * len(truth.data), 3.0)
+    write_volume(tmp_path / "start.mrc", cylinder if is_cylinder else truth.data, truth.voxel_A)
+    settings = settings_of(
+        segments,
+        reference=(tmp_path / "start.mrc",),
+        symmetry=symmetry,
+        alignment="local",
+        iterations=1,
+        initial_lowpass_angstrom=20.0,
+    )
+    told = []
+    refine(settings, tmp_path / "run", listeners=(told.append,))
+    warnings = [event.message for event in told if event.kind == "warning"]
+    assert any("the initial map is a cylinder" in text for text in warnings) == is_told

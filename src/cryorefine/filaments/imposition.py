@@ -9,6 +9,7 @@ from cryorefine.errors import InputError
 from cryorefine.evaluate.fsc import half_map_fsc
 from cryorefine.events import EventLog, WorkAdvanced
 from cryorefine.filaments.momentum import carried_on
+from cryorefine.helices.features import FEATURELESS, share_around_axis
 from cryorefine.helices.filament import filament_mask, filament_radius_A
 from cryorefine.helices.half_maps import Filament, HelixFound, find_helix, imposed_on
 from cryorefine.helices.helical_search import Candidate
@@ -143,11 +144,20 @@ def _of_rival(found: HelixFound, rival: Candidate) -> str:
     )
 
 
-def with_helix_as_given(inputs: Inputs, maps: Maps) -> Maps:
-    """Return the first references with the helix of the settings imposed, where there is one."""
+def with_helix_as_given(inputs: Inputs, maps: Maps, events: EventLog) -> Maps:
+    """Return the first references with the helix of the settings imposed, where there is one.
+
+    Warns if two-fold axes across are asked for of a map that cannot show where they lie.
+    """
     helix = present_helix(inputs.settings, inputs.group.name, None)
     if helix is None:
         return maps
+    if inputs.group.name.startswith("d") and share_around_axis(maps[0]) < FEATURELESS:
+        events.warn(
+            f"the initial map is a cylinder, on which the two-fold axes of {inputs.group.name} may "
+            "lie anywhere: half maps can come to agree on a wrong map; give an initial map with "
+            "features of the filament"
+        )
     filament = filament_of(inputs, maps)
     return imposed_on(maps[0], helix, filament), imposed_on(maps[1], helix, filament)
 

@@ -592,7 +592,7 @@ def starting_state(
         state = reconstruct_start(inputs, state, events, engine)
     elif inputs.settings.starts_from_poses:
         state = start_from_poses(inputs, state, events, engine)
-    return replace(state, references=with_helix_as_given(inputs, state.references))
+    return replace(state, references=with_helix_as_given(inputs, state.references, events))
 
 
 def _warn_of_far_shifts(inputs: Inputs, events: EventLog) -> None:
