@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import pytest
 from numba.core.event import trigger_event
 
 import cryorefine
@@ -56,6 +57,7 @@ def run_python(*arguments: object, **environment: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_a_refinement_compiles_each_kernel_for_one_set_of_types(tmp_path):
     end = run_python("-c", REFINE, tmp_path)
     assert end.returncode == 0, end.stdout + end.stderr
@@ -113,6 +115,7 @@ print(total(10), int(sum(total.stats.cache_hits.values())))
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_again_when_what_it_calls_has_changed(tmp_path):
     package = tmp_path / "small"
     package.mkdir()

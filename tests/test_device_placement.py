@@ -188,6 +188,7 @@ CURVES = ("power", "mean", "FSC", "coverage")
 """What these return is short and comes back to the CPU."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_px", [21, 22])
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_stays_on_its_device_and_gives_the_same(stage, size_px):

@@ -36,6 +36,7 @@ def test_objects_give_the_same_bits_as_the_paths_that_they_were_read_from(small,
     assert_same(cr.refine(particles, start, **SETTINGS), cr.open_run(run).result)
 
 
+@pytest.mark.slow
 def test_a_selection_gives_the_same_bits_as_a_file_of_it(small, tmp_path):
     chosen = small.particles[small.particles.defocus_u_A < 15000]
     assert 20 < len(chosen) < len(small.particles)
@@ -161,6 +162,7 @@ def kill_calls(output: Path, *objects: object) -> int:
     return count.n
 
 
+@pytest.mark.slow
 def test_what_killed_calls_leave_the_next_run_removes_and_no_file_of_a_user(small, tmp_path):
     output, mine = (
         tmp_path / "run",

@@ -52,6 +52,7 @@ def test_a_run_of_objects_resumes_to_the_bit_from_any_working_folder(
     assert len(list((work / "run" / "inputs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_other_settings_and_selected_particles(small, tmp_path):
     output = tmp_path / "run"
     settings = {**SETTINGS, "iterations": 1}

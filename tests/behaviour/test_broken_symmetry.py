@@ -28,7 +28,8 @@ def d2_set(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("symmetry", "is_wrong"),
-    [(s, False) for s in ("c2", "d2")] + [(s, True) for s in ("c4", "d7", "o", "i1")],
+    [(s, False) for s in ("c2", "d2")]
+    + [("c4", True), *(pytest.param(s, True, marks=pytest.mark.slow) for s in ("d7", "o", "i1"))],
 )
 def test_a_wrong_symmetry_is_told_in_log_summary_and_methods_and_a_right_one_nowhere(
     d2_set, tmp_path, symmetry, is_wrong

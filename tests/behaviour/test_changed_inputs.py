@@ -144,6 +144,7 @@ def add_command(run: Path, proof: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_command_of_a_run_folder_runs_only_when_it_is_allowed(begun, tmp_path, capsys):
     run, proof = begun / "run", tmp_path / "proof"
     add_command(run, proof)

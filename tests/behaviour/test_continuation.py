@@ -31,6 +31,7 @@ from tests.run.test_checkpoint import assert_bit_equal
 from .continued import contents, records, stop_at, tiny_settings
 
 
+@pytest.mark.slow
 def test_more_iterations_are_made_by_every_kind_of_alignment(run):
     first = records(run)[-1]
     for number, alignment in enumerate(("local", "none", "global", "automatic", "stochastic"), 2):
@@ -55,6 +56,7 @@ def test_more_iterations_are_made_by_every_kind_of_alignment(run):
     assert contents(run / "iteration_006") == before
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_makes_as_many_iterations_again_as_its_settings_say(tiny_set, tmp_path):
     refine(tiny_settings(tiny_set, alignment="global", iterations=2), tmp_path / "run")
     assert resume(tmp_path / "run", changes={"fsc_criterion": 0.5})["iterations"] == 4
@@ -172,6 +174,7 @@ def test_overwriting_a_run_forgets_its_segments(tiny_set, run):
     assert resume(run)["iterations"] == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_has_an_option_for_every_setting(run, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["resume", str(run), "--alignment", "local", "--iterations", "1", "--no-ctf"])
@@ -197,6 +200,7 @@ def commanded(*arguments: str) -> int:
     return int(str(stop.value.code))
 
 
+@pytest.mark.slow
 def test_what_was_given_is_taken_back_by_the_command_and_from_python(run, tiny_set, capsys):
     mask = tiny_set / "mask.mrc"
     if not mask.exists():
@@ -249,6 +253,7 @@ def test_a_settings_file_changes_what_it_names_and_its_commands_are_shown(run, t
     assert proof.exists()
 
 
+@pytest.mark.slow
 def test_a_segment_begins_its_worker_processes_once(run, monkeypatch):
     begun = []
     original = ProcessEngine.__init__

@@ -177,6 +177,7 @@ def test_particles_that_were_extracted_anew_keep_their_poses_and_halves(
     assert shown < max(2.2 * pixel_A, 1.25 * before.evaluation.resolution_A)
 
 
+@pytest.mark.slow
 def test_a_segment_of_another_sampling_goes_on_where_it_was_killed(
     tiny_set, run, tmp_path, monkeypatch
 ):
@@ -194,6 +195,7 @@ def test_a_segment_of_another_sampling_goes_on_where_it_was_killed(
         resume(run, changes={"particles": tiny_set / "particles.star"})
 
 
+@pytest.mark.slow
 def test_particles_that_are_all_new_join_with_a_warning(tiny_set, run, tmp_path):
     other = simulate_set(
         tmp_path / "other",
@@ -235,6 +237,7 @@ def test_a_particle_file_that_was_changed_in_place_is_refused(tiny_set, tmp_path
         resume(tmp_path / "run", changes={"iterations": 1})
 
 
+@pytest.mark.slow
 def test_the_worst_particles_are_left_out_listed_and_brought_back(run):
     full = load_state(run, 1).state
     percentile = full.poses.scores.percentile.numpy()

@@ -129,6 +129,7 @@ def test_a_run_with_the_images_inverted_is_the_run_of_the_images_as_they_should_
     )
 
 
+@pytest.mark.slow
 def test_poses_that_make_a_dark_map_are_told_of_and_good_ones_are_not(tiny_set, tmp_path):
     inverted_set(tiny_set)
     for name, expected in (("inverted_truth_particles", 1), ("truth_particles", 0)):

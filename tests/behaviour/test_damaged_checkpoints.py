@@ -64,6 +64,7 @@ def test_damaged_checkpoints_are_refused_or_read_as_they_were(run, tmp_path):
 NUMBERS = (np.nan, np.inf, -np.inf, 1e308, -1e308, 1e20, 5e-324)
 
 
+@pytest.mark.slow
 def test_odd_numbers_in_every_array_of_a_checkpoint_are_refused_or_can_be_computed_with(run):
     path = run / "iteration_002" / "state.npz"
     whole = path.read_bytes()

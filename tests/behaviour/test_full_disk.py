@@ -111,6 +111,7 @@ def test_a_run_that_finds_no_room_says_which_file_and_goes_on_when_there_is(
     assert len(codes) == N_SIZES
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:report.html could not be written:RuntimeWarning")
 def test_a_reconstruction_that_finds_no_room_says_which_file_and_goes_on_when_there_is(
     given_poses, tmp_path
@@ -280,6 +281,7 @@ def test_a_conversion_on_a_small_disk_leaves_nothing_where_there_is_no_room(many
     assert command(10**9, "convert", many, target) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:report.html could not be written:RuntimeWarning")
 def test_a_run_that_finds_no_room_when_it_is_resumed_keeps_what_was_committed(canned, tmp_path):
     for size in sizes_of(canned.folder / "iteration_002"):

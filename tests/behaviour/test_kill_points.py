@@ -85,6 +85,7 @@ def test_a_new_run_killed_at_any_point_can_be_gone_on_with(canned, tmp_path):
             shutil.rmtree(run)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_is_overwritten_is_the_old_one_or_none(canned, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(canned.folder, old)

@@ -46,6 +46,7 @@ def command(expression: str) -> str:
     return f'{sys.executable} -c "{code}" {{volume}}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -104,6 +105,7 @@ def test_the_processed_map_has_its_mask_and_command_and_nothing_else_sees_them(
     assert not (other / "map_processed.mrc").exists()
 
 
+@pytest.mark.slow
 def test_restorations_of_half_maps_leave_the_raw_ones_and_the_resolution_as_they_are(
     eighty_set, plain, tmp_path
 ):
@@ -197,6 +199,7 @@ def test_a_command_that_fails_ends_the_run_with_its_output(eighty_set, tmp_path)
     assert (tmp_path / "shell" / "map_processed.mrc").exists()
 
 
+@pytest.mark.slow
 def test_volumes_of_all_iterations_and_references_as_used_are_kept_when_asked_for(
     eighty_set, tmp_path
 ):
@@ -221,6 +224,7 @@ def test_volumes_of_all_iterations_and_references_as_used_are_kept_when_asked_fo
     assert float(ratio.mean()) == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_command_has_a_folder_of_the_iteration_that_stays(eighty_set, tmp_path):
     code = (
         "import sys, pathlib; "
@@ -253,6 +257,7 @@ def test_masks_without_a_voxel_size_are_taken_with_the_one_given(eighty_set, tmp
         run(eighty_set, tmp_path / "no", mask_voxel_angstrom=5.0)
 
 
+@pytest.mark.slow
 def test_processed_halves_make_the_next_references_and_the_fsc_is_of_the_raw_ones(
     eighty_set, tmp_path
 ):

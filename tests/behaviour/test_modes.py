@@ -214,6 +214,7 @@ def test_a_stochastic_run_keeps_and_marks_poses_of_the_file(noisy, tmp_path):
     assert difference[~kept].max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["local", "none"])
 def test_rows_without_a_pose_are_set_aside_where_poses_are_kept(noisy, stochastic, tmp_path, mode):
     summary = run(noisy, tmp_path / "run", particles=stochastic / "particles.star",
@@ -287,6 +288,7 @@ def test_local_keeps_and_sets_aside_poses_that_were_given_outside_the_tilts(nois
     assert (is_outside(tmp_path / "run" / "particles.star") == outside).all()
 
 
+@pytest.mark.slow
 def test_a_search_ends_within_the_tilts_and_counts_poses_on_their_limits(noisy, tmp_path):
     truth = noisy / "truth_particles.star"
     how = {"initial_lowpass_angstrom": 12.0, "iterations": 1, "alignment": "global"}
@@ -383,6 +385,7 @@ def test_local_tells_of_given_shifts_that_its_limit_will_not_leave(noisy, tmp_pa
     assert f"{far} of 160" in emitted[0]
 
 
+@pytest.mark.slow
 def test_subsets_after_a_global_search_are_counted_as_what_they_are(noisy, tmp_path):
     folder = tmp_path / "run"
     run(noisy, folder, alignment="global", iterations=1, reference=(noisy / "reference.mrc",))

@@ -105,6 +105,7 @@ def test_what_moved_along_is_preferred_to_what_stayed_and_is_compared_with_what_
     assert stop.value.code == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_while_the_run_stays_and_needs_it_no_more(
     project, uninterrupted, tmp_path, monkeypatch
 ):

@@ -44,6 +44,7 @@ def test_every_mode_runs_to_its_end(eighty_set, tmp_path, mode, n):
         assert (tmp_path / "run" / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_two_initial_maps_start_one_half_each(eighty_set, plain, tmp_path):
     volume = read_volume(eighty_set / "reference.mrc")
     write_volume(
@@ -81,6 +82,7 @@ def test_a_stochastic_iteration_takes_so_many_particles_of_each_half(eighty_set,
     assert statistics["n_without_pose"] == 80 - 18
 
 
+@pytest.mark.slow
 def test_stochastic_sums_are_mixed_as_asked_for(eighty_set, tmp_path):
     def sums(name, mixing, iterations):
         run(eighty_set, tmp_path / name, alignment="stochastic", stochastic_subset=20,
@@ -93,6 +95,7 @@ def test_stochastic_sums_are_mixed_as_asked_for(eighty_set, tmp_path):
     assert float((second - (0.75 * first + 0.25 * new)).norm() / second.norm()) < 0.1
 
 
+@pytest.mark.slow
 def test_targets_bound_what_poses_are_compared_at(eighty_set, tmp_path):
     how = {"alignment": "global", "iterations": 3, "target_resolution": "24 19"}
     run(eighty_set, tmp_path / "run", **how)
@@ -186,6 +189,7 @@ def test_the_temperature_follows_the_turns(plain):
     assert table.floats("cryorefineAngularTemperatureDeg") == pytest.approx(turned / 3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_with_a_negative_offset_poses_are_compared_beyond_the_resolution(eighty_set, tmp_path):
     def second(name, **changes):
         # By this criterion the resolution is coarser than what half maps agree to.
@@ -280,6 +284,7 @@ def test_impossible_combinations_are_listed_all_at_once(eighty_set):
         assert part in message
 
 
+@pytest.mark.slow
 def test_subsets_and_dropout_are_drawn_anew_but_repeat_with_the_seed(eighty_set, tmp_path):
     def used(name, **how):
         values = {"alignment": "stochastic", "stochastic_subset": 10, "dropout": 0.1, **how}

@@ -161,6 +161,7 @@ def test_the_grey_scale_of_the_reference_does_not_matter(small_set, one_iteratio
     assert float((torch.rad2deg(angle) < 1.5).double().mean()) > 0.97
 
 
+@pytest.mark.slow
 def test_a_reference_with_another_box_and_sampling_is_rescaled(small_set, finished, tmp_path):
     from cryorefine.fourier.crop import resample_volume
 
@@ -278,6 +279,7 @@ def joined(folders, star):
     write_star(star, {"optics": optics, "particles": particles})
 
 
+@pytest.mark.slow
 def test_optics_groups_of_different_sampling_refine_together(tmp_path):
     first = simulate_set(tmp_path / "first", particles=120, seed=1)
     second = simulate_set(tmp_path / "second", particles=120, box_px=40, pixel_angstrom=4.4, seed=1)
@@ -298,6 +300,7 @@ def test_optics_groups_of_different_sampling_refine_together(tmp_path):
         assert float(torch.rad2deg(angle.median())) < 3.5
 
 
+@pytest.mark.slow
 def test_the_relative_grey_scale_of_optics_groups_is_found(tmp_path):
     faint = simulate_set(tmp_path / "faint", particles=120, snr=0.05)
     strong = simulate_set(tmp_path / "strong", particles=120, snr=0.2)

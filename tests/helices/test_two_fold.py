@@ -81,6 +81,7 @@ RANGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_polar_helix_that_is_to_be_dihedral_is_refused():
     volume = cr.Volume(noisy(helical_map(Helix(33.0, 7.3), 48, 3.0, bfactor_A2=400)).numpy(), 3.0)
     with refused("symmetry", "no two-fold axes across the helix of 33.", "is needed"):

@@ -226,6 +226,7 @@ def test_settings_come_from_a_file_and_options_win_over_it(project):
     assert_refused(result, "bad.toml", "no such setting")
 
 
+@pytest.mark.slow
 def test_a_run_without_terminal_prints_one_plain_line_an_iteration_and_the_report(project):
     result = refine(project, "--iterations", 2, "--alignment", "global")
     assert result.returncode == 0, result.stderr

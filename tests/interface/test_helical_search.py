@@ -3,6 +3,7 @@
 import json
 import math
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -22,6 +23,7 @@ def written(tmp_path):
 OPTIONS = ("--twist-range-deg", "-45", "-20", "--rise-range-angstrom", "5", "10")
 
 
+@pytest.mark.slow
 def test_the_command_finds_a_left_handed_helix_and_writes_what_it_found(tmp_path):
     volume = written(tmp_path)
     out = tmp_path / "found"
@@ -44,6 +46,7 @@ def test_the_command_finds_a_left_handed_helix_and_writes_what_it_found(tmp_path
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dihedral_turns_the_two_fold_axis_that_is_found_onto_x_and_imposes_it(tmp_path):
     helix = Helix(33.0, 7.3, 1, True)
     truth = helical_map(helix, 48, 3.0, bfactor_A2=400)
@@ -78,6 +81,7 @@ def test_dihedral_turns_the_two_fold_axis_that_is_found_onto_x_and_imposes_it(tm
     assert max(float(torch.corrcoef(pair)[0, 1]) for pair in pairs) > 0.95
 
 
+@pytest.mark.slow
 def test_python_finds_the_same_from_two_halves(tmp_path):
     volume = written(tmp_path)
     found = cr.helical_search(

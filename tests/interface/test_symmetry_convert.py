@@ -1,6 +1,7 @@
 """Maps and poses in another setting of their point group, from files to files."""
 
 import numpy as np
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -33,6 +34,7 @@ def converted(*arguments):
     return result.output
 
 
+@pytest.mark.slow
 def test_a_map_shows_the_other_setting_after_conversion_and_no_longer_the_first(tmp_path):
     for source, target in (("i2", "i1"), ("i2", "i3"), ("t222", "T"), ("D7Y", "d7")):
         blobs(source).write(tmp_path / "map.mrc")

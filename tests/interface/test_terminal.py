@@ -98,6 +98,7 @@ def test_what_nohup_has_ignored_stays_ignored(tiny, tmp_path):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_of_units_shows_others(tiny, tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     result = subprocess.run(

@@ -154,6 +154,7 @@ def test_a_job_that_has_ended_is_left_as_it_is_when_it_is_run_again(project, don
     assert not (done / "run" / "iteration_002").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_run_again_with_another_option_goes_on(project, done):
     job = project / "External" / "job013"
     shutil.copytree(done, job)
@@ -165,6 +166,7 @@ def test_a_job_that_is_run_again_with_another_option_goes_on(project, done):
     assert marks(job) == {"RELION_JOB_EXIT_SUCCESS"}
 
 
+@pytest.mark.slow
 def test_a_job_that_the_user_stops_can_be_run_again_and_ends(project):
     job = project / "External" / "job014"
     job.mkdir(parents=True)

@@ -60,6 +60,7 @@ def test_groups_that_are_alike_have_the_common_spectrum_exactly(counts, gain_spr
     assert (spectra == common).all()
 
 
+@pytest.mark.slow
 def test_groups_that_are_alike_are_rarely_told_apart():
     n_apart = 0
     for seed in range(100):

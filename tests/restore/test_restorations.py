@@ -308,6 +308,7 @@ def test_symmetric_maps_stay_as_they_are_also_about_other_axes():
     assert float((wrong - turned[where]).std()) > 0.3 * float(turned[where].std())
 
 
+@pytest.mark.slow
 def test_an_icosahedral_shell_is_symmetrised_and_its_asymmetric_core_kept():
     n, group = 64, parse_symmetry("i1")
     texture = filter_volume(noise(n, 6), lambda k: (-((k / 12) ** 2)).exp())

@@ -239,6 +239,7 @@ SIMULATE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_simulate_refuses_odd_values_by_their_option(commands, tmp_path):
     problems = []
     for option, values in SIMULATE.items():
@@ -251,6 +252,7 @@ def test_simulate_refuses_odd_values_by_their_option(commands, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_odd_settings_files_are_refused(commands, tmp_path):
     problems = []
     star = valid_set().write(tmp_path / "data")
@@ -284,6 +286,7 @@ def test_fsc_refuses_seeds_that_are_none(commands, tmp_path):
         assert ended.code == 2
 
 
+@pytest.mark.slow
 def test_resuming_from_a_checkpoint_with_numbers_that_are_none_ends_in_order(commands, tmp_path):
     star = valid_set().write(tmp_path / "data")
     start = ("--reference", tmp_path / "data" / "reference.mrc", "--threads", 1)

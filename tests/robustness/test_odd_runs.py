@@ -91,6 +91,7 @@ def resumed(run: Path) -> None:
     assert summary["n_half1"] + summary["n_half2"] == summary["n_used"], summary
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=case_count(40), **FUZZED)
 def test_odd_arrays_of_a_checkpoint_are_read_or_refused(run, whole, data):
@@ -132,6 +133,7 @@ def test_odd_records_of_a_run_are_read_or_refused(made, run, data):
         renewed(made, run)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=case_count(2, share=5), **FUZZED)
 def test_odd_records_of_a_run_are_reported(made, run, data):

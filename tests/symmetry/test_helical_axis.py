@@ -34,6 +34,7 @@ def off_z(axis, helix=HELIX):
     return moved[middle, middle, middle].contiguous()
 
 
+@pytest.mark.slow
 def test_an_axis_off_centre_and_tilted_is_found_with_twist_and_rise():
     axis = FilamentAxis((7.5, -4.5), (0.06, 0.05))  # 2.9 px and 4.5°
     volume = cr.Volume(noisy(off_z(axis)).numpy(), VOXEL_A)
@@ -47,6 +48,7 @@ def test_an_axis_off_centre_and_tilted_is_found_with_twist_and_rise():
     assert found.best.correlation > 0.3
 
 
+@pytest.mark.slow
 def test_a_map_whose_axis_is_z_is_not_moved():
     volume = cr.Volume(noisy(off_z(FilamentAxis())).numpy(), VOXEL_A)
     assert cr.helical_search(volume, **RANGES).axis == FilamentAxis()
