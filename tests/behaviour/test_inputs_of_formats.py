@@ -96,23 +96,27 @@ def change_a_number(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def begun_with(write, made: Path, folder: Path) -> tuple[Path, Path]:
+    """Begin a run of a copy of a set as written; return it and the file beside the particles."""
+    shutil.copytree(made, folder)
+    particles, other = write(folder)
+    return begin(folder, particles), folder / other
+
+
 @pytest.mark.parametrize("write", [write_group, write_passthrough, write_pickles, write_model])
 def test_what_belongs_to_a_particle_file_may_not_change_before_a_run_goes_on(
     made, tmp_path, write, capsys
 ):
-    folder = tmp_path / "set"
-    shutil.copytree(made, folder)
-    particles, other = write(folder)
-    run = begin(folder, particles)
-    kept = (folder / other).read_bytes()
-    change_a_number(folder / other)
+    run, other = begun_with(write, made, tmp_path / "set")
+    kept = other.read_bytes()
+    change_a_number(other)
     with pytest.raises(SystemExit) as stop:
         main(["resume", str(run)])
     assert stop.value.code == 2
     told = capsys.readouterr().err
     assert "inputs have changed" in told
-    assert str(folder / other) in told
-    (folder / other).write_bytes(kept)
+    assert str(other) in told
+    other.write_bytes(kept)
     assert resume(run)["iterations"] == 2
 
 
@@ -138,39 +142,32 @@ def write_scores_beside(folder: Path) -> None:
 def test_what_belongs_to_a_particle_file_may_not_be_gone_when_a_run_goes_on(
     made, tmp_path, write, more
 ):
-    folder = tmp_path / "set"
-    shutil.copytree(made, folder)
-    particles, other = write(folder)
-    run = begin(folder, particles)
-    (folder / other).rename(folder / "kept")
+    run, other = begun_with(write, made, tmp_path / "set")
+    other.rename(other.with_name("kept"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with refused(f"inputs have changed since the run read them: {folder / other} cannot be found"):
+    with refused(f"inputs have changed since the run read them: {other} cannot be found"):
         resume(run, changes=more)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    (folder / "kept").rename(folder / other)
+    other.with_name("kept").rename(other)
     assert resume(run)["iterations"] == 2
 
 
 def test_a_file_that_is_gone_from_beside_the_particles_can_be_accepted(made, tmp_path):
     folder = tmp_path / "set"
-    shutil.copytree(made, folder)
-    particles, other = write_scores(folder)
-    run = begin(folder, particles)
-    (folder / other).unlink()
+    run, other = begun_with(write_scores, made, folder)
+    other.unlink()
     accepted = Changes({}, accepts_changed_inputs=True)
     assert resume(run, changes=accepted)["iterations"] == 2
     assert len(read_segments(run)) == 2
     told = [e.message for e in read_events(run / "events.jsonl") if isinstance(e, WarningGiven)]
-    assert any(f"{folder / other} cannot be found" in message for message in told)
+    assert any(f"{other} cannot be found" in message for message in told)
     assert resume(run)["iterations"] == 2  # it is no input of the run any more
 
 
 def test_another_particle_file_needs_nothing_that_lay_beside_the_one_before(made, tmp_path):
     folder = tmp_path / "set"
-    shutil.copytree(made, folder)
-    particles, other = write_scores(folder)
-    run = begin(folder, particles)
-    (folder / other).unlink()
+    run, other = begun_with(write_scores, made, folder)
+    other.unlink()
     resume(run, changes={"particles": str(folder / "particles.star"), "iterations": 1})
     assert len(read_segments(run)) == 2
 
