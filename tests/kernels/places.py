@@ -29,9 +29,9 @@ def _places(points, reach, rotation, step, centre, n_rows, out):
     scaled_rows(rotation, step, rows)
     for start in range(0, points.shape[0], BLOCK):
         count = min(BLOCK, points.shape[0] - start)
-        locate(points[start:], count, rows[0], rows[1], origin, centre, n_rows, index, sign)
+        locate(points, start, count, rows[0], rows[1], origin, centre, n_rows, index, sign)
         if may_leave(rows, reach, centre):
-            mark_outside(points[start:], count, rows[0], rows[1], centre, n_rows, index)
+            mark_outside(points, start, count, rows[0], rows[1], centre, n_rows, index)
         for q in range(count):
             for j in range(5):
                 out[j, start + q] = index[j, q]

@@ -5,8 +5,6 @@ where they lie is worked out for a whole block at once, which the compiler does 
 instructions; then each is read or written by one of the intrinsics of ``taps``.
 """
 
-import math
-
 import numpy as np
 from numba import types
 
@@ -14,6 +12,7 @@ from cryorefine.compiled import compiled
 from cryorefine.kernels.grid import HALO, OUTSIDE, TABLE_SIZE, WIDTH
 from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import add_taps, read_taps
+from cryorefine.unrolled import unrolled
 
 __all__ = [
     "BLOCK",
@@ -35,9 +34,6 @@ _HALF = WIDTH // 2
 _LANES = 4
 """Points of a row that ``taps`` loads at once: those of the kernel and one more."""
 
-_F, _I = np.float32, np.int32
-_TABLE = np.float32(TABLE_SIZE)
-
 block_of_indices = on_stack((5, BLOCK), types.int32)
 block_of_floats = on_stack((BLOCK,), types.float32)
 three_floats = on_stack((3,), types.float32)
@@ -45,22 +41,23 @@ three_rows = on_stack((3, 3), types.float32)
 _matrix = on_stack((3, 3), types.float64)
 
 
-@compiled(inner=True)
-def scaled_rows(rotation, step, rows):
+@unrolled()
+def scaled_rows(code, rotation, step, rows):
     """Write a rotation's rows times the grid step: where the image's axes point on the grid."""
     for a in range(3):
         for j in range(3):
             rows[a, j] = step * rotation[a, j]
 
 
-@compiled(fastmath=True, inner=True)
-def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign):
+@unrolled(fastmath=True)
+def locate(code, points, start, count, along_x, along_y, origin, centre, n_rows, index, sign):
     """Find the first neighbour and the rows of the table for a block of samples.
 
     Parameters
     ----------
     points
-        (p, 2); sample q lies at ``origin + points[q, 0] along_x + points[q, 1] along_y``.
+        (p, 2); sample q lies at ``origin + points[start + q, 0] along_x + points[start + q, 1]
+        along_y``.
     n_rows
         Rows of a plane of the grid.
     index
@@ -74,26 +71,25 @@ def locate(points, count, along_x, along_y, origin, centre, n_rows, index, sign)
     Samples must lie in the grid, unless :func:`mark_outside` is called next: what is written for
     others may be any number.
     """
-    ax, ay, az = along_x[0], along_x[1], along_x[2]
-    bx, by, bz = along_y[0], along_y[1], along_y[2]
-    ox, oy, oz = origin[0], origin[1], origin[2]
-    first = _I(centre - _HALF)
-    for q in range(count):
-        kx, ky = points[q, 0], points[q, 1]
-        x, y, z = ox + kx * ax + ky * bx, oy + kx * ay + ky * by, oz + kx * az + ky * bz
-        s = _F(-1.0) if x < 0 else _F(1.0)
-        x, y, z = s * x + _F(0.5), s * y + _F(0.5), s * z + _F(0.5)
-        fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+    first, n_rows = code.int32(centre - _HALF), code.int32(n_rows)
+    points = points.in_rows_of(2)
+    a, b, o = ([line[j] for j in range(3)] for line in (along_x, along_y, origin))
+    for q in code.over(count):
+        kx, ky = points[start + q, 0], points[start + q, 1]
+        x, y, z = (o[j] + kx * a[j] + ky * b[j] for j in range(3))
+        s = code.where(x < 0.0, code.float32(-1.0), 1.0)
+        x, y, z = (s * position + 0.5 for position in (x, y, z))
+        fx, fy, fz = (code.call("floor", position) for position in (x, y, z))
         sign[q] = s
-        index[0, q] = (_I(fz) + first) * _I(n_rows) + _I(fy) + first
-        index[1, q] = _I(fx) + _I(HALO - _HALF)
-        index[2, q] = _I((x - fx) * _TABLE)
-        index[3, q] = _I((y - fy) * _TABLE)
-        index[4, q] = _I((z - fz) * _TABLE)
+        index[0, q] = (code.int32(fz) + first) * n_rows + code.int32(fy) + first
+        index[1, q] = code.int32(fx) + (HALO - _HALF)
+        index[2, q] = code.int32((x - fx) * TABLE_SIZE)
+        index[3, q] = code.int32((y - fy) * TABLE_SIZE)
+        index[4, q] = code.int32((z - fz) * TABLE_SIZE)
 
 
-@compiled(inner=True)
-def may_leave(rows, reach, centre):
+@unrolled(returns=types.boolean)
+def may_leave(code, rows, reach, centre):
     """Tell whether slices may have samples that are not in the grid, NaN among them.
 
     Parameters
@@ -103,40 +99,34 @@ def may_leave(rows, reach, centre):
     reach
         Largest distance of a point from the origin.
     """
-    a, d, b = _F(0), _F(0), _F(0)
-    for j in range(3):
-        a += rows[0, j] * rows[0, j]
-        d += rows[1, j] * rows[1, j]
-        b += rows[0, j] * rows[1, j]
+    a, d, b = (sum(rows[i, j] * rows[k, j] for j in range(3)) for i, k in ((0, 0), (1, 1), (0, 1)))
     # The larger eigenvalue of the rows' products: the square of what a point is stretched by.
-    stretch2 = _F(0.5) * (a + d) + math.sqrt(_F(0.25) * (a - d) * (a - d) + b * b)
-    limit = centre - _HALF + 0.5
-    return not stretch2 * reach * reach < limit * limit
+    stretch2 = 0.5 * (a + d) + code.call("sqrt", 0.25 * (a - d) * (a - d) + b * b)
+    limit = code.float64(centre) + (0.5 - _HALF)
+    return ~(stretch2 * reach * reach < limit * limit)
 
 
-@compiled(inner=True)
-def mark_outside(points, count, along_x, along_y, centre, n_rows, index):
+@unrolled()
+def mark_outside(code, points, start, count, along_x, along_y, centre, n_rows, index):
     """Send samples that are not in the grid to its first points, and to weights of NaN.
 
     For a block that :func:`locate` has filled ``index`` for, about the origin.
     """
-    length = centre + 1 + HALO
-    last = centre - _HALF
+    points = points.in_rows_of(2)
+    length = centre + (1 + HALO)
+    last = code.float64(centre) + (0.5 - _HALF)
     # Of an array the last that is read: three planes and rows on, and all lanes.
-    last_at = ((n_rows - WIDTH + 1) * n_rows - WIDTH + 1) * length - _LANES
-    for q in range(count):
-        is_in = True
-        for a in range(3):
-            position = points[q, 0] * along_x[a] + points[q, 1] * along_y[a]
-            if not abs(position) < last + 0.5:
-                is_in = False
-            if index[2 + a, q] < 0 or index[2 + a, q] > TABLE_SIZE:
-                is_in = False
-        at = np.int64(index[0, q]) * length + index[1, q]
-        if at < 0 or at > last_at or index[1, q] < 0 or not is_in:
-            index[0, q], index[1, q], index[2, q] = 0, 0, OUTSIDE
-            # NaN along one axis is enough; along all it would reach the fourth lane, too.
-            index[3, q], index[4, q] = 0, 0
+    last_at = ((n_rows - (WIDTH - 1)) * n_rows - (WIDTH - 1)) * length - _LANES
+    for q in code.over(count):
+        at = code.int64(index[0, q]) * length + index[1, q]
+        is_in = (at >= 0) & (at <= last_at) & (index[1, q] >= 0)
+        for j in range(3):
+            position = points[start + q, 0] * along_x[j] + points[start + q, 1] * along_y[j]
+            is_in = is_in & (position < last) & (position > -last)
+            is_in = is_in & (index[2 + j, q] >= 0) & (index[2 + j, q] <= TABLE_SIZE)
+        # NaN along one axis is enough; along all it would reach the fourth lane, too.
+        for j, outside in enumerate((0, 0, OUTSIDE, 0, 0)):
+            index[j, q] = code.where(is_in, index[j, q], outside)
 
 
 @compiled(fastmath=True)
@@ -155,13 +145,10 @@ def extract_slices(begin, end, values, centre, step, rotations, points, reach, t
         for start in range(0, n_points, BLOCK):
             count = min(BLOCK, n_points - start)
             locate(
-                points[start:], count, rows[0], rows[1], origin, centre, values.shape[1],
-                index, sign,
-            )  # fmt: skip
+                points, start, count, rows[0], rows[1], origin, centre, values.shape[1], index, sign
+            )
             if leaves:
-                mark_outside(
-                    points[start:], count, rows[0], rows[1], centre, values.shape[1], index
-                )
+                mark_outside(points, start, count, rows[0], rows[1], centre, values.shape[1], index)
             for q in range(count):
                 at = np.int64(index[0, q]) * length + index[1, q]
                 re, im = read_taps(
@@ -191,11 +178,10 @@ def insert_slices(
         for start in range(0, n_points, BLOCK):
             count = min(BLOCK, n_points - start)
             locate(
-                points[start:], count, rows[0], rows[1], origin, centre, grid.shape[1],
-                index, sign,
-            )  # fmt: skip
+                points, start, count, rows[0], rows[1], origin, centre, grid.shape[1], index, sign
+            )
             if leaves:
-                mark_outside(points[start:], count, rows[0], rows[1], centre, grid.shape[1], index)
+                mark_outside(points, start, count, rows[0], rows[1], centre, grid.shape[1], index)
             for q in range(count):
                 at = np.int64(index[0, q]) * length + index[1, q]
                 value = values[i, start + q]

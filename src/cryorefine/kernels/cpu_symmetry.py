@@ -16,6 +16,7 @@ from cryorefine.kernels.cpu import BLOCK, block_of_floats, block_of_indices, loc
 from cryorefine.kernels.grid import HALO, WIDTH
 from cryorefine.kernels.scratch import on_stack
 from cryorefine.kernels.taps import read_plane_taps_and_weights, read_taps_and_weights
+from cryorefine.unrolled import Complex, unrolled
 
 __all__ = ["add_halo", "mirror_halo", "permute_grid", "rotate_grid"]
 
@@ -26,32 +27,41 @@ _steps = on_stack((BLOCK, 2), types.float32)
 _line = on_stack((BLOCK,), types.complex64)
 
 
-@compiled(fastmath=True, inner=True)
-def _leaders(y, z, n_x, exact, side, keep, found):
-    """Write which points of a row lead their orbits; return how many.
+@unrolled(returns=types.int64, fastmath=True)
+def _keep_leaders(code, y, z, n_x, turn, side, keep):
+    """Clear ``keep`` where a rotation takes a row's point to a higher rank; return how many stay.
 
-    Points are ordered by one number, exact in double precision and linear in x, so that the loops
-    over a row have no branches. Of two mates with x = 0 the larger one stands for both.
+    Points are ordered by one number, exact in double precision and linear in x, so that the loop
+    over a row has no branches.
     """
-    row_rank = (np.float64(y) * side + z) * side
+    y, z, side = code.float64(y), code.float64(z), code.float64(side)
+    row_rank = (y * side + z) * side
+    t = [[code.float64(turn[i, j]) for j in range(3)] for i in range(3)]
+    slope = (t[1][0] * side + t[2][0]) * side + t[0][0]
+    u_start = t[0][1] * y + t[0][2] * z
+    start = (t[1][1] * y + t[1][2] * z) * side
+    start = (start + t[2][1] * y + t[2][2] * z) * side + u_start
+    count = code.sums(1)
+    for x in code.over(n_x):
+        at = code.float64(x)
+        u, rank = t[0][0] * at + u_start, slope * at + start
+        # Of two mates with x = 0 the larger one stands for both.
+        is_mirrored = (u < 0.0) | ((u == 0.0) & (rank < 0.0))
+        rank = code.where(is_mirrored, -rank, rank)
+        keep[x] = code.where(rank <= row_rank + at, keep[x], 0.0)
+        count[0] += code.float32(keep[x])
+    return count[0]
+
+
+@compiled(inner=True)
+def _leaders(y, z, n_x, exact, side, keep, found):
+    """Write which points of a row lead their orbits; return how many."""
     for x in range(n_x):
         keep[x] = 1
-    if row_rank < 0:
+    if y * side + z < 0:
         keep[0] = 0
-    count = 0
     for e in range(exact.shape[0]):
-        a, b = np.float64(exact[e, 0, 0]), np.float64(exact[e, 0, 1] * y + exact[e, 0, 2] * z)
-        slope = (np.float64(exact[e, 1, 0]) * side + exact[e, 2, 0]) * side + a
-        start = np.float64(exact[e, 1, 1] * y + exact[e, 1, 2] * z) * side
-        start = (start + exact[e, 2, 1] * y + exact[e, 2, 2] * z) * side + b
-        count = 0
-        for x in range(n_x):
-            u, rank = a * x + b, slope * x + start
-            rank = -rank if u < 0 else rank
-            rank = abs(rank) if u == 0 else rank
-            keep[x] = keep[x] if rank <= row_rank + x else 0.0
-            count += int(keep[x])
-        if count == 0:
+        if _keep_leaders(y, z, n_x, exact[e], side, keep) == 0:
             return 0
     count = 0
     for x in range(n_x):
@@ -61,21 +71,28 @@ def _leaders(y, z, n_x, exact, side, keep, found):
     return count
 
 
-@compiled(inner=True)
-def _image_of_row(y, z, turn, centre):
+@unrolled(returns=types.UniTuple(types.int64, 4))
+def _image_of_row(code, y, z, turn, centre):
     """Return where a rotation takes a row: u and the place in the grid, each start and slope."""
     side, length = 2 * centre + 1, centre + 1
-    u = turn[0, 1] * y + turn[0, 2] * z
-    v = turn[1, 1] * y + turn[1, 2] * z
-    w = turn[2, 1] * y + turn[2, 2] * z
+    u, v, w = (turn[i, 1] * y + turn[i, 2] * z for i in range(3))
     place = ((centre + w) * side + centre + v) * length + u
     return u, turn[0, 0], place, (turn[2, 0] * side + turn[1, 0]) * length + turn[0, 0]
 
 
-@compiled(inner=True)
-def _opposite(centre):
-    """Return the sum of the places of any point and of its Friedel mate."""
-    return 2 * centre * (2 * centre + 2) * (centre + 1)
+@unrolled()
+def _write_image(
+    code, u0, u_slope, place0, place_slope, opposite, found, line, weight_line, values, weights
+):
+    """Write a row's leaders to one image of each, or to its mate where that is in the half."""
+    for q in code.over(found.shape[0]):
+        u, place = u0 + u_slope * found[q], place0 + place_slope * found[q]
+        value, weight = line[q], weight_line[q]
+        with code.when(u >= 0):
+            values[place], weights[place] = value, weight
+        with code.when(u <= 0):
+            mate = opposite - place
+            values[mate], weights[mate] = Complex(value.real, -value.imag), weight
 
 
 @compiled(inner=True)
@@ -84,15 +101,25 @@ def _spread(y, z, found, exact, centre, line, weight_line, out_values, out_weigh
     opposite = _opposite(centre)
     for e in range(exact.shape[0]):
         u0, u_slope, place0, place_slope = _image_of_row(y, z, exact[e], centre)
-        for q in range(found.shape[0]):
-            u = u0 + u_slope * found[q]
-            place = place0 + place_slope * found[q]
-            if u >= 0:
-                out_values[place] = line[q]
-                out_weights[place] = weight_line[q]
-            if u <= 0:
-                out_values[opposite - place] = line[q].conjugate()
-                out_weights[opposite - place] = weight_line[q]
+        _write_image(
+            u0, u_slope, place0, place_slope, opposite, found, line, weight_line, out_values,
+            out_weights,
+        )  # fmt: skip
+
+
+@unrolled(returns=types.int64)
+def _opposite(code, centre):
+    """Return the sum of the places of any point and of its Friedel mate."""
+    return 2 * centre * (2 * centre + 2) * (centre + 1)
+
+
+@unrolled(fastmath=True)
+def _add_scaled(code, count, factor, line, weight_line, to, to_weight):
+    """Add a multiple of a row to one with a halo."""
+    for x in code.over(count):
+        value, old = line[x], to[HALO + x]
+        to[HALO + x] = Complex(old.real + factor * value.real, old.imag + factor * value.imag)
+        to_weight[HALO + x] += factor * weight_line[x]
 
 
 @compiled(fastmath=True)
@@ -114,9 +141,7 @@ def add_halo(begin, end, values, weights, centre, taps, out_values, out_weights)
             plane = iz + tap - 1
             if taps[tap] != 0 and plane >= 0 and plane < side:
                 line, weight_line = values[plane, iy], weights[plane, iy]
-                for x in range(n_x):
-                    to[HALO + x] += taps[tap] * line[x]
-                    to_weight[HALO + x] += taps[tap] * weight_line[x]
+                _add_scaled(n_x, taps[tap], line, weight_line, to, to_weight)
 
 
 @compiled
@@ -169,7 +194,7 @@ def rotate_grid(
                 for a in range(3):
                     along[a] = rotations[g, a, 0]
                     origin[a] = rotations[g, a, 1] * iy + rotations[g, a, 2] * iz
-                locate(steps, here, along, along, origin, centre, values.shape[1], index, sign)
+                locate(steps, 0, here, along, along, origin, centre, values.shape[1], index, sign)
                 for q in range(here):
                     at = np.int64(index[0, q]) * length + index[1, q]
                     if is_in_plane:
@@ -195,14 +220,17 @@ def permute_grid(begin, end, values, weights, centre, exact, out_values, out_wei
     """
     side = 2 * centre + 1
     opposite = _opposite(centre)
+    keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
+    line, weight_line = np.empty(centre + 1, np.complex64), np.empty(centre + 1, np.float32)
     for row in range(begin, end):
         iz, iy = row // side - centre, row % side - centre
         left = centre * centre - iy * iy - iz * iz
         if left < 0:
             continue
-        keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
         count = _leaders(iy, iz, int(math.sqrt(left)) + 1, exact, side, keep, found)
-        line, weight_line = np.zeros(count, np.complex64), np.zeros(count, np.float32)
+        for q in range(count):
+            line[q] = 0
+            weight_line[q] = 0
         for e in range(exact.shape[0]):
             u0, u_slope, place0, place_slope = _image_of_row(iy, iz, exact[e], centre)
             for q in range(count):
