@@ -17,9 +17,6 @@ from numba.core.event import trigger_event
 import cryorefine
 from cryorefine.compiled import compiled, in_threads, kernel_threads, use_kernel_threads
 
-# Images' rotations are single precision where slices are read, double where poses are refined.
-TWICE = {"scaled_rows"}
-
 REFINE = """
 import json, runpy, sys
 from pathlib import Path
@@ -65,9 +62,7 @@ def test_a_refinement_compiles_each_kernel_for_one_set_of_types(tmp_path):
     assert counts["cryorefine.kernels.cpu_refinement.refine_poses"] == 1
     # Of functions that kernels call nothing is counted where the kernel came from the cache.
     assert sum(count > 0 for count in counts.values()) >= 8
-    several = {name.rpartition(".")[2] for name, count in counts.items() if count > 1}
-    assert several <= TWICE, counts
-    assert max(counts.values()) <= 2, counts
+    assert max(counts.values()) == 1, counts
 
 
 def test_the_program_starts_where_no_compiled_code_can_be_kept(tmp_path):

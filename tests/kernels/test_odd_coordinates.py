@@ -145,17 +145,21 @@ def test_a_sample_rounded_to_a_whole_step_from_its_neighbour_reads_the_table_wit
     assert_alike(found, reference.extract_slices(grid, rotation, points))
 
 
+@pytest.mark.slow
 def test_all_kernels_stay_within_their_arrays_when_every_index_is_checked(tmp_path):
     """numba checks what it compiles itself; the vector loads of ``taps`` are not among it."""
     code = """
-import math, torch
-from tests.kernels.test_odd_coordinates import ODD, SIZE_PX, odd_poses
-from tests.kernels.problems import ball_of_noise
-from cryorefine.kernels import cpu, dispatch
+from cryorefine.kernels import dispatch
 from cryorefine.kernels.grid import make_slice_grid
+from tests.kernels import compile_orders
+from tests.kernels.problems import ball_of_noise
+from tests.kernels.test_odd_coordinates import ODD, SIZE_PX, odd_poses
 grid = make_slice_grid(ball_of_noise(SIZE_PX), SIZE_PX / 2)
 for value in ODD:
     dispatch.extract_slices(grid, *odd_poses(value))
+kernels = compile_orders.kernels()
+for name, problem in compile_orders.problems().items():
+    problem(kernels[name])
 print("done")
 """
     environment = {

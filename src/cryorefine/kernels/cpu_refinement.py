@@ -32,7 +32,6 @@ from cryorefine.unrolled import Complex, unrolled
 
 __all__ = ["refine_poses"]
 
-_F = np.float32
 _THREE, _FIVE = range(3), range(5)
 
 _taps = on_stack((10, BLOCK), types.float32)
