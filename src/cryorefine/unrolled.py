@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 __all__ = ["Array", "Code", "Complex", "Number", "unrolled"]
 
 _BIT = ir.IntType(1)
+"""What a condition is in LLVM."""
 
 
 def unrolled(*, returns: Any = types.void, fastmath: bool = False) -> Callable[..., Any]:
