@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
+from cryorefine.evaluate.radial_means import radial_means
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.rotation import rotvec_from_matrix
 
@@ -93,16 +94,7 @@ def without_radial_mean(volume: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     axis = torch.arange(n) - n // 2
     squares = axis * axis
     radius = (squares[:, None, None] + squares[:, None] + squares).double().sqrt()
-    # Shared out between two shells: steps between them would have the symmetry of the grid.
-    flat, values = radius.flatten(), volume.flatten().double()
-    low = flat.floor().long()
-    upper = flat - low
-    n_shells = int(low.max()) + 2
-    total = torch.bincount(low, values * (1 - upper), n_shells)
-    total += torch.bincount(low + 1, values * upper, n_shells)
-    count = torch.bincount(low, 1 - upper, n_shells) + torch.bincount(low + 1, upper, n_shells)
-    mean = total / count.clamp_min(1e-12)
-    radial = (1 - upper) * mean[low] + upper * mean[low + 1]
+    radial = radial_means(volume.reshape(1, -1), radius.flatten())
     features = volume - radial.view_as(volume).to(volume)
     return features * (radius <= n // 2 - 1)
 

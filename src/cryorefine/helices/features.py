@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.evaluate.radial_means import radial_means
+
 __all__ = ["FEATURELESS", "share_around_axis"]
 
 FEATURELESS = 0.05
@@ -15,21 +17,13 @@ and 30 Å have 0.012 to 0.022 (their voxels), made-up filaments low-passed at 20
 def share_around_axis(volume: Float[Tensor, "z y x"]) -> float:
     """Return what is left of a map less the mean of each circle about z, as a share of contrast.
 
-    Both are root mean squares, within the largest cylinder. 0 for a map without contrast. The mean
-    of a circle is shared out between two radii a voxel apart.
+    Both are root mean squares, within the largest cylinder. 0 for a map without contrast.
     """
     n = volume.shape[-1]
     axis = torch.arange(n, device=volume.device) - n // 2
     radius = (axis[:, None] ** 2 + axis**2).double().sqrt().flatten()
-    low = radius.floor().long()
-    upper = radius - low
     sections = volume.double().flatten(1)
-    n_radii = int(low.max()) + 2
-    weight = torch.bincount(low, 1 - upper, n_radii) + torch.bincount(low + 1, upper, n_radii)
-    total = sections.new_zeros(len(sections), n_radii)
-    total.index_add_(1, low, sections * (1 - upper)).index_add_(1, low + 1, sections * upper)
-    mean = total / weight.clamp_min(1e-12)
-    around = sections - mean[:, low] * (1 - upper) - mean[:, low + 1] * upper
+    around = sections - radial_means(sections, radius)
     inside = radius < n // 2
     contrast = (sections - sections.mean())[:, inside].square().sum()
     if contrast == 0:
