@@ -54,8 +54,8 @@ def test_twist_rise_map_and_directions_are_recovered_from_a_cylinder(run):
     frame = frame_onto(truth, found, HELIX, voxel_A=VOXEL_A, radius_px=radius_px, resolution_A=12.0)
     moved = move_volume(found, frame.rotation, frame.shift_px)
     curve = fsc_within(moved, truth, filament_mask(SIZE_PX, radius_px))
-    # To 24 Å: a cylinder has 0.2 at most, a map turned by half the twist -0.1, 21 runs 0.67 to 0.88.
-    # Of shell 9 they had 0.49 to 0.86: rounding decides which of them end with a rise 0.04 Å off.
+    # To 24 Å: a cylinder has 0.2 at most, a map turned by half the twist -0.1, 21 runs 0.67 to
+    # 0.88. Of shell 9 they had 0.49 to 0.86: rounding decides which end with a rise 0.04 Å off.
     assert float(curve[1:9].min()) > 0.5
     # Which direction of the axis is up is a matter of chance, but it is the same for all.
     given = read_particles(run.parent / "particles.star").rotations[:, :2, 2]
