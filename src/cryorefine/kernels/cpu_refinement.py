@@ -254,14 +254,19 @@ def _solve(code, matrix, residual_curvature, gradient, damping, step):
 
 
 @unrolled()
-def _learn_curvature(code, step, gradient, new_gradient, matrix, residual_curvature):
+def _learn_curvature(
+    code, step, gradient, new_gradient, is_better, matrix, new_matrix, residual_curvature
+):
     """Add to the curvature beside the Gauss-Newton matrix what a step has shown of it.
 
-    See ``reference.learned_curvature``.
+    See ``reference.learned_curvature``; the matrix is that of the better pose.
     """
+    known_matrix = {
+        (a, b): code.where(is_better, new_matrix[a, b], matrix[a, b]) for a in _FIVE for b in _FIVE
+    }
     moves = [step[a] for a in _FIVE]
     known = {(a, b): residual_curvature[a, b] for a in _FIVE for b in _FIVE}
-    along = [sum(matrix[a, b] * moves[b] for b in _FIVE) for a in _FIVE]
+    along = [sum(known_matrix[a, b] * moves[b] for b in _FIVE) for a in _FIVE]
     missing = [
         gradient[a] - new_gradient[a] - sum(known[a, b] * moves[b] for b in _FIVE) - along[a]
         for a in _FIVE
@@ -299,18 +304,23 @@ def _turn(code, rotation, move, out):
 
 
 def _copying(side):
-    """Return a function for square matrices: numba takes seconds for an assignment of arrays."""
+    """Return a function for vectors and square matrices.
+
+    numba takes seconds for what an assignment of arrays might raise, and half a second for two
+    arrays that change places.
+    """
 
     @unrolled()
-    def copy(code, matrix, out):
+    def copy(code, values, out):
+        is_vector = len(values.shape) == 1
         for a in range(side):
-            for b in range(side):
-                out[a, b] = matrix[a, b]
+            for at in [a] if is_vector else [(a, b) for b in range(side)]:
+                out[at] = values[at]
 
     return copy
 
 
-_copy3, _copy5 = _copying(3), _copying(5)
+_copy2, _copy3, _copy5 = _copying(2), _copying(3), _copying(5)
 
 
 @unrolled()
@@ -336,6 +346,19 @@ def _limit(code, move, shift, max_turn, max_move, max_shift):
     share = code.where(length > max_shift, max_shift / length, 1.0)
     for a in range(2):
         move[3 + a] = ends[a] * share - shift[a]
+
+
+@unrolled(returns=types.float64)
+def _promised(code, gradient, move):
+    """Return what the score gains by a step if the equations are right."""
+    return sum(0.5 * gradient[a] * move[a] for a in _FIVE)
+
+
+@unrolled()
+def _move_shift(code, shift, move, new_shift):
+    """Write the shift after a step."""
+    for a in range(2):
+        new_shift[a] = shift[a] + move[3 + a]
 
 
 @unrolled()
@@ -370,8 +393,7 @@ def refine_poses(
     for m in range(begin, end):
         i = image_of[m]
         _copy3(rotations[m], new_rotation)
-        for a in range(2):
-            new_shift[a] = shifts[m, a]
+        _copy2(shifts[m], new_shift)
         score, power, damping = -np.inf, 0.0, initial_damping
         _clear(residual_curvature)
         for evaluation in range(max_evaluations + 1):
@@ -386,13 +408,14 @@ def refine_poses(
             _freeze(new_gradient, new_matrix, max_turn, max_move)
             gain = new_score - score
             if 0 < evaluation < max_evaluations:
-                best_matrix = new_matrix if gain > 0 else matrix
-                _learn_curvature(move, gradient, new_gradient, best_matrix, residual_curvature)
+                _learn_curvature(
+                    move, gradient, new_gradient, gain > 0, matrix, new_matrix, residual_curvature
+                )
             if gain > 0 or evaluation == 0:
-                rotation, new_rotation = new_rotation, rotation
-                shift, new_shift = new_shift, shift
-                gradient, new_gradient = new_gradient, gradient
-                matrix, new_matrix = new_matrix, matrix
+                _copy3(new_rotation, rotation)
+                _copy2(new_shift, shift)
+                _copy5(new_gradient, gradient)
+                _copy5(new_matrix, matrix)
                 score, power = new_score, new_power
                 if evaluation > 0:
                     damping *= DAMPING_FALLS
@@ -408,19 +431,15 @@ def refine_poses(
                 _clear(residual_curvature)
                 if not _solve(matrix, residual_curvature, gradient, damping, move):
                     break
-            promised = 0.0
-            for a in range(5):
-                promised += 0.5 * gradient[a] * move[a]
+            promised = _promised(gradient, move)
             if promised < PROMISE * tolerance or score + PROSPECT * promised < floor[m]:
                 break
             _limit(move, shift, max_turn, max_move, max_shift)
             _turn(rotation, move, new_rotation)
-            for a in range(2):
-                new_shift[a] = shift[a] + move[3 + a]
+            _move_shift(shift, move, new_shift)
         _copy3(rotation, rotations[m])
         if not informs:
             _clear(matrix)
         _copy5(matrix, information[m])
-        for a in range(2):
-            shifts[m, a] = shift[a]
+        _copy2(shift, shifts[m])
         scores[m], powers[m] = score, power

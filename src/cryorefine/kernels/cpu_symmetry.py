@@ -129,10 +129,11 @@ def add_halo(begin, end, values, weights, centre, taps, out_values, out_weights)
     Only what samples within the grid's sphere read is written; the rest stays as it is: zero.
     """
     side = 2 * centre + 1
-    limit = (centre + 1) ** 2
+    limit = (centre + 1) * (centre + 1)
     for row in range(begin, end):
         iz, iy = row // side, row % side
-        left = limit - (iz - centre) ** 2 - (iy - centre) ** 2
+        z, y = iz - centre, iy - centre
+        left = limit - z * z - y * y
         if left < 0:
             continue
         n_x = min(int(math.sqrt(left)) + 1, values.shape[2])
@@ -171,7 +172,7 @@ def rotate_grid(
         All rotations keep points in planes of z, and the grids have been convolved along z.
     """
     side = 2 * centre + 1
-    limit = (centre - _HALF) ** 2
+    limit = (centre - _HALF) * (centre - _HALF)
     length = values.shape[2]
     plane = length * values.shape[1]
     keep, found = np.empty(centre + 1), np.empty(centre + 1, np.int64)
