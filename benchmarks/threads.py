@@ -7,6 +7,9 @@ between two progress events of one kind, what a step of an iteration takes besid
 else. The serial share of a stage follows from its times with one and with n threads, t1 and tn, by
 Amdahl's law: ``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more
 threads. What is done beside an iteration in a thread of its own counts for that thread alone.
+
+The processors that were busy, by CPU seconds a second, tell stages that one thread does from those
+that share out their work on processors which are threads of one core. Work beside is counted too.
 """
 
 import argparse
@@ -57,8 +60,8 @@ class StageClock:
 
     def __init__(self) -> None:
         self.spent_s: dict[str, float] = defaultdict(float)
-        self._last_s = time.perf_counter()
-
+        self.cpu_s: dict[str, float] = defaultdict(float)
+        self._last_s, self._last_cpu_s = time.perf_counter(), time.process_time()
         self._step = _REST
         self._thread = get_ident()
 
@@ -70,9 +73,10 @@ class StageClock:
         self._count("preparing searches" if event.kind == "search" else stage)
 
     def _count(self, stage: str) -> None:
-        now_s = time.perf_counter()
+        now_s, now_cpu_s = time.perf_counter(), time.process_time()
         self.spent_s[stage] += now_s - self._last_s
-        self._last_s = now_s
+        self.cpu_s[stage] += now_cpu_s - self._last_cpu_s
+        self._last_s, self._last_cpu_s = now_s, now_cpu_s
 
     @contextmanager
     def times_steps(self) -> Iterator[None]:
@@ -100,10 +104,8 @@ class StageClock:
         return timed_function
 
 
-def timed(
-    options: argparse.Namespace, threads: int, folder: Path
-) -> tuple[dict[str, float], float]:
-    """Refine with so many threads; return wall seconds by stage, and CPU seconds in all."""
+def timed(options: argparse.Namespace, threads: int, folder: Path) -> StageClock:
+    """Refine with so many threads; return the seconds of each stage."""
     settings = make_settings(
         {
             "particles": options.particles,
@@ -112,10 +114,10 @@ def timed(
             "threads": threads,
         }
     )
-    clock, begin = StageClock(), time.process_time()
+    clock = StageClock()
     with clock.times_steps():
         refine(settings, folder, overwrite=True, listeners=(clock,), reporter=write_report)
-    return dict(clock.spent_s), time.process_time() - begin
+    return clock
 
 
 def serial_share(one_s: float, several_s: float, n: int) -> float:
@@ -141,13 +143,17 @@ def main() -> None:
     timed(options, n, work / "warm")  # compiles what must be
     least: dict[int, dict[str, float]] = {}
     cpu_s: dict[int, float] = {}
+    busy: dict[str, float] = {}
     for _ in range(options.turns):
         for threads in (1, n):
-            stages, spent_s = timed(options, threads, work / f"run_{threads}")
+            clock = timed(options, threads, work / f"run_{threads}")
+            stages, spent_s = clock.spent_s, sum(clock.cpu_s.values())
             known = least.setdefault(threads, stages)
             least[threads] = {k: min(v, known.get(k, v)) for k, v in stages.items()}
             cpu_s[threads] = min(spent_s, cpu_s.get(threads, spent_s))
-    rows = [["stage", "1 thread s", f"{n} threads s", "times as fast", "serial share %"]]
+            busy = {k: clock.cpu_s[k] / max(v, 1e-9) for k, v in stages.items()}
+            busy["all"] = spent_s / sum(stages.values())
+    rows = [["stage", "1 thread s", f"{n} threads s", "times as fast", "serial share %", "busy"]]
     serial_s = 0.0
     for stage in sorted(least[1], key=lambda name: -least[1][name]):
         one_s, several_s = least[1][stage], least[n].get(stage, 0.0)
@@ -155,13 +161,13 @@ def main() -> None:
         serial_s += share * one_s
         rows.append(
             [stage, number(one_s), number(several_s), number(one_s / max(several_s, 1e-9)),
-             number(100 * share, 0)]
+             number(100 * share, 0), number(busy.get(stage, 0.0))]
         )  # fmt: skip
     whole_s = sum(least[1].values())
     several_s = sum(least[n].values())
     rows.append(
         ["all", number(whole_s), number(several_s), number(whole_s / several_s),
-         number(100 * serial_s / whole_s, 0)]
+         number(100 * serial_s / whole_s, 0), number(busy["all"])]
     )  # fmt: skip
     print(markdown(rows))
     print(f"\nCPU seconds: {cpu_s[1]:.1f} and {cpu_s[n]:.1f}.")
