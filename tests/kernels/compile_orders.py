@@ -139,17 +139,17 @@ def problems() -> dict[str, Callable[[Any], tuple[np.ndarray, ...]]]:
 
     def products(kernel):
         out = np.zeros((SIDE, 3, CENTRE + 1))
-        kernel(0, SIDE, half, half[::-1].copy(), axis, False, shell_of, CENTRE + 1, out)
+        kernel(0, SIDE, half, half[::-1].copy(), axis, shell_of, out)
         return (out,)
 
     def totals(kernel):
         out = np.zeros((SIDE, CENTRE + 1)), np.zeros((SIDE, CENTRE + 1))
-        kernel(0, SIDE, weight_half, axis, shell_of, CENTRE + 1, *out)
+        kernel(0, SIDE, weight_half, axis, shell_of, *out)
         return out
 
     def random_phases(kernel):
         out = np.zeros_like(half)
-        kernel(0, SIDE, half, axis, 20.25, np.uint64(3), False, out)
+        kernel(0, SIDE, half, axis, 20.25, np.uint64(3), out)
         return (out,)
 
     def find_rows(kernel):

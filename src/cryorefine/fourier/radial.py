@@ -140,9 +140,7 @@ def shell_products(
         array_of(a, torch.complex64),
         array_of(b, torch.complex64),
         axis,
-        size_px % 2 == 0,
         shell_of,
-        n_shells,
         parts,
     )
     return torch.from_numpy(parts.sum(0))
@@ -167,7 +165,7 @@ def shell_totals(
         return sums[0], sums[1]
     total, count = np.zeros((len(axis), n_shells)), np.zeros((len(axis), n_shells))
     points = array_of(values, torch.float32)
-    in_threads(radial_loops.totals, len(points), points, axis, shell_of, n_shells, total, count)
+    in_threads(radial_loops.totals, len(points), points, axis, shell_of, total, count)
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
 
 
@@ -187,7 +185,6 @@ def random_phases(
         wrapped_axis(size_px),
         max(0.0, from_shell - 0.5) ** 2,
         np.uint64(seed),
-        size_px % 2 == 0,
         out.numpy(),
     )
     return out.to(half.device)

@@ -34,9 +34,10 @@ def divide(begin, end, values, weights, k, gain, floor, out):
 
 
 @compiled(fastmath=True)
-def products(begin, end, a, b, k, last_is_own_mate, shell_of, n_shells, out):
-    """Sum Re(a b*), |a|² and |b|² by shell; one row of ``out`` a section."""
-    n_x = a.shape[2]
+def products(begin, end, a, b, k, shell_of, out):
+    """Sum Re(a b*), |a|² and |b|² by shell, as far as ``out`` (z, 3, s) has shells."""
+    n_x, n_shells = a.shape[2], out.shape[2]
+    last_is_own_mate = k.shape[0] % 2 == 0
     for z in range(begin, end):
         part = out[z]
         for y in range(a.shape[1]):
@@ -53,8 +54,9 @@ def products(begin, end, a, b, k, last_is_own_mate, shell_of, n_shells, out):
 
 
 @compiled(fastmath=True)
-def totals(begin, end, values, k, shell_of, n_shells, total, count):
-    """Sum values and count points by shell; one row a section."""
+def totals(begin, end, values, k, shell_of, total, count):
+    """Sum values and count points by shell, as far as the sums (z, s) have shells."""
+    n_shells = total.shape[1]
     for z in range(begin, end):
         for y in range(values.shape[1]):
             r2 = k[z] * k[z] + k[y] * k[y]
@@ -83,9 +85,10 @@ def _random_phasor(seed, index):
 
 
 @compiled
-def random_phases(begin, end, half, k, from_r2, seed, last_is_own_mate, out):
+def random_phases(begin, end, half, k, from_r2, seed, out):
     """Replace phases beyond a radius; see ``radial.random_phases``."""
     n, n_x = half.shape[0], half.shape[2]
+    last_is_own_mate = n % 2 == 0
     for z in range(begin, end):
         for y in range(n):
             r2 = k[z] * k[z] + k[y] * k[y]
