@@ -9,7 +9,8 @@ Amdahl's law: ``(n tn / t1 - 1) / (n - 1)``; from all together follow the predic
 threads. What is done beside an iteration in a thread of its own counts for that thread alone.
 
 The processors that were busy, by CPU seconds a second, tell stages that one thread does from those
-that share out their work on processors which are threads of one core. Work beside is counted too.
+that share out their work on processors which are threads of one core. Work beside is counted,
+too; they are those of the last turn.
 """
 
 import argparse
@@ -143,7 +144,7 @@ def main() -> None:
     timed(options, n, work / "warm")  # compiles what must be
     least: dict[int, dict[str, float]] = {}
     cpu_s: dict[int, float] = {}
-    busy: dict[str, float] = {}
+    clocks: dict[int, StageClock] = {}
     for _ in range(options.turns):
         for threads in (1, n):
             clock = timed(options, threads, work / f"run_{threads}")
@@ -151,9 +152,11 @@ def main() -> None:
             known = least.setdefault(threads, stages)
             least[threads] = {k: min(v, known.get(k, v)) for k, v in stages.items()}
             cpu_s[threads] = min(spent_s, cpu_s.get(threads, spent_s))
-            busy = {k: clock.cpu_s[k] / max(v, 1e-9) for k, v in stages.items()}
-            busy["all"] = spent_s / sum(stages.values())
+            clocks[threads] = clock
     rows = [["stage", "1 thread s", f"{n} threads s", "times as fast", "serial share %", "busy"]]
+    last = clocks[n]
+    busy = {stage: last.cpu_s[stage] / max(s, 1e-9) for stage, s in last.spent_s.items()}
+    busy_in_all = sum(last.cpu_s.values()) / sum(last.spent_s.values())
     serial_s = 0.0
     for stage in sorted(least[1], key=lambda name: -least[1][name]):
         one_s, several_s = least[1][stage], least[n].get(stage, 0.0)
@@ -167,7 +170,7 @@ def main() -> None:
     several_s = sum(least[n].values())
     rows.append(
         ["all", number(whole_s), number(several_s), number(whole_s / several_s),
-         number(100 * serial_s / whole_s, 0), number(busy["all"])]
+         number(100 * serial_s / whole_s, 0), number(busy_in_all)]
     )  # fmt: skip
     print(markdown(rows))
     print(f"\nCPU seconds: {cpu_s[1]:.1f} and {cpu_s[n]:.1f}.")
