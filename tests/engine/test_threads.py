@@ -1,4 +1,3 @@
-import ctypes
 import os
 from threading import Barrier, Thread
 from time import sleep
@@ -11,7 +10,6 @@ from cryorefine.engine import threads
 from cryorefine.engine.threads import (
     available_cpus,
     begin_worker,
-    release_memory,
     use_threads,
 )
 
@@ -62,25 +60,6 @@ def test_each_thread_has_a_number_of_its_own():
     thread.join()
     assert found == [(2, 1)]
     assert kernel_threads() == 5
-
-
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library keeps what is freed"
-)
-def test_memory_that_lies_free_between_what_is_in_use_goes_back_to_the_system():
-    def resident_MB():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-    blocks = [bytearray(8192) for _ in range(10_000)]
-    for block in blocks:
-        block[::1024] = b"x" * 8
-    kept = blocks[::100]
-    del blocks, block
-    before = resident_MB()
-    release_memory()
-    assert before - resident_MB() > 40
-    assert len(kept) == 100
 
 
 def test_callers_at_once_each_have_their_own_share_of_threads():

@@ -85,7 +85,7 @@ def brightest(panel) -> tuple[float, float]:
     """Return where a picture is brightest: right and up of its middle, as fractions."""
     from matplotlib.image import imread
 
-    picture = imread(BytesIO(b64decode(panel.data_uri.split(",")[1])))[..., 0]
+    picture = imread(BytesIO(b64decode(panel.data_uri.split(",")[1])))
     row, column = (float(v.mean()) for v in np.nonzero(picture >= picture.max() - 1e-6))
     height, width = picture.shape
     return column / (width - 1) - 0.5, 0.5 - row / (height - 1)

@@ -3,6 +3,7 @@
 import os
 import resource
 
+from cryorefine.engine.freed_memory import keep_freed_memory
 from cryorefine.errors import InputError
 
 __all__ = ["lack_of_memory", "prepare_environment", "require_address_space"]
@@ -24,13 +25,16 @@ _FULL = (
 def prepare_environment() -> None:
     """Set how threads wait and how large arrays are kept, unless the user has set it.
 
-    OpenMP and torch read both when torch is first loaded: call it before that.
+    OpenMP and torch read theirs when torch is first loaded, and threads have heaps of their own as
+    soon as they begin: call it before that.
     """
     # Threads that wait for others sleep. Spinning, the default of OpenMP, doubles the CPU time of a
     # run on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Large arrays come and go with every volume: in pages of 2 MB that costs a third less CPU time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        keep_freed_memory()
 
 
 def require_address_space() -> None:

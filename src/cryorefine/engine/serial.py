@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from cryorefine.engine.blocks import Block
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.protocol import Done, Task, nothing_done
-from cryorefine.engine.threads import release_memory
 
 __all__ = ["SerialEngine"]
 

@@ -7,9 +7,10 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 from cryorefine.engine.blocks import Block
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.protocol import Done, Task
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.engine.threads import begin_worker, release_memory
+from cryorefine.engine.threads import begin_worker
 
 __all__ = ["ThreadEngine"]
 

@@ -1,4 +1,4 @@
-"""One owner for all threads, and for the memory that they leave behind.
+"""One owner for all threads.
 
 torch works in one thread everywhere: its sums, products and transforms give other bits for
 other numbers of threads, and a run must not depend on that. What is done at once are blocks of
@@ -7,10 +7,8 @@ the range of a kernel, whose results do not depend on how it is cut
 (:func:`cryorefine.compiled.in_threads`).
 """
 
-import ctypes
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -22,7 +20,6 @@ __all__ = [
     "MAX_AT_ONCE",
     "available_cpus",
     "begin_worker",
-    "release_memory",
     "side_by_side",
     "threads_of",
     "use_threads",
@@ -95,22 +92,3 @@ def side_by_side(
     if errors:
         raise errors[0]
     return out
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, where the C library can.
-
-    Arrays of many sizes come and go; without this what lies between them piles up to as much
-    again as is in use.
-    """
-    trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-@lru_cache(maxsize=1)
-def _c_library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(None)
-    except (OSError, TypeError):  # not a system that has one to offer
-        return None

@@ -11,7 +11,8 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from cryorefine.engine.threads import begin_worker, release_memory
+from cryorefine.engine.freed_memory import release_memory
+from cryorefine.engine.threads import begin_worker
 from cryorefine.engine.transfer import Sent, pack, unpack
 
 __all__ = ["serve"]

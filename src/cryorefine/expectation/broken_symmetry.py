@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryorefine.engine.threads import release_memory
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.evaluate.symmetry_agreement import is_contradicted, without_radial_mean
 from cryorefine.events import EventLog
 from cryorefine.fourier.crop import resize_volume

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cryorefine.assign.particle_optics import magnified
 from cryorefine.engine.blocks import Block
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.progress import progress_of
 from cryorefine.engine.protocol import Done, Engine, merged
-from cryorefine.engine.threads import release_memory, side_by_side
+from cryorefine.engine.threads import side_by_side
 from cryorefine.events import EventLog
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.kernels.grid import Accumulator, SliceGrid, make_accumulator

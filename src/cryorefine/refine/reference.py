@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.engine.threads import release_memory, side_by_side
+from cryorefine.engine.freed_memory import release_memory
+from cryorefine.engine.threads import side_by_side
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.kernels.grid import SliceGrid, make_slice_grid
 from cryorefine.reconstruct.solve import solve

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryorefine.assign.align import can_be_tilted
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.protocol import Engine
-from cryorefine.engine.threads import release_memory, side_by_side
+from cryorefine.engine.threads import side_by_side
 from cryorefine.errors import InputError
 from cryorefine.evaluate.contrast import is_dark
 from cryorefine.events import EventLog, StartResolutionMeasured

@@ -147,9 +147,22 @@ def render_svg(
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=size_in, layout="constrained")
         draw(figure)
+        _lay_out(figure)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return _for_page(buffer.getvalue(), name, label)
+
+
+def _lay_out(figure: "Figure") -> None:
+    """Fit a figure's axes to their labels, once.
+
+    As long as a figure has a layout engine, saving it draws it twice and runs the engine each time,
+    which takes as long as drawing.
+    """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _for_page(svg: str, name: str, label: str) -> str:

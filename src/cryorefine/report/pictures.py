@@ -130,7 +130,7 @@ def _bar_length(width_A: float) -> float:
 
 def _encode(image: np.ndarray, low: float, high: float) -> str:
     """Return an image (rows upwards) as PNG in base64, of a size that a page shows well."""
-    from matplotlib.image import imsave
+    from PIL import Image
 
     side = image.shape[0]
     shown = side * math.ceil(_SMALLEST_PX / side) if side < _SMALLEST_PX else min(side, _LARGEST_PX)
@@ -141,10 +141,8 @@ def _encode(image: np.ndarray, low: float, high: float) -> str:
             mode="bicubic",
             antialias=shown < side,
         )[0, 0].numpy()
+    grey = np.clip((image - low) / max(high - low, 1e-30), 0, 1) * 255
     buffer = BytesIO()
-    imsave(
-        buffer, np.clip(image, low, high), vmin=low, vmax=max(high, low + 1e-30), cmap="gray",
-        origin="lower", format="png", metadata={"Software": ""},
-        pil_kwargs={"compress_level": _COMPRESSION},
-    )  # fmt: skip
+    picture = Image.fromarray(np.flipud(grey).round().astype(np.uint8))
+    picture.save(buffer, format="png", compress_level=_COMPRESSION)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
