@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cryorefine.cli.environment import modules_of_a_run
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.errors import InputError
 from cryorefine.io.output_path import is_there
@@ -54,11 +55,12 @@ def command(context: click.Context, output: Path, particles: int, symmetry: str,
 def _simulate_and_refine(
     context: click.Context, output: Path, particles: int, symmetry: str, seed: int
 ) -> None:
-    from cryorefine.api.simulation import SIMULATED_FILES
-    from cryorefine.cli.run_display import run_and_show
-    from cryorefine.cli.simulate import command as simulate
-    from cryorefine.run.loop import refine
-    from cryorefine.settings import make_settings
+    with modules_of_a_run():
+        from cryorefine.api.simulation import SIMULATED_FILES
+        from cryorefine.cli.run_display import run_and_show
+        from cryorefine.cli.simulate import command as simulate
+        from cryorefine.run.loop import refine
+        from cryorefine.settings import make_settings
 
     data, run = output / "particles", output / "run"
     remove_folder(data, SIMULATED_FILES)  # of a demonstration that was killed

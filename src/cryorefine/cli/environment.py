@@ -1,12 +1,20 @@
 """What the command sets in its own process before torch is loaded; a library must not."""
 
+import gc
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cryorefine.engine.freed_memory import keep_freed_memory
 from cryorefine.errors import InputError
 
-__all__ = ["lack_of_memory", "prepare_environment", "require_address_space"]
+__all__ = [
+    "lack_of_memory",
+    "modules_of_a_run",
+    "prepare_environment",
+    "require_address_space",
+]
 
 _LIBRARIES_BYTES = 1_600_000_000
 """Addresses that a small run of two threads takes, libraries and compiled kernels included: 1.6 GB
@@ -35,6 +43,23 @@ def prepare_environment() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         keep_freed_memory()
+
+
+@contextmanager
+def modules_of_a_run() -> Iterator[None]:
+    """Spare Python's collector the modules that are loaded meanwhile, then and later.
+
+    They hold half a million objects that stay until the program ends. Looking through them again
+    and again took a second of a run, most of it while they are loaded.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def require_address_space() -> None:

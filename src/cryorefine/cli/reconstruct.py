@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.environment import modules_of_a_run
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import given, settings_options
 from cryorefine.settings.restoration import RestorationSettings
@@ -22,9 +23,10 @@ def command(particles: Path, output: Path, overwrite: bool, **options: Any) -> N
 
     Fills a run folder as 'refine' does: half maps, FSC, weighted map, scores of the given poses.
     """
-    from cryorefine.cli.run_display import run_and_show
-    from cryorefine.run.loop import refine
-    from cryorefine.settings import make_settings
+    with modules_of_a_run():
+        from cryorefine.cli.run_display import run_and_show
+        from cryorefine.run.loop import refine
+        from cryorefine.settings import make_settings
 
     settings = make_settings({**given(options), "particles": particles, "alignment": "none"})
     run_and_show(partial(refine, settings, output, overwrite=overwrite), output)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.environment import modules_of_a_run
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.settings import RefineSettings
@@ -38,10 +39,11 @@ def command(
     FSC and poses with quality columns after every iteration; report.html is
     renewed while it runs.
     """
-    from cryorefine.cli.run_display import run_and_show
-    from cryorefine.run.commands import check_commands
-    from cryorefine.run.loop import refine
-    from cryorefine.settings import load_settings, make_settings
+    with modules_of_a_run():
+        from cryorefine.cli.run_display import run_and_show
+        from cryorefine.run.commands import check_commands
+        from cryorefine.run.loop import refine
+        from cryorefine.settings import load_settings, make_settings
 
     values: dict[str, Any] = {}
     where = ""

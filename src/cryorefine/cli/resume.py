@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.environment import modules_of_a_run
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import (
     ALLOW_COMMANDS,
@@ -81,9 +82,10 @@ def command(
     makes the rest; --iterations N makes N more in either case. The initial map, its low-pass and
     voxel size, the sign of the images' contrast, and the seed cannot change.
     """
-    from cryorefine.cli.run_display import run_and_show
-    from cryorefine.run.loop import resume
-    from cryorefine.settings import Changes, load_settings
+    with modules_of_a_run():
+        from cryorefine.cli.run_display import run_and_show
+        from cryorefine.run.loop import resume
+        from cryorefine.settings import Changes, load_settings
 
     keep_above_percentile = options.pop("keep_above_percentile")
     accepts_changed_inputs = options.pop("accept_changed_inputs")
