@@ -33,7 +33,7 @@ import numpy as np
 from scipy import constants, ndimage
 
 _VOLTAGE_V, _CS_MM, _AMPLITUDE_CONTRAST = 300e3, 2.7, 0.1
-_DEFOCUS_RANGE_A, _MAX_ASTIGMATISM_A = (8e3, 25e3), 600.0
+_MAX_ASTIGMATISM_A = 600.0
 _ATOM_BFACTOR_A2, _REFERENCE_A, _RIGHT_DEG = 60.0, 30.0, 5.0
 _ACCURACY = 1e-7
 _PER_MICROGRAPH = 50
@@ -167,11 +167,17 @@ def transfer(
     return np.sin(shift + np.arcsin(_AMPLITUDE_CONTRAST))
 
 
-def draw(count: int, generator: np.random.Generator, shift_A: float, scale_spread: float) -> Truth:
+def draw(
+    count: int,
+    generator: np.random.Generator,
+    shift_A: float,
+    scale_spread: float,
+    defocus_A: tuple[float, float],
+) -> Truth:
     """Draw what differs between particles: views uniform, shifts and grey scales normal."""
     turn = generator.uniform(-180, 180, (count, 2))
     tilt = np.rad2deg(np.arccos(generator.uniform(-1, 1, count)))
-    mean = generator.uniform(*_DEFOCUS_RANGE_A, count)
+    mean = generator.uniform(*defocus_A, count)
     half = generator.uniform(0, _MAX_ASTIGMATISM_A, count) / 2
     return Truth(
         euler_deg=np.stack([turn[:, 0], tilt, turn[:, 1]], axis=1),
@@ -282,7 +288,8 @@ def make_set(options: argparse.Namespace) -> None:
     box_px, pixel_A = options.box, options.pixel_A
     species = read_species(options.model)
     truth = draw(
-        options.particles, generator, options.shift_px * pixel_A, options.scale_spread
+        options.particles, generator, options.shift_px * pixel_A, options.scale_spread,
+        options.defocus_A,
     )  # fmt: skip
     images = clean_images(species, truth, box_px, pixel_A)
     scale = 1 / np.sqrt(np.mean([image.var(dtype=float) for image in images]))
@@ -330,7 +337,7 @@ def simulate_alike(options: argparse.Namespace) -> None:
         "defocus_error_angstrom": options.defocus_error_A,
     })  # fmt: skip
     run_cryorefine(
-        "simulate", options.model, *named, "--defocus-angstrom", *_DEFOCUS_RANGE_A,
+        "simulate", options.model, *named, "--defocus-angstrom", *options.defocus_A,
         log=options.output.with_name(f"{options.output.name}.log"),
     )  # fmt: skip
     (options.output / "truth_particles.star").rename(options.output / "truth.star")
@@ -429,6 +436,9 @@ def main() -> None:
     parser.add_argument("--box", type=int, default=128)
     parser.add_argument("--shift-px", type=float, default=3.0, help="deviation of x and of y")
     parser.add_argument("--scale-spread", type=float, default=0.1)
+    parser.add_argument(
+        "--defocus-A", type=float, nargs=2, default=(8e3, 25e3), help="of each mean"
+    )
     parser.add_argument("--defocus-error-A", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

@@ -321,13 +321,17 @@ def reconstruct_halves(
         blocks = [block for half in together for block in _insertion_blocks(inputs, half)]
         found: list[PartialSums] = engine.map(task, blocks, done)
         parts = [[p for b, p in zip(blocks, found, strict=True) if b.half == h] for h in together]
-        del found
-        sums: list[tuple[Accumulator, Crowding | None] | None] = []
-        for half in together:
-            total: PartialSums = merged(parts.pop(0))
-            noise.append(group_noise(inputs, state, optics[half - 1], half, total.power.cpu()))
-            sums.append((total.accumulator, levels[half - 1].crowding))
-            del total
+        totals: list[PartialSums] = side_by_side(merged, parts)
+        del found, parts
+        noise += [
+            group_noise(inputs, state, optics[half - 1], half, total.power.cpu())
+            for half, total in zip(together, totals, strict=True)
+        ]
+        sums: list[tuple[Accumulator, Crowding | None] | None] = [
+            (total.accumulator, levels[half - 1].crowding)
+            for half, total in zip(together, totals, strict=True)
+        ]
+        del totals
         folded += _fold(sums, inputs.group)
     sums_of_halves, spectra = (folded[0], folded[1]), (noise[0], noise[1])
     require_finite_sums(inputs, sums_of_halves, spectra)
