@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cryorefine.cli.environment import modules_of_a_run
 from cryorefine.cli.file_path import FILE_PATH
 from cryorefine.cli.options import ALLOW_COMMANDS, GroupedCommand, given, settings_options
 from cryorefine.errors import InputError
@@ -96,9 +97,10 @@ def command(
 def _refine(
     job: Path, settings_file: Path | None, options: dict[str, Any], *, allows_commands: bool
 ) -> None:
-    from cryorefine.cli.run_display import run_and_show
-    from cryorefine.interop.relion_refinement import RUN, hand_on, refinement_of_job
-    from cryorefine.settings import load_settings
+    with modules_of_a_run():
+        from cryorefine.cli.run_display import run_and_show
+        from cryorefine.interop.relion_refinement import RUN, hand_on, refinement_of_job
+        from cryorefine.settings import load_settings
 
     typed = {_RELIONS.get(name, name): value for name, value in options.items()}
     if "reference" in typed:
