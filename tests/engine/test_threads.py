@@ -7,11 +7,7 @@ import torch
 
 from cryorefine.compiled import in_threads, kernel_threads, use_kernel_threads
 from cryorefine.engine import threads
-from cryorefine.engine.threads import (
-    available_cpus,
-    begin_worker,
-    use_threads,
-)
+from cryorefine.engine.threads import available_cpus, begin_worker, use_threads
 
 
 @pytest.fixture(autouse=True)

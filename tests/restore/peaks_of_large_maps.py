@@ -41,7 +41,7 @@ def resident_bytes(name: str) -> int:
 def peak_in_maps(work: Callable[[], object]) -> float:
     """Return how many maps of memory a call takes at its peak; called once before, to warm up.
 
-    The least of three: pages that the system happens to hand out add up to a tenth.
+    The least of three, which differ by what lies free when each begins.
     """
     work()
     peaks = []

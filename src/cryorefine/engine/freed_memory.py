@@ -42,9 +42,9 @@ class _HeapCounts(ctypes.Structure):
 def keep_freed_memory() -> None:
     """Let this process keep half a gigabyte of what it frees, where the C library is glibc.
 
-    For a program's own process, before it starts threads: large arrays come from one heap then,
-    where by default each thread has its own, and large arrays come from the system every time. Of
-    one heap less lies idle.
+    For a program's own process, before it starts threads. Without this, each thread has a heap of
+    its own, each with holes, and large arrays come from the system every time; with it, all but the
+    largest arrays come from one heap.
     """
     global _kept_bytes
     library = _c_library()
@@ -60,16 +60,22 @@ def keep_freed_memory() -> None:
         _kept_bytes = _KEPT_BYTES
 
 
-def release_memory() -> None:
-    """Give freed memory back to the system, where the C library can, beyond what may be kept.
+def release_memory(kept_bytes: int | None = None) -> None:
+    """Give freed memory back to the system, where the C library can, if more is free than is kept.
 
     Arrays of many sizes come and go; without this what lies between them piles up to as much
     again as is in use.
+
+    Parameters
+    ----------
+    kept_bytes
+        Free memory that stays; None: as much as this process lets itself keep.
     """
     library = _c_library()
     if not hasattr(library, "malloc_trim"):
         return
-    if _kept_bytes and library.mallinfo2().fordblks <= _kept_bytes:
+    kept_bytes = _kept_bytes if kept_bytes is None else kept_bytes
+    if kept_bytes and library.mallinfo2().fordblks <= kept_bytes:
         return
     library.malloc_trim(0)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryorefine.engine.device import device_of_run
 from cryorefine.engine.device_memory import device_free_bytes, plan_device_memory
+from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.memory import MemoryPlan, RunSize, free_bytes, held_bytes, plan_memory
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import threads_of
@@ -429,6 +430,7 @@ def screened_inputs(
         half = assign_halves(good, seed=settings.seed, events=events)
         if settings.helical_rise_angstrom is not None:
             warn_of_crowded_segments(good, settings.helical_rise_angstrom, events)
+    release_memory(kept_bytes=0)  # what is free would be planned for as if it were in use
     return Inputs(
         settings=settings,
         table=good,
