@@ -6,7 +6,8 @@ Each kind of work of a run is repeated for some seconds by one process with one 
 several such processes at once. How often all of them together do it, over how often one does alone,
 is what no division of a run's work among as many threads can exceed. CPUs that are two threads of
 one core share its arithmetic and its caches, so that two of them do less than twice what one does.
-The machine must be idle: one process alone is timed before and after, and the faster time counts.
+Memory is kept as the command ``cryorefine refine`` keeps it. The machine must be idle: one process
+alone is timed before and after, and the faster time counts.
 """
 
 import argparse
@@ -15,6 +16,10 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
+
+from cryorefine.cli.environment import prepare_environment
+
+prepare_environment()  # before torch is loaded
 
 import torch
 

@@ -2,15 +2,18 @@
 
     python benchmarks/helical_refinement.py FOLDER [PARTICLES BOX_PX PIXEL_ANGSTROM SNR]
     python benchmarks/helical_refinement.py FOLDER 300 48 4 0.5 --symmetry d1 --start wrong-helix
+    python benchmarks/helical_refinement.py FOLDER 300 48 4 0.5 --seeds 30 --carry 2
 
 Simulates segments of filaments of 33° and 12 Å, both directions in the ice, unless FOLDER has them
 already, and refines them automatically: from a cylinder without features, or from a map of the
 same subunits on a helix with the wrong twist and rise, low-passed to 20 Å. Printed: twist and rise
 with their uncertainty, and how well the map agrees with the truth once it is turned about and moved
-along its axis, which nothing but chance decides.
+along its axis, which nothing but chance decides. With several seeds each run has one line, and the
+last line says how many ended at another helix: by more than a tenth of a degree.
 """
 
 import argparse
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 
 import cryorefine as cr
 from cryorefine.evaluate.fsc import fsc_within
+from cryorefine.filaments import momentum
 from cryorefine.geometry.helix import Helix
 from cryorefine.helices.common_frame import frame_onto
 from cryorefine.helices.filament import filament_mask
@@ -27,6 +31,7 @@ from cryorefine.masks.cylinder import cylinder_mask
 from cryorefine.restore.rigid import move_volume
 
 _HELIX, _RADIUS_A, _WRONG = Helix(33.0, 12.0), 45.0, 1.05
+_WRONG_DEG = 0.1
 _SIZES = ("2000", "128", "2.0", "0.1")
 
 
@@ -74,27 +79,18 @@ def start_of(folder: Path, name: str, sizes: tuple[str, ...], symmetry: str) -> 
     return cr.read_volume(wrong / "truth_map.mrc")
 
 
-def main() -> None:
-    """Simulate, refine, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sizes", nargs="*", help="particles, box, pixel size and SNR")
-    parser.add_argument("--symmetry", default="c1")
-    parser.add_argument("--start", choices=("cylinder", "wrong-helix"), default="cylinder")
-    options = parser.parse_args()
-    folder = options.folder
-    sizes = (*options.sizes, *_SIZES[len(options.sizes) :])
-    if not (folder / "particles.star").exists():
-        simulate(folder, sizes, options.symmetry, _HELIX)
-    start = start_of(folder, options.start, sizes, options.symmetry)
-    output = folder / f"run_{options.start}"
-    begun, cpu = time.monotonic(), time.process_time()
-    result = cr.refine(
-        folder / "particles.star",
+def refined(
+    options: argparse.Namespace, start: cr.Volume, output: Path, seed: int
+) -> cr.Refinement:
+    """Refine the segments of a folder."""
+    return cr.refine(
+        options.folder / "particles.star",
         start,
         output=output,
         overwrite=True,
-        progress=True,
+        progress=options.seeds is None,
+        seed=seed,
+        threads=options.threads,
         symmetry=options.symmetry,
         helical_twist_deg=_WRONG * _HELIX.twist_deg,
         helical_rise_angstrom=_WRONG * _HELIX.rise_A,
@@ -103,8 +99,56 @@ def main() -> None:
         helical_radius_angstrom=1.2 * _RADIUS_A,
         initial_lowpass_angstrom=20.0,
     )
-    print((output / "summary.txt").read_text())
+
+
+def of_seeds(options: argparse.Namespace, start: cr.Volume, truth: cr.Volume) -> None:
+    """Print where runs with other random numbers end."""
+    wrong, iterations = 0, []
+    for seed in range(options.seeds):
+        output = options.folder / f"run_{options.start}_{options.carry:g}"
+        result = refined(options, start, output, seed)
+        summary = json.loads((output / "summary.json").read_text())
+        helix = summary["helix"]
+        off_deg = helix["twist_deg"] - _HELIX.twist_deg
+        unsure_deg = helix["twist_uncertainty_deg"]
+        unsure = "unknown" if unsure_deg is None else f"{unsure_deg:.3f}"
+        wrong += abs(off_deg) > _WRONG_DEG
+        iterations.append(summary["iterations"])
+        print(
+            f"seed {seed}: {off_deg:+.3f}° ± {unsure}, {helix['rise_A'] - _HELIX.rise_A:+.3f} Å, "
+            f"{summary['iterations']} iterations, FSC 0.5 with the truth at "
+            f"{agreement(result.map, truth):.2f} Å",
+            flush=True,
+        )
+    mean = np.mean(iterations)
+    print(f"{wrong} of {options.seeds} ended at another helix, after {mean:.1f} iterations")
+
+
+def main() -> None:
+    """Simulate, refine, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sizes", nargs="*", help="particles, box, pixel size and SNR")
+    parser.add_argument("--symmetry", default="c1")
+    parser.add_argument("--start", choices=("cylinder", "wrong-helix"), default="cylinder")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seeds", type=int, help="runs, with other random numbers each")
+    parser.add_argument("--carry", type=float, default=momentum._CARRY, help="see momentum.py")
+    options = parser.parse_args()
+    momentum._CARRY = options.carry
+    folder = options.folder
+    sizes = (*options.sizes, *_SIZES[len(options.sizes) :])
+    if not (folder / "particles.star").exists():
+        simulate(folder, sizes, options.symmetry, _HELIX)
+    start = start_of(folder, options.start, sizes, options.symmetry)
     truth = cr.read_volume(folder / "truth_map.mrc")
+    if options.seeds is not None:
+        of_seeds(options, start, truth)
+        return
+    output = folder / f"run_{options.start}"
+    begun, cpu = time.monotonic(), time.process_time()
+    result = refined(options, start, output, seed=0)
+    print((output / "summary.txt").read_text())
     print(f"FSC 0.5 with the truth at {agreement(result.map, truth):.2f} Å")
     print(f"{time.monotonic() - begun:.0f} s, {time.process_time() - cpu:.0f} s of CPU time")
 

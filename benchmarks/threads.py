@@ -2,37 +2,49 @@
 
     python benchmarks/threads.py particles.star --reference reference.mrc --symmetry d7 --keep WORK
 
-Each run is made with one thread and with several, in turns, and timed by its stages: what passes
-between two progress events of one kind, what a step of an iteration takes beside those, and all
-else. The serial share of a stage follows from its times with one and with n threads, t1 and tn, by
-Amdahl's law: ``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more
-threads. What is done beside an iteration in a thread of its own counts for that thread alone.
+Runs have the memory, and the imported modules, of the command ``cryorefine refine``. Each is made
+with one thread and with several, in turns, and timed by its stages: what passes between two
+progress events of one kind, what a step of an iteration takes beside those, and all else. The
+serial share of a stage follows from its times with one and with n threads, t1 and tn, by Amdahl's
+law: ``(n tn / t1 - 1) / (n - 1)``; from all together follow the predictions for more threads. What
+is done beside an iteration in a thread of its own counts for that thread alone.
 
 The processors that were busy, by CPU seconds a second, tell stages that one thread does from those
 that share out their work on processors which are threads of one core. Work beside is counted,
 too; they are those of the last turn.
+
+At the end as many runs of one thread each are made at once, by processes that share nothing and
+wait for nothing. What they do together in a second, over what one does alone, is what no division
+of a run among as many threads can exceed by much.
 """
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 from unittest.mock import patch
 
+from cryorefine.cli.environment import modules_of_a_run, prepare_environment
+
+prepare_environment()  # before torch is loaded
+
 import numpy as np
 
-from cryorefine.events import Event, WorkAdvanced
-from cryorefine.refine import finalise, iteration
-from cryorefine.report.build import write_report
-from cryorefine.run import first_segment, loop
-from cryorefine.run.loop import refine
-from cryorefine.settings import make_settings
+with modules_of_a_run():
+    from cryorefine.events import Event, WorkAdvanced
+    from cryorefine.refine import finalise, iteration
+    from cryorefine.report.build import write_report
+    from cryorefine.run import first_segment, loop
+    from cryorefine.run.loop import refine
+    from cryorefine.settings import make_settings
 from trial import markdown, number
 
 _REST = "the rest"
@@ -121,6 +133,33 @@ def timed(options: argparse.Namespace, threads: int, folder: Path) -> StageClock
     return clock
 
 
+def _one_of_several(options: argparse.Namespace, folder: Path, begin: Barrier) -> None:
+    """Refine with one thread, twice, from the moment at which all processes are ready."""
+    timed(options, 1, folder)
+    begin.wait()
+    timed(options, 1, folder)
+    begin.wait()
+
+
+def apart_s(options: argparse.Namespace, n: int, work: Path) -> float:
+    """Return the seconds of n runs of one thread each, in processes of their own, at once."""
+    context = multiprocessing.get_context("spawn")
+    begin = context.Barrier(n + 1)
+    processes = [
+        context.Process(target=_one_of_several, args=(options, work / f"apart_{i}", begin))
+        for i in range(n)
+    ]
+    for process in processes:
+        process.start()
+    begin.wait()
+    start_s = time.perf_counter()
+    begin.wait()
+    spent_s = time.perf_counter() - start_s
+    for process in processes:
+        process.join()
+    return spent_s
+
+
 def serial_share(one_s: float, several_s: float, n: int) -> float:
     """Return the share of a stage that more threads do not shorten."""
     return float(np.clip((n * several_s / one_s - 1) / (n - 1), 0, 1))
@@ -181,6 +220,11 @@ def main() -> None:
     summary = json.loads((work / f"run_{n}" / "summary.json").read_text())
     used, size_px, made = (summary[name] for name in ("n_used", "box_px", "iterations"))
     print(f"{used} particles, {size_px} px, {made} iterations.")
+    together_s = apart_s(options, n, work)
+    print(
+        f"{n} processes with one thread each, at once: {together_s:.2f} s, "
+        f"{n * whole_s / together_s:.2f} times the work of one."
+    )
 
 
 if __name__ == "__main__":

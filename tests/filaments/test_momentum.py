@@ -34,11 +34,11 @@ def found(twist_deg: float, rise_A: float = 12.0, fold: int = 1) -> HelixFound:
 
 
 def test_a_helix_that_moves_on_in_one_direction_is_carried_on_within_its_range():
-    assert carried_on(found(30.7), [record(30.4)], SETTINGS).twist_deg == pytest.approx(31.3)
-    # Further would be 36, out of the range: what was found is imposed, not the end of the range.
-    assert carried_on(found(34.0), [record(33.0)], SETTINGS).twist_deg == 34.0
+    assert carried_on(found(30.7), [record(30.4)], SETTINGS).twist_deg == pytest.approx(30.85)
+    # Further would be 35.2, out of the range: what was found is imposed, not the end of the range.
+    assert carried_on(found(34.8), [record(34.0)], SETTINGS).twist_deg == 34.8
     rise_A = carried_on(found(30.0, 12.6), [record(30.0, 12.3)], SETTINGS).rise_A
-    assert rise_A == pytest.approx(13.2)
+    assert rise_A == pytest.approx(12.75)
 
 
 def test_a_helix_that_turns_back_stands_still_or_was_not_found_before_is_not():

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from functools import lru_cache
 
 import numpy as np
@@ -210,6 +213,29 @@ def test_slices_of_the_map_are_projections_of_the_atoms(size_px):
     k = torch.stack([band.kx, band.ky], -1).float()
     found = extract_slices(make_slice_grid(volume, size_px), poses, k)
     assert _relative(found, project_atoms(atoms, basis, poses, band, voxel_A)) < 0.01
+
+
+SAME_BITS = """
+import torch
+from cryorefine.engine.threads import use_threads
+from cryorefine.model.atoms import scattering_basis, volume_from_atoms
+from tests.model.test_atoms import _atoms
+
+atoms = _atoms(5000, 0.0, 150.0, radius_A=40.0)
+basis = scattering_basis(atoms, 0.95)
+assert len(basis.strength) > 2  # more than are transformed at once
+found = []
+for threads in (1, 2, 2, 5):
+    use_threads(threads)
+    found.append(volume_from_atoms(atoms, basis, size_px=48, voxel_A=1.0))
+assert all(torch.equal(one, found[0]) for one in found)
+"""
+
+
+def test_the_map_has_the_same_bits_each_time_and_with_any_number_of_threads():
+    # In a process of its own, since OpenMP takes its number of threads when it is loaded.
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    subprocess.run([sys.executable, "-c", SAME_BITS], env=environment, check=True)
 
 
 @pytest.mark.parametrize("size_px", [32, 33])

@@ -419,6 +419,24 @@ def test_another_policy_takes_other_decisions_from_the_same_history():
     assert next_plan(chosen(), GEOMETRY, history, policy=lenient).mode == "local"
 
 
+# What a record shows where poses have no information: nobody is decided, so that nobody jumps.
+LOST = {
+    "median_turn_deg": 60.0,
+    "jumped_fraction": 0.0,
+    "undecided_fraction": 1.0,
+    "median_sigma_rotation_deg": 100.0,
+}
+
+
+def test_poses_that_are_not_known_do_not_stand_still():
+    before = make_record(1, mean_fsc=0.5)
+    lost = make_record(2, mean_fsc=0.4, **LOST)
+    assert next_plan(chosen(), GEOMETRY, [before, lost]).mode == "global"
+    # The same movement, in units of what the poses are known to.
+    known = dataclasses.replace(lost, median_turn_deg=30.0, median_sigma_rotation_deg=50.0)
+    assert next_plan(chosen(), GEOMETRY, [before, known]).mode == "local"
+
+
 # Histories that between them come to every decision.
 HISTORIES = [
     [],
@@ -440,6 +458,7 @@ HISTORIES = [
         ),
     ],
     [make_record(1, mean_fsc=0.5), settled(2, mean_fsc=0.5), settled(3, mean_fsc=0.504)],
+    [make_record(1, mean_fsc=0.5), make_record(2, mean_fsc=0.5, **LOST)],
 ]
 
 

@@ -9,11 +9,17 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryorefine.engine.threads import side_by_side
 from cryorefine.fourier.band import Band
 from cryorefine.fourier.fft import volume_from_half
 from cryorefine.fourier.shell import frequency_radius
 
 __all__ = ["Atoms", "ScatteringBasis", "project_atoms", "scattering_basis", "volume_from_atoms"]
+
+
+_AT_ONCE = 2
+"""Radial functions that are transformed at once: each takes a grid of twice the box, of a gigabyte
+for a box of 256 pixels. It changes no bit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +174,20 @@ def volume_from_atoms(
     curves = basis.at(radius.numpy() / (size_px * voxel_A)).astype(np.float32)
     total = np.zeros(radius.shape, np.complex64)
     z, y, x = (np.ascontiguousarray(xyz[:, a], dtype=np.float32) for a in (2, 1, 0))
-    for strength, curve in zip(basis.strength, curves, strict=True):
-        spectrum = finufft.nufft3d1(
-            z, y, x, strength[inside].astype(np.complex64), (size_px,) * 3, eps=1e-5, isign=-1
-        )
-        spectrum = np.fft.ifftshift(spectrum)[:, :, : size_px // 2 + 1]
-        total += spectrum * curve
+
+    def spectrum(strength: np.ndarray) -> np.ndarray:
+        # One thread: several add their atoms in the order in which they come, other bits each time.
+        modes = finufft.nufft3d1(
+            z, y, x, strength[inside].astype(np.complex64), (size_px,) * 3,
+            eps=1e-5, isign=-1, nthreads=1,
+        )  # fmt: skip
+        return np.fft.ifftshift(modes)[:, :, : size_px // 2 + 1]
+
+    for first in range(0, len(curves), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        parts = side_by_side(spectrum, list(basis.strength[some]))
+        for part, curve in zip(parts, curves[some], strict=True):
+            total += part * curve
     half = torch.from_numpy(total / voxel_A**3)
     half[radius > (size_px - 1) / 2] = 0
     return volume_from_half(half, size_px)

@@ -119,6 +119,14 @@ class SchedulePolicy:
     0.392° for half as much time again, and five 0.434° ("A run ends when neither resolution nor
     poses gain any more")."""
 
+    unknown_deg: float = 57.0
+    """Uncertainty of rotations from which poses are not known, so that they cannot stand still.
+
+    A radian, beyond which the Gauss-Newton matrix describes no peak any more. Rotations at random
+    turn by 127° in the median, less than the 180° that stand for no information: 600 segments
+    whose poses were lost in the third iteration became local in the fifth and ended in the sixth
+    with the helix that was given, 5 % wrong (``benchmarks/RESULTS.md``, "Helices")."""
+
     least_iterations: int = 3
     """Iterations that must be done before the next may be the last one.
 

@@ -153,11 +153,13 @@ def _mode(settings: RefineSettings, history: list[IterationRecord], policy: Sche
     if _grows(history, policy):
         return "global"
     # A better reference may decide between the poses of those that are not decided.
-    is_better = _gained(history, policy.undecided_gain) or not _turned(history[-1]) < policy.still
+    is_better = (
+        _gained(history, policy.undecided_gain) or not _turned(history[-1], policy) < policy.still
+    )
     is_settled = history[-1].jumped_at_least < policy.settled_fraction and not (
         is_better and history[-1].undecided_fraction >= policy.undecided_fraction
     )
-    is_still = _stalled(history, policy) and _turned(history[-1]) < policy.still_search
+    is_still = _stalled(history, policy) and _turned(history[-1], policy) < policy.still_search
     return "local" if is_settled or is_still else "global"
 
 
@@ -175,8 +177,10 @@ def _gained(history: list[IterationRecord], least: float) -> bool:
     return history[-1].mean_fsc > before * (1 + least)
 
 
-def _turned(record: IterationRecord) -> float:
-    """Return by how much poses turned, in units of what they are known to."""
+def _turned(record: IterationRecord, policy: SchedulePolicy) -> float:
+    """Return by how much poses turned, in units of what they are known to; infinity if unknown."""
+    if record.median_sigma_rotation_deg > policy.unknown_deg:
+        return math.inf  # Rotations at random are smaller than an uncertainty of all directions.
     return record.median_turn_deg / max(record.median_sigma_rotation_deg, 1e-9)
 
 
@@ -193,7 +197,7 @@ def _converged(
     last = history[-1]
     return (
         not _gained(history, policy.small_gain)
-        and _turned(last) < (policy.still if last.mode == "local" else policy.still_search)
+        and _turned(last, policy) < (policy.still if last.mode == "local" else policy.still_search)
         and last.unsearched_fraction <= policy.may_stay
     )
 
