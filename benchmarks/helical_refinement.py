@@ -13,7 +13,6 @@ last line says how many ended at another helix: by more than a tenth of a degree
 """
 
 import argparse
-import json
 import subprocess
 import time
 from pathlib import Path
@@ -107,16 +106,15 @@ def of_seeds(options: argparse.Namespace, start: cr.Volume, truth: cr.Volume) ->
     for seed in range(options.seeds):
         output = options.folder / f"run_{options.start}_{options.carry:g}"
         result = refined(options, start, output, seed)
-        summary = json.loads((output / "summary.json").read_text())
-        helix = summary["helix"]
+        helix = result.summary["helix"]
         off_deg = helix["twist_deg"] - _HELIX.twist_deg
         unsure_deg = helix["twist_uncertainty_deg"]
         unsure = "unknown" if unsure_deg is None else f"{unsure_deg:.3f}"
         wrong += abs(off_deg) > _WRONG_DEG
-        iterations.append(summary["iterations"])
+        iterations.append(result.number)
         print(
             f"seed {seed}: {off_deg:+.3f}° ± {unsure}, {helix['rise_A'] - _HELIX.rise_A:+.3f} Å, "
-            f"{summary['iterations']} iterations, FSC 0.5 with the truth at "
+            f"{result.number} iterations, FSC 0.5 with the truth at "
             f"{agreement(result.map, truth):.2f} Å",
             flush=True,
         )

@@ -23,7 +23,7 @@ _CARRY = 0.5
 """Movements that are added to one that goes on in the direction of the one before. An iteration
 goes none of the way at 14 Å, a tenth at 13, a third at 12, half at 10 and 0.6 at 8 (300 segments
 of 48 px, from 5 % beside the truth): twice the movement leads beyond the truth from 12 Å on, where
-one half can stay. Of 30 runs (seeds) 2 left five at 0.18 to 0.29°, 1 one, 0.5 and 0 none; they
+one half can stay. Of 28 to 30 runs each 2 left five at 0.18 to 0.29°, 1 one, 0.5 and 0 none; they
 took 13.9, 12.3, 12.3 and 13.7 iterations (``benchmarks/RESULTS.md``, "Helices")."""
 
 

@@ -16,7 +16,6 @@ from cryorefine.fourier.shell import frequency_radius
 
 __all__ = ["Atoms", "ScatteringBasis", "project_atoms", "scattering_basis", "volume_from_atoms"]
 
-
 _AT_ONCE = 2
 """Radial functions that are transformed at once: each takes a grid of twice the box, of a gigabyte
 for a box of 256 pixels. It changes no bit."""

@@ -32,7 +32,8 @@ def next_plan(
     as references reach. Mode: automatic runs search globally
     until fewer than 1 % of the particles are seen to jump, and nearly all are decided or the last
     iteration gained next to nothing; or three in a row have gained nothing and moved most particles
-    by far less than their accuracy; then locally. Once fewer than 20 % jump, a third of the
+    by far less than their accuracy; then locally. Poses that are known to no better than a radian
+    count as moving. Once fewer than 20 % jump, a third of the
     particles is searched at each iteration, in turn, while the others follow the references as they
     get better. Search: where it would have missed more than 1 % of the poses that are known and
     were the best still, the next one takes three times the operations, twice at most, and looks at
