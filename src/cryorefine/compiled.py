@@ -19,7 +19,7 @@ import gc
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -34,7 +34,14 @@ from numba.core import event
 from numba.core.compiler import Compiler
 from torch import Tensor
 
-__all__ = ["array_of", "compiled", "in_threads", "kernel_threads", "use_kernel_threads"]
+__all__ = [
+    "array_of",
+    "compiled",
+    "for_each",
+    "in_threads",
+    "kernel_threads",
+    "use_kernel_threads",
+]
 
 _PARTS_A_THREAD = 4
 """Parts of a range for each thread, so that one that is held up leaves work to the others."""
@@ -206,6 +213,16 @@ def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> No
         wait(begun)
     for helper in begun:
         helper.result()
+
+
+def for_each(function: Callable[[Any], object], items: Sequence[Any]) -> None:
+    """Call a function for each of some things that do not depend on each other, several at once."""
+
+    def some(begin: int, end: int) -> None:
+        for item in items[begin:end]:
+            function(item)
+
+    in_threads(some, len(items))
 
 
 @lru_cache(maxsize=4)

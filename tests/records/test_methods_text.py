@@ -10,11 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from annotated_types import Gt, Lt
 
+from cryorefine.engine.clock import Clock
 from cryorefine.records.methods_text import methods_text, summary_text
 from cryorefine.records.particle_statistics import particle_statistics
 from cryorefine.records.settings_in_words import CHANGE_NO_RESULT, changed_settings
 from cryorefine.run.checkpoint import load_state
-from cryorefine.run.folder import Clock, summarise
+from cryorefine.run.folder import summarise
 from cryorefine.run.loop import refine
 from cryorefine.settings import RefineSettings
 from cryorefine.state.plan import IterationRecord

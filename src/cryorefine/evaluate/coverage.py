@@ -6,10 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.compiled import in_threads
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directions_from_poses
 
 __all__ = ["coverage_efficiency", "direction_histogram"]
+
+_BATCH = 4096
+"""Views that are compared with all directions at once, 8 bytes for each pair. Not measured."""
 
 
 def direction_histogram(
@@ -33,9 +37,8 @@ def direction_histogram(
     counts = torch.zeros(len(cells), dtype=torch.float64)
     for matrix in group.matrices:
         views = directions_from_poses(rotations.double() @ matrix)
-        for start in range(0, len(views), 4096):
-            nearest = (views[start : start + 4096] @ cells.T).argmax(1)
-            counts.index_add_(0, nearest, weight[start : start + 4096])
+        for some, weight_of_some in zip(views.split(_BATCH), weight.split(_BATCH), strict=True):
+            counts.index_add_(0, (some @ cells.T).argmax(1), weight_of_some)
     return cells, counts / counts.mean().clamp_min(1e-30)
 
 
@@ -54,9 +57,15 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> f
     probes = probes[asymmetric_unit(probes, group)]  # the counts are the same elsewhere
     probes = probes.to(rotations.device)
     views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
-    counts = torch.zeros(len(probes), dtype=torch.float64, device=probes.device)
-    for start in range(0, len(views), 4096):
-        counts += ((probes @ views[start : start + 4096].T).abs() < 0.05).double().sum(1)
+    batches = views.split(_BATCH)
+    planes = probes.new_zeros((len(batches), len(probes)))
+
+    def count(begin: int, end: int) -> None:
+        for i in range(begin, end):
+            planes[i] = ((probes @ batches[i].T).abs() < 0.05).sum(1)
+
+    in_threads(count, len(batches))
+    counts = planes.sum(0)  # of whole numbers: exact in any order
     mean = float(counts.mean())
     if mean == 0:
         return 0.0

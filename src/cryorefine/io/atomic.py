@@ -1,7 +1,7 @@
 """Write files so that a reader sees the old content or the new one, never a half."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,23 +17,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
     ``path`` stays as it was.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _new_file(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        name_file(error, path, name)
+        name_file(error, path, str(temporary))
         raise
     sync_directory(path.parent)
+
+
+def _new_file(path: Path) -> Path:
+    """Make an empty file beside ``path``, hidden, with the rights that the system gives new ones.
+
+    To ask for the mask of these rights is to change it for all threads for a moment, so that
+    ``tempfile``, whose files are the owner's alone, is of no use here.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        with suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return temporary
 
 
 def name_file(error: BaseException, path: Path, temporary: str | None = None) -> None:

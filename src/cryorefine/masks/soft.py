@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
+from cryorefine.compiled import for_each
 from cryorefine.fourier.crop import resize_volume
 from cryorefine.fourier.fft import fast_even_length
 from cryorefine.fourier.filter import low_pass
@@ -16,7 +17,7 @@ __all__ = ["disc_mask", "otsu_threshold", "soft_edge", "solvent_mask", "sphere_m
 
 _MAX_WHOLE, _SLAB_PX = 1 << 26, 32
 """Voxels of a map whose distances are found at once, 60 bytes each; of a larger one slabs of so
-many planes are looked at with as many beside them as distances count."""
+many planes are looked at with as many beside them as distances count. Threads share out slabs."""
 
 _WORTH_SHRINKING, _MIN_PX = 0.8, 16
 """A grid of more than this share of the points along an axis is not made smaller, since the
@@ -35,8 +36,19 @@ def _radius(size_px: int, ndim: int, device: torch.device | str = "cpu") -> Tens
 
 def _cosine_fall(distance: Tensor, edge_px: float) -> Tensor:
     """Return 1 where distance ≤ 0, falling to 0 at ``edge_px`` along half a cosine."""
-    t = (distance / max(edge_px, 1e-6)).clamp_(0, 1)
-    return t.mul_(math.pi).cos_().add_(1).mul_(0.5)
+    fall = torch.empty_like(distance)
+
+    def shape(slab: slice) -> None:
+        t = torch.div(distance[slab], max(edge_px, 1e-6), out=fall[slab]).clamp_(0, 1)
+        t.mul_(math.pi).cos_().add_(1).mul_(0.5)
+
+    for_each(shape, _slabs(len(distance)))
+    return fall
+
+
+def _slabs(n: int) -> list[slice]:
+    """Return slices of a volume's planes that are worked on at once, whatever the threads are."""
+    return [slice(start, start + _SLAB_PX) for start in range(0, n, _SLAB_PX)]
 
 
 def sphere_mask(
@@ -151,7 +163,13 @@ def _enlarge(volume: Float[Tensor, "z y x"], size_px: int) -> Float[Tensor, "w u
     matrix = torch.zeros(size_px, m, device=volume.device)
     matrix[rows, low], matrix[rows, low + 1] = 1 - t, t
     planes = (matrix @ volume.flatten(1)).view(size_px, m, m)
-    return (matrix @ planes) @ matrix.T
+    out = volume.new_empty((size_px, size_px, size_px))
+
+    def enlarge(slab: slice) -> None:
+        out[slab] = (matrix @ planes[slab]) @ matrix.T
+
+    for_each(enlarge, _slabs(size_px))
+    return out
 
 
 def otsu_threshold(values: Tensor) -> float:

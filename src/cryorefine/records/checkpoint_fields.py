@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cryorefine.assign.particle_optics import N_VALUES
+from cryorefine.compiled import for_each
 from cryorefine.evaluate.fsc import FscCurves
 from cryorefine.io.mrc import read_volume, write_volume
 from cryorefine.model.observe import ImageStatistics
@@ -59,12 +60,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def write_volumes(folder: Path, checkpoint: Checkpoint) -> None:
     """Write references, half maps, mask and sums of a checkpoint into a folder."""
     state, voxel_A = checkpoint.state, checkpoint.constants.voxel_A
-    for number, volume in enumerate(state.references, 1):
-        write_volume(folder / f"reference{number}.mrc", volume, voxel_A)
+    volumes = {f"reference{half}.mrc": v for half, v in enumerate(state.references, 1)}
     if state.halves is not None and state.mask is not None:
-        for number, volume in enumerate(state.halves, 1):
-            write_volume(folder / f"half{number}.mrc", volume, voxel_A)
-        write_volume(folder / "mask.mrc", state.mask, voxel_A)
+        volumes |= {f"half{half}.mrc": v for half, v in enumerate(state.halves, 1)}
+        volumes["mask.mrc"] = state.mask
+    for_each(lambda name: write_volume(folder / name, volumes[name], voxel_A), list(volumes))
     if state.sums is not None:
         write_arrays(folder / _SUMS, _sums_arrays(state.sums))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryorefine.io.atomic import write_text
@@ -57,10 +57,11 @@ def write_chimerax_script(
     mask
         In ``mask.mrc``.
     """
-    level = surface_level(weighted, mask)
     inside = _inside(mask)
-    share = float((weighted[inside] >= level).float().mean())
-    half_levels = [enclosing_level(half, mask, share) for half in halves]
+    values = weighted.flatten()[inside]
+    level = otsu_threshold(values)
+    share = float((values >= level).float().mean())
+    half_levels = [_level_above(half.flatten()[inside], share) for half in halves]
     text = _SCRIPT.format(map=level, half1=half_levels[0], half2=half_levels[1], mask=_INSIDE)
     write_text(folder / CHIMERAX_SCRIPT, text)
 
@@ -74,19 +75,22 @@ def surface_level(volume: Float[Tensor, "z y x"], mask: Float[Tensor, "z y x"]) 
     volume of their mass (1.21 Å³ a dalton) at 6 to 12 Å, and 0.7 times at 4 Å, where side chains
     show (``benchmarks/surface_level.py``).
     """
-    return otsu_threshold(volume[_inside(mask)])
+    return otsu_threshold(volume.flatten()[_inside(mask)])
 
 
 def enclosing_level(
     volume: Float[Tensor, "z y x"], mask: Float[Tensor, "z y x"], share: float
 ) -> float:
     """Return the level at or above which a share of the voxels within the mask lies."""
-    values = volume[_inside(mask)].numpy()
+    return _level_above(volume.flatten()[_inside(mask)], share)
+
+
+def _level_above(values: Float[Tensor, "m"], share: float) -> float:
     n_below = min(max(round((1 - share) * len(values)), 0), len(values) - 1)
-    return float(np.partition(values, n_below)[n_below])
+    return float(np.partition(values.numpy(), n_below)[n_below])
 
 
-def _inside(mask: Float[Tensor, "z y x"]) -> Tensor:
-    """Return where the mask's surface encloses; all of the box where it encloses nothing."""
-    inside = mask > _INSIDE
-    return inside if bool(inside.any()) else torch.ones_like(inside)
+def _inside(mask: Float[Tensor, "z y x"]) -> Int[Tensor, "m"]:
+    """Return which voxels the mask's surface encloses; all where it encloses nothing."""
+    inside = (mask.flatten() > _INSIDE).nonzero().flatten()
+    return inside if len(inside) else torch.arange(mask.numel())

@@ -5,12 +5,12 @@ the right one: either would change all that follows, and nobody would know.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from hashlib import sha256
 
 import numpy as np
 from torch import Tensor
 
+from cryorefine.compiled import for_each
 from cryorefine.records.checkpoint_arrays import CheckpointArrays
 from cryorefine.state.state import State
 
@@ -21,7 +21,7 @@ _NAMES, _DIGESTS = "volume_names", "volume_sha256"
 
 def digest_arrays(state: State) -> dict[str, np.ndarray]:
     """Return names and SHA-256 of a state's volumes, as arrays of its checkpoint."""
-    digests = dict(_digests(state))
+    digests = _digests(state)
     return {
         _NAMES: np.array(list(digests), np.str_),
         _DIGESTS: np.array(list(digests.values()), np.str_),
@@ -40,26 +40,30 @@ def require_same_volumes(arrays: CheckpointArrays, state: State) -> None:
         return
     names = arrays.array(_NAMES, "text", (None,)).tolist()
     known = dict(zip(names, arrays.array(_DIGESTS, "text", (len(names),)).tolist(), strict=True))
-    for name, found in _digests(state):
+    for name, found in _digests(state).items():
         if known.get(name) != found:
             raise arrays.unexpected(name, "the one that was written with it", "another")
 
 
-def _digests(state: State) -> Iterator[tuple[str, str]]:
-    """Yield the names of the files of a state's volumes, with the SHA-256 of their numbers.
+def _digests(state: State) -> dict[str, str]:
+    """Return the names of the files of a state's volumes, with the SHA-256 of their numbers.
 
     As a file holds them, which is in single precision.
     """
-    for number, volume in enumerate(state.references, 1):
-        yield f"reference{number}.mrc", _digest(volume.float())
+    tensors = {f"reference{half}.mrc": [v.float()] for half, v in enumerate(state.references, 1)}
     if state.halves is not None and state.mask is not None:
-        for number, volume in enumerate(state.halves, 1):
-            yield f"half{number}.mrc", _digest(volume.float())
-        yield "mask.mrc", _digest(state.mask.float())
-    for number, total in enumerate(state.sums or (), 1):
-        fields = {entry.name: getattr(total, entry.name) for entry in dataclasses.fields(total)}
-        tensors = [value for value in fields.values() if isinstance(value, Tensor)]
-        yield f"sums.npz, half {number}", _digest(*tensors)
+        tensors |= {f"half{half}.mrc": [v.float()] for half, v in enumerate(state.halves, 1)}
+        tensors["mask.mrc"] = [state.mask.float()]
+    for half, total in enumerate(state.sums or (), 1):
+        values = [getattr(total, entry.name) for entry in dataclasses.fields(total)]
+        tensors[f"sums.npz, half {half}"] = [v for v in values if isinstance(v, Tensor)]
+    digests = dict.fromkeys(tensors, "")  # in this order, whichever is done first
+
+    def digest(name: str) -> None:
+        digests[name] = _digest(*tensors[name])
+
+    for_each(digest, list(tensors))
+    return digests
 
 
 def _digest(*tensors: Tensor) -> str:

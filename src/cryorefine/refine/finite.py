@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryorefine.engine.threads import side_by_side
 from cryorefine.errors import InputError
 from cryorefine.reconstruct.solve import FoldedSums
 from cryorefine.state.scores import measured
@@ -57,23 +58,29 @@ def require_finite_sums(
     InputError
         Naming the half.
     """
-    for half, (folded, spectra) in enumerate(zip(sums, noise, strict=True), 1):
-        total = float(folded.weights.sum(dtype=torch.float64))
-        if total == 0:
+    for half, (totals, spectra) in enumerate(
+        zip(side_by_side(_totals, sums), noise, strict=True), 1
+    ):
+        if float(totals[0]) == 0:
             raise InputError(
                 f"nothing is left of the images of half {half}: their contrast transfer is zero",
                 where=str(inputs.table.source),
                 do="check the columns of the CTF, _rlnCtfScalefactor and _rlnCtfBfactor above all",
             )
         # Sums of sums: what is no number makes them none.
-        of_values = torch.view_as_real(folded.values).sum(dtype=torch.float64)
-        parts = [torch.tensor(total), of_values.cpu(), *(s.sum().cpu() for s in spectra)]
-        if not bool(torch.isfinite(torch.stack([part.double() for part in parts])).all()):
+        parts = [*totals, *(s.sum().cpu().double() for s in spectra)]
+        if not bool(torch.isfinite(torch.stack(parts)).all()):
             raise InputError(
                 f"the sums of half {half} are no numbers any more",
                 where=str(inputs.table.source),
                 do="check the images and the columns of the CTF for values that are far too large",
             )
+
+
+def _totals(folded: FoldedSums) -> tuple[Tensor, Tensor]:
+    """Return the sums of all weights and of all values."""
+    of_values = torch.view_as_real(folded.values).sum(dtype=torch.float64)
+    return folded.weights.sum(dtype=torch.float64).cpu(), of_values.cpu()
 
 
 def require_finite_halves(

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_final_curves", "draw_iteration_curves"]
+__all__ = ["ABOVE_IN", "draw_curves", "draw_final_curves", "draw_iteration_curves"]
 
 _SIZE_IN = (5.3, 3.8)
 """Of a figure, in inches, as the page shows it."""
+
+ABOVE_IN = 0.48
+"""Room above such curves, in inches, for the second axis with its numbers and label."""
 
 _LOWEST = -0.2  # the curves of a first iteration may dive below, which tells nothing
 _COMPARISON = "cryorefineComparisonFSC"
@@ -70,7 +73,9 @@ def draw_final_curves(run: RunFolder) -> Illustration:
     )
     if compared is not None:
         caption += f" The curve against the given map {_crossing(compared[1], 0.5, frequency)}."
-    svg = render_svg("fsc-final", _SIZE_IN, "Fourier shell correlation curves", draw)
+    svg = render_svg(
+        "fsc-final", _SIZE_IN, "Fourier shell correlation curves", draw, above_in=ABOVE_IN
+    )
     keys = (*lines.values(), *([_AGAINST_KNOWN] if compared is not None else []))
     return Illustration("Final curves", caption, svg, keys=keys)
 
@@ -107,7 +112,9 @@ def draw_iteration_curves(run: RunFolder) -> Illustration:
         f"Corrected curve of each iteration, from pale (first) to strong (iteration {last}): "
         "it moves to the right while the run improves, and lies still at its end."
     )
-    svg = render_svg("fsc-iterations", _SIZE_IN, "Corrected FSC of every iteration", draw)
+    svg = render_svg(
+        "fsc-iterations", _SIZE_IN, "Corrected FSC of every iteration", draw, above_in=ABOVE_IN
+    )
     named = [keys[i] for i in sorted({0, len(keys) // 2, len(keys) - 1})]
     return Illustration(
         "Corrected curve by iteration", caption, svg, keys=tuple(named), notes=tuple(notes)

@@ -91,7 +91,7 @@ def draw_directions(run: RunFolder) -> Illustration:
         "rings stand at every 30° of tilt. Brown patches are preferred views, blue ones are "
         "directions from which the particle is seldom seen."
     )
-    svg = render_svg("directions", (7.4, 3.5), "Density of viewing directions", draw)
+    svg = render_svg("directions", (7.4, 3.5), "Density of viewing directions", draw, above_in=None)
     return Illustration("Viewing directions", caption, svg)
 
 

@@ -24,6 +24,9 @@ __all__ = [
 _SIZE_IN = (2.65, 2.3)
 """Of a figure, in inches, as the page shows it."""
 
+_ABOVE_IN = 0.22
+"""Room above a histogram, in inches, for its median."""
+
 _END_PERCENTILES = (0.1, 99.9)
 """Ends of a histogram: what lies beyond them is counted in its last bins, so that single values do
 not press the others together."""
@@ -157,5 +160,5 @@ def _draw(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
 
-    svg = render_svg(f"particles-{name}", _SIZE_IN, f"Histogram: {label}", draw)
+    svg = render_svg(f"particles-{name}", _SIZE_IN, f"Histogram: {label}", draw, above_in=_ABOVE_IN)
     return Illustration(title, caption, svg)

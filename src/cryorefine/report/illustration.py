@@ -49,6 +49,11 @@ _STYLE = {
 }
 
 
+_LEFT_IN, _RIGHT_IN, _BELOW_IN = 0.04, 0.15, 0.44
+"""Margins of figures: left of all labels, right of the axes for half of the last number, and below
+them for numbers and a label."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A line of a legend, which the page sets as text so that it wraps.
@@ -124,7 +129,12 @@ def attempt(title: str, make: Callable[[], Illustration]) -> Illustration:
 
 
 def render_svg(
-    name: str, size_in: tuple[float, float], label: str, draw: Callable[["Figure"], None]
+    name: str,
+    size_in: tuple[float, float],
+    label: str,
+    draw: Callable[["Figure"], None],
+    *,
+    above_in: float | None = 0.1,
 ) -> str:
     """Draw a figure as SVG for use within the page.
 
@@ -139,18 +149,37 @@ def render_svg(
         The figure in a few words, for readers who do not see it.
     draw
         Fills an empty figure.
+    above_in
+        Room above the only axes of a figure, in inches. None: a figure has several, and room for
+        each is found by drawing all of it once more.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     buffer = StringIO()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=size_in, layout="constrained")
+        figure = Figure(figsize=size_in, layout="constrained" if above_in is None else None)
         draw(figure)
-        _lay_out(figure)
+        if above_in is None:
+            _lay_out(figure)
+        else:
+            _fit(figure, above_in)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return _for_page(buffer.getvalue(), name, label)
+
+
+def _fit(figure: "Figure", above_in: float) -> None:
+    """Give a figure's only axes the room beside labels, of which only those at the left differ."""
+    width_in, height_in = figure.get_size_inches()
+    figure.subplots_adjust(
+        right=1 - _RIGHT_IN / width_in, bottom=_BELOW_IN / height_in, top=1 - above_in / height_in
+    )
+    axes = figure.axes[0]
+    labels = axes.yaxis.get_tightbbox()
+    if labels is not None:
+        taken_in = (axes.bbox.x0 - labels.x0) / figure.dpi
+        figure.subplots_adjust(left=(taken_in + _LEFT_IN) / width_in)
 
 
 def _lay_out(figure: "Figure") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryorefine.errors import InputError
 from cryorefine.io.star import StarBlock, read_star
-from cryorefine.report.curves import draw_curves
+from cryorefine.report.curves import ABOVE_IN, draw_curves
 from cryorefine.report.illustration import Illustration, Key, render_svg
 from cryorefine.report.number_formats import amount
 from cryorefine.report.pictures import slices_of
@@ -58,7 +58,9 @@ def _draw_fsc(run: RunFolder) -> Illustration:
     def draw(figure: "Figure") -> None:
         draw_curves(figure.subplots(), frequency, curves, run.criterion)
 
-    svg = render_svg("fsc-processed", _SIZE_IN, "FSC of raw and processed half maps", draw)
+    svg = render_svg(
+        "fsc-processed", _SIZE_IN, "FSC of raw and processed half maps", draw, above_in=ABOVE_IN
+    )
     caption, notes = what_was_done(record)
     caption += (
         " The dashed curves are those of processed half maps. Masks and thresholds raise them: "

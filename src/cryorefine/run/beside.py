@@ -26,8 +26,14 @@ class Beside(Generic[Result]):
         self._result: Result | None = None
         self._error: BaseException | None = None
 
-    def begin(self, job: Callable[[], Result]) -> None:
-        """Begin a job, when the one before has been done; raises what that one ended with."""
+    def begin(self, job: Callable[[], Result], *, threads: int = 1) -> None:
+        """Begin a job, when the one before has been done; raises what that one ended with.
+
+        Parameters
+        ----------
+        threads
+            What it may use of them: more than one where nothing is done beside it.
+        """
         self.wait()
         self._result = None
         if not self._at_once:
@@ -35,7 +41,7 @@ class Beside(Generic[Result]):
             return
 
         def work() -> None:
-            begin_worker(1)
+            begin_worker(threads)
             try:
                 self._result = job()
             except BaseException as error:

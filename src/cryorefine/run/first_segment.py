@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryorefine.engine.clock import Clock
 from cryorefine.engine.device import device_name
 from cryorefine.engine.protocol import Engine
 from cryorefine.engine.threads import use_threads
@@ -16,7 +17,7 @@ from cryorefine.records.particle_registry import first_registry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.announcements import emit_start
 from cryorefine.run.engines import engine_of
-from cryorefine.run.folder import Clock, check_inputs_stay, check_output_folder, input_paths
+from cryorefine.run.folder import check_inputs_stay, check_output_folder, input_paths
 from cryorefine.run.inputs import (
     Opened,
     open_inputs,

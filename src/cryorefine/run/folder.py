@@ -2,11 +2,12 @@
 
 import json
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cryorefine.compiled import for_each
+from cryorefine.engine.clock import Clock
 from cryorefine.engine.device import device_name
 from cryorefine.engine.device_memory import device_peak_bytes
 from cryorefine.engine.memory import peak_bytes
@@ -45,31 +46,12 @@ from cryorefine.storage.manifest import is_being_filled
 from cryorefine.storage.removal import paths_of_run
 
 __all__ = [
-    "Clock",
     "check_inputs_stay",
     "check_output_folder",
     "input_paths",
     "summarise",
     "write_iteration_files",
 ]
-
-
-@dataclass
-class Clock:
-    """Time spent, earlier parts of a resumed run included."""
-
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-
-    def __post_init__(self):
-        self._wall_start, self._cpu_start = time.monotonic(), time.process_time()
-
-    def read(self) -> tuple[float, float]:
-        """Return wall and CPU seconds so far."""
-        return (
-            self.wall_s + time.monotonic() - self._wall_start,
-            self.cpu_s + time.process_time() - self._cpu_start,
-        )
 
 
 def check_output_folder(folder: Path, *, overwrite: bool) -> None:
@@ -209,10 +191,10 @@ def write_iteration_files(
     average, curves = state.average().to(inputs.device), state.evaluation.curves
     fit = guinier_bfactor(average, state.mask.to(inputs.device), curves)
     weighted = weight_map(average, curves)
-    write_map(folder / "map.mrc", weighted, inputs.voxel_A)
-    write_map(folder / "map_average.mrc", average, inputs.voxel_A)
     sharpened = sharpen(average, curves, voxel_A=inputs.voxel_A, bfactor_A2=fit.bfactor_A2)
-    write_map(folder / "map_sharpened.mrc", sharpened, inputs.voxel_A)
+    maps = {"map": weighted, "map_average": average, "map_sharpened": sharpened}
+    for_each(lambda name: write_map(folder / f"{name}.mrc", maps[name], inputs.voxel_A), [*maps])
+    del maps, sharpened
     write_chimerax_script(folder, weighted.cpu(), state.halves, state.mask)
     write_fsc_of_run(folder, state.evaluation)
     write_particle_table(folder / "particles.star", inputs, state.poses)

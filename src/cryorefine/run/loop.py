@@ -175,8 +175,10 @@ def _loop(running: RunningSegment, reporter: Reporter | None) -> dict[str, Any]:
                 events.emit(IterationBegun(**dataclasses.asdict(plan)))
                 state = advance(inputs, state, plan, events, running.engine, is_over=is_over)
                 plan = following(state.history)
-                beside.begin(partial(kept, state, is_last=plan is None))
-                if plan is None:
+                is_last = plan is None
+                threads = running.engine.n_workers if is_last else 1
+                beside.begin(partial(kept, state, is_last=is_last), threads=threads)
+                if is_last:
                     beside.wait()
         except (InputError, StoppedEarly) as stop:
             _settle(beside)

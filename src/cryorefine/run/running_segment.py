@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryorefine.engine.clock import Clock
 from cryorefine.engine.protocol import Engine
 from cryorefine.events import EventLog
 from cryorefine.records.checkpoint_record import Checkpoint, OpticsSampling, SegmentConstants
 from cryorefine.records.particle_registry import ParticleRegistry
 from cryorefine.refine.image_statistics import Screening
 from cryorefine.run.checkpoint import prune_iterations, save_state
-from cryorefine.run.folder import Clock, input_paths, summarise, write_iteration_files
+from cryorefine.run.folder import input_paths, summarise, write_iteration_files
 from cryorefine.run.segments import Segment
 from cryorefine.state.state import Inputs, State
 from cryorefine.storage.publication import publish

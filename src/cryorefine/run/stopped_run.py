@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryorefine.engine.clock import Clock
 from cryorefine.errors import InputError
 from cryorefine.records.checkpoint_record import Checkpoint
 from cryorefine.run.checkpoint import load_start, load_state, prune_iterations
-from cryorefine.run.folder import Clock, input_paths
+from cryorefine.run.folder import input_paths
 from cryorefine.run.segments import Segment, current_settings, read_segments
 from cryorefine.settings import FILE_SETTINGS, RefineSettings, make_settings
 from cryorefine.storage.input_places import locate_inputs

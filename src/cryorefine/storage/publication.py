@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cryorefine.compiled import for_each
 from cryorefine.errors import InputError
 from cryorefine.io.atomic import atomic_path
 from cryorefine.storage.digest import difference, file_digest
@@ -50,17 +51,21 @@ def publish(run: Path, iteration: int, kept: Collection[Path] = ()) -> None:
     if read_record(run / PUBLISHED) is None and not (source / _REJECTED).exists():
         spared.add((run / _REJECTED).resolve())
     write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": False})
-    files = {}
-    for name in RESULTS:
+    digests: dict[str, dict[str, Any]] = {}
+
+    def show(name: str) -> None:
         shown = run / name
         if (source / name).exists():
             with atomic_path(shown) as temporary:
                 shutil.copyfile(source / name, temporary)
-            files[name] = _whole_digest(shown)
+            digests[name] = _whole_digest(shown)
         elif shown.resolve() not in spared:
             shown.unlink(missing_ok=True)
         elif shown.exists():
-            files[name] = _whole_digest(shown)
+            digests[name] = _whole_digest(shown)
+
+    for_each(show, RESULTS)
+    files = {name: digests[name] for name in RESULTS if name in digests}
     write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": True, "files": files})
 
 
