@@ -177,14 +177,16 @@ def array_of(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     return tensor.detach().to(dtype).contiguous().numpy()
 
 
-def use_kernel_threads(count: int) -> None:
-    """Let kernels that the calling thread calls use so many threads."""
+def use_kernel_threads(count: int | Callable[[], int]) -> None:
+    """Let kernels that the calling thread calls use so many threads; a function is asked anew."""
     _of_thread.count = count
 
 
 def kernel_threads() -> int:
     """Return how many threads kernels may use here; as many as torch's where nobody said."""
-    return getattr(_of_thread, "count", None) or torch.get_num_threads()
+    count: int | Callable[[], int] | None = getattr(_of_thread, "count", None)
+    known = count if count is None or isinstance(count, int) else count()
+    return known or torch.get_num_threads()
 
 
 def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> None:

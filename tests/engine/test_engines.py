@@ -26,6 +26,19 @@ def blocks_of(n: int, size: int = 5) -> list[Block]:
     return [Block(1 + k % 2, k, "", np.arange(k * size, (k + 1) * size)) for k in range(n)]
 
 
+class Meet:
+    """Tells how many threads torch and the kernels have while so many blocks are worked on."""
+
+    def __init__(self, n):
+        self.meeting = threading.Barrier(n, timeout=20)
+
+    def run(self, block, done):
+        self.meeting.wait()
+        found = torch.get_num_threads(), kernel_threads()
+        self.meeting.wait()
+        return found
+
+
 @pytest.fixture(autouse=True)
 def workers_find_the_tests(monkeypatch):
     """Let worker processes import the tasks of this folder."""
@@ -83,11 +96,26 @@ def test_threads_that_blocks_do_not_need_go_to_the_kernels(threads, n, share):
     try:
         use_kernel_threads(threads)
         torch.set_num_threads(1)
-        found = ThreadEngine(threads).map(Threads(), blocks_of(n))
+        found = ThreadEngine(threads).map(Meet(min(threads, n)), blocks_of(n))
     finally:
         use_kernel_threads(before[0])
         torch.set_num_threads(before[1])
-    assert [(torch_threads, kernels) for torch_threads, kernels, _ in found] == [(1, share)] * n
+    assert found == [(1, share)] * n
+
+
+def test_threads_of_who_is_done_go_to_the_block_that_is_left():
+    class Last:
+        def run(self, block, done):
+            if block.geometry == 0:
+                return 0
+            deadline = time.monotonic() + 20
+            while kernel_threads() < 4 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return kernel_threads()
+
+    blocks = blocks_of(2)
+    assert [block.geometry for block in blocks] == [0, 1]
+    assert ThreadEngine(4).map(Last(), blocks) == [0, 4]
 
 
 def test_worker_processes_share_the_threads_and_have_one_for_torch(processes):
@@ -162,8 +190,15 @@ def test_things_done_side_by_side_come_in_order_and_their_errors_too(threads):
         assert side_by_side(lambda x: x, ()) == []
         with pytest.raises(ZeroDivisionError):
             side_by_side(lambda x: 1 // x, (0, 1))
-        shares = side_by_side(lambda _: kernel_threads(), (1, 2))
-        assert shares == [max(1, threads // 2)] * 2
+        meeting = threading.Barrier(2 if threads > 1 else 1, timeout=20)
+
+        def share(_):
+            meeting.wait()
+            found = kernel_threads()
+            meeting.wait()
+            return found
+
+        assert side_by_side(share, (1, 2)) == [max(1, threads // 2)] * 2
         assert side_by_side(lambda _: kernel_threads(), (1, 2), at_once=False) == [threads] * 2
     finally:
         use_kernel_threads(before[0])

@@ -10,7 +10,7 @@ from cryorefine.engine.blocks import Block
 from cryorefine.engine.freed_memory import release_memory
 from cryorefine.engine.protocol import Done, Task
 from cryorefine.engine.serial import SerialEngine
-from cryorefine.engine.threads import begin_worker
+from cryorefine.engine.threads import SharedThreads
 
 __all__ = ["ThreadEngine"]
 
@@ -27,7 +27,8 @@ class ThreadEngine:
     Parameters
     ----------
     threads
-        In all. Where there are fewer blocks, several work on the inner loops of each.
+        In all. Where there are fewer blocks, or none left to begin, several work on the inner
+        loops of each.
     """
 
     def __init__(self, threads: int) -> None:
@@ -53,22 +54,25 @@ class ThreadEngine:
                 raise _GivenUp
             messages.put((None, particles))
 
-        def work() -> None:
-            begin_worker(max(1, self.n_workers // n))
-            # ``next`` on a counter is one step of the interpreter: no two threads get one number.
-            for i in iter(lambda: next(following), None):
-                if i >= len(blocks) or stop.is_set():
-                    break
-                try:
-                    results[i] = task.run(blocks[i], tell)
-                    messages.put((i, None))
-                except _GivenUp:
-                    break
-                except BaseException as error:
-                    messages.put((i, error))
-                    break
+        shared = SharedThreads(self.n_workers, n)
 
-        threads = [Thread(target=work, name=f"block-{k}", daemon=True) for k in range(n)]
+        def work(worker: int) -> None:
+            with shared.worker(worker):
+                # ``next`` on a counter is one step of the interpreter: no two get one number.
+                for i in iter(lambda: next(following), None):
+                    if i >= len(blocks) or stop.is_set():
+                        break
+                    try:
+                        results[i] = task.run(blocks[i], tell)
+                        messages.put((i, None))
+                    except _GivenUp:
+                        break
+                    except BaseException as error:
+                        messages.put((i, error))
+                        break
+
+        names = [f"block-{k}" for k in range(n)]
+        threads = [Thread(target=work, name=s, args=(k,), daemon=True) for k, s in enumerate(names)]
         for thread in threads:
             thread.start()
         try:

@@ -8,7 +8,8 @@ the range of a kernel, whose results do not depend on how it is cut
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from cryorefine.compiled import kernel_threads, use_kernel_threads
 
 __all__ = [
     "MAX_AT_ONCE",
+    "SharedThreads",
     "available_cpus",
     "begin_worker",
     "side_by_side",
@@ -52,13 +54,35 @@ def use_threads(count: int | None) -> int:
     return number
 
 
-def begin_worker(threads: int) -> None:
+def begin_worker(threads: int | Callable[[], int]) -> None:
     """Prepare the thread that calls: kernels may use so many threads in it, torch only this one.
 
     torch keeps the number for each thread by itself.
     """
     torch.set_num_threads(1)
     use_kernel_threads(threads)
+
+
+class SharedThreads:
+    """Threads that workers have equal shares of; those of who is done go to who is still at work.
+
+    Parameters
+    ----------
+    threads, workers
+        Numbers of both.
+    """
+
+    def __init__(self, threads: int, workers: int) -> None:
+        self._threads, self._at_work = threads, set(range(workers))
+
+    @contextmanager
+    def worker(self, number: int) -> Iterator[None]:
+        """Make the thread that calls one of the workers, from 0, within the context."""
+        begin_worker(lambda: max(1, self._threads // max(1, len(self._at_work))))
+        try:
+            yield
+        finally:
+            self._at_work.discard(number)
 
 
 def side_by_side(
@@ -71,24 +95,25 @@ def side_by_side(
     at_once
         False where the memory does not allow it: one after the other then.
     """
-    share = kernel_threads() // max(1, len(items))
-    if share < 1 or not at_once or len(items) < 2:
+    threads = kernel_threads()
+    if threads < len(items) or not at_once or len(items) < 2:
         return [function(item) for item in items]
+    shared = SharedThreads(threads, len(items))
     out: list[Any] = [None] * len(items)
     errors: list[BaseException] = []
 
     def work(i: int) -> None:
-        begin_worker(share)
-        try:
-            out[i] = function(items[i])
-        except BaseException as error:
-            errors.append(error)
+        with shared.worker(i):
+            try:
+                out[i] = function(items[i])
+            except BaseException as error:
+                errors.append(error)
 
-    threads = [Thread(target=work, args=(i,), daemon=True) for i in range(len(items))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers = [Thread(target=work, args=(i,), daemon=True) for i in range(len(items))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     if errors:
         raise errors[0]
     return out

@@ -12,8 +12,9 @@ from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directio
 
 __all__ = ["coverage_efficiency", "direction_histogram"]
 
-_BATCH = 4096
-"""Views that are compared with all directions at once, 8 bytes for each pair. Not measured."""
+_BATCH = 256
+"""Views that are compared with all directions at once: 8 bytes for each pair stay in the cache, and
+thousands of views are work for several threads. Not measured."""
 
 
 def direction_histogram(
