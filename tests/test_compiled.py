@@ -15,7 +15,7 @@ import pytest
 from numba.core.event import trigger_event
 
 import cryorefine
-from cryorefine.compiled import compiled, in_threads, kernel_threads, use_kernel_threads
+from cryorefine.compiled import compiled, for_each, in_threads, kernel_threads, use_kernel_threads
 
 REFINE = """
 import json, runpy, sys
@@ -183,3 +183,18 @@ def test_threads_take_every_index_once():
         use_kernel_threads(before)
     assert taken[2:].tolist() == [3] * 101
     assert taken[:2].tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_each_thing_is_seen_once_and_an_error_about_one_is_raised(threads):
+    seen = []
+    before = kernel_threads()
+    try:
+        use_kernel_threads(threads)
+        for_each(seen.append, list(range(50)))
+        for_each(seen.append, ())
+        with pytest.raises(ZeroDivisionError):
+            for_each(lambda k: 1 // k, (3, 0))
+    finally:
+        use_kernel_threads(before)
+    assert sorted(seen) == list(range(50))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryorefine.compiled import kernel_threads, use_kernel_threads
 from cryorefine.evaluate.coverage import coverage_efficiency, direction_histogram
 from cryorefine.geometry.rotation import matrix_from_euler, random_rotations
 from cryorefine.geometry.symmetry import parse_symmetry
@@ -91,3 +92,19 @@ def test_a_few_views_cover_little_however_they_are_spread():
     values = [coverage_efficiency(views[:n], c1) for n in (1, 3, 10, 40)]
     assert values[0] < 0.05
     assert values == sorted(values)
+
+
+def test_the_coverage_does_not_depend_on_the_number_of_threads():
+    rotations, group = (
+        random_rotations(1500, torch.Generator().manual_seed(3)),
+        parse_symmetry("d2"),
+    )
+    before = kernel_threads()
+    try:
+        found = set()
+        for threads in (1, 2, 7):
+            use_kernel_threads(threads)
+            found.add(coverage_efficiency(rotations, group))
+    finally:
+        use_kernel_threads(before)
+    assert len(found) == 1

@@ -1,5 +1,6 @@
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,16 @@ def test_a_path_relative_to_the_working_folder_is_written_there(tmp_path, monkey
 def test_text_is_written_as_utf8(tmp_path):
     write_text(tmp_path / "a.txt", "1 Å\n")
     assert (tmp_path / "a.txt").read_bytes() == b"1 \xc3\x85\n"
+
+
+def test_the_mask_of_rights_which_all_threads_share_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("changed for a moment"))
+    write_text(tmp_path / "a.txt", "x")
+
+
+def test_threads_write_files_of_a_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: write_text(tmp_path / f"{k % 20}.txt", f"{k % 20}"), range(200)))
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        f"{k}.txt": f"{k}" for k in range(20)
+    }

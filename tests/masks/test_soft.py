@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryorefine.compiled import kernel_threads, use_kernel_threads
 from cryorefine.masks.soft import disc_mask, soft_edge, solvent_mask, sphere_mask
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -128,3 +129,19 @@ def test_a_constant_map_has_an_empty_mask(size_px, value):
     volume = torch.full((size_px,) * 3, value)
     mask = solvent_mask(volume, voxel_A=2.0, radius_px=size_px / 2)
     assert torch.equal(mask, torch.zeros_like(volume))
+
+
+@pytest.mark.parametrize("size_px", [70, 101])
+def test_masks_have_the_same_bits_with_any_number_of_threads(size_px):
+    volume, _ = _blob_map(size_px, noise=0.2)
+    before, found = kernel_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            use_kernel_threads(threads)
+            found.append(
+                solvent_mask(volume, voxel_A=2.0, radius_px=size_px / 2, resolution_A=24.0)
+            )
+    finally:
+        use_kernel_threads(before)
+    assert 0 < float(found[0].mean()) < 1
+    assert all(torch.equal(mask, found[0]) for mask in found)

@@ -14,7 +14,7 @@ from cryorefine.report.curves import draw_final_curves
 from cryorefine.report.defocus_groups import draw_defocus_groups
 from cryorefine.report.directions import draw_directions
 from cryorefine.report.histograms import draw_shift
-from cryorefine.report.illustration import attempt
+from cryorefine.report.illustration import attempt, render_svg
 from cryorefine.report.iterations import draw_counts, draw_turn
 from cryorefine.report.number_formats import amount, angstrom, count, duration, memory
 from cryorefine.report.pictures import show_projections, show_slices
@@ -178,3 +178,21 @@ def test_particles_by_iteration_draws_those_used_and_those_not(tmp_path):
     run = RunFolder(make_run(tmp_path / "run"))
     assert [(it.n_used, it.n_not_used) for it in run.iterations] == [(60, 1), (60, 4)]
     assert draw_counts(run).svg
+
+
+@pytest.mark.parametrize("largest", [3e-7, 0.0123, 1.0, 250.0, 2e6, 3e9])
+def test_all_labels_of_a_figure_lie_within_it_and_its_axes_fill_it(largest):
+    drawn = []
+
+    def draw(figure):
+        axes = figure.subplots()
+        axes.plot([0, largest], [0, largest])
+        axes.set(xlabel="x", ylabel="y", xlim=(0, largest), ylim=(0, largest))
+        drawn.append(figure)
+
+    render_svg("a", (3.0, 2.0), "a line", draw)
+    box = drawn[0].get_tightbbox()
+    assert 0 <= box.x0 <= 0.1
+    assert 0 <= box.y0 <= 0.1
+    assert 2.8 <= box.x1 <= 3
+    assert 1.85 <= box.y1 <= 2

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from cryorefine.compiled import kernel_threads
 from cryorefine.run.beside import Beside
 
 
@@ -47,3 +48,10 @@ def test_what_a_job_ends_with_is_raised_once_in_the_thread_of_the_run(end):
 
 def test_nothing_is_waited_for_where_nothing_began():
     assert Beside(at_once=True).wait() is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_job_may_use_as_many_threads_as_it_is_given(threads):
+    beside = Beside(at_once=True)
+    beside.begin(kernel_threads, threads=threads)
+    assert beside.wait() == threads

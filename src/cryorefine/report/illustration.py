@@ -49,9 +49,9 @@ _STYLE = {
 }
 
 
-_LEFT_IN, _RIGHT_IN, _BELOW_IN = 0.04, 0.15, 0.44
-"""Margins of figures: left of all labels, right of the axes for half of the last number, and below
-them for numbers and a label."""
+_EDGE_IN, _RIGHT_IN, _BELOW_IN = 0.04, 0.15, 0.44
+"""Margins of figures: about what is measured, right of the axes for half of the last number, and
+below them for numbers and a label."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def render_svg(
 
 
 def _fit(figure: "Figure", above_in: float) -> None:
-    """Give a figure's only axes the room beside labels, of which only those at the left differ."""
+    """Give a figure's only axes the room beside labels, of which only those of y differ."""
     width_in, height_in = figure.get_size_inches()
     figure.subplots_adjust(
         right=1 - _RIGHT_IN / width_in, bottom=_BELOW_IN / height_in, top=1 - above_in / height_in
@@ -179,7 +179,10 @@ def _fit(figure: "Figure", above_in: float) -> None:
     labels = axes.yaxis.get_tightbbox()
     if labels is not None:
         taken_in = (axes.bbox.x0 - labels.x0) / figure.dpi
-        figure.subplots_adjust(left=(taken_in + _LEFT_IN) / width_in)
+        figure.subplots_adjust(left=(taken_in + _EDGE_IN) / width_in)
+        # A power of ten that all numbers share stands above them.
+        needed_in = (labels.y1 - axes.bbox.y1) / figure.dpi + _EDGE_IN
+        figure.subplots_adjust(top=1 - max(above_in, needed_in) / height_in)
 
 
 def _lay_out(figure: "Figure") -> None:
