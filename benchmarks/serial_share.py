@@ -1,4 +1,4 @@
-"""What of a run is done by one thread alone, and where: a look at all threads each few milliseconds.
+"""What of a run is done by one thread alone, and where: a look at all threads every 4 ms.
 
     python benchmarks/serial_share.py particles.star --reference reference.mrc --symmetry d7
 
