@@ -12,9 +12,10 @@ from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directio
 
 __all__ = ["coverage_efficiency", "direction_histogram"]
 
-_BATCH = 256
-"""Views that are compared with all directions at once: 8 bytes for each pair stay in the cache, and
-thousands of views are work for several threads. Not measured."""
+_BATCH, _BATCH_OF_DEVICE = 256, 4096
+"""Views that are compared with all directions at once. On the CPU 8 bytes for each pair stay in the
+cache, and thousands of views are work for several threads; an accelerator needs larger batches. Not
+measured."""
 
 
 def direction_histogram(
@@ -58,7 +59,7 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> f
     probes = probes[asymmetric_unit(probes, group)]  # the counts are the same elsewhere
     probes = probes.to(rotations.device)
     views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
-    batches = views.split(_BATCH)
+    batches = views.split(_BATCH if views.device.type == "cpu" else _BATCH_OF_DEVICE)
     planes = probes.new_zeros((len(batches), len(probes)))
 
     def count(begin: int, end: int) -> None:
