@@ -12,6 +12,7 @@ alone is timed before and after, and the faster time counts.
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -30,6 +31,7 @@ from kernels import SCORE_ONCE, kernel_case
 from trial import markdown, number
 
 _IMAGES = 100
+_LONGEST_S = 300  # that processes wait for each other: each compiles what it needs
 
 
 def works(box_px: int) -> dict[str, Callable[[], object]]:
@@ -59,30 +61,36 @@ def _work(box_px: int, seconds: float, begin: Barrier, found: Connection) -> Non
     """Send how many times a second each kind of work is done, all processes at the same kind."""
     use_threads(1)
     rates = {}
-    for name, work in works(box_px).items():
-        work()  # compiles
-        begin.wait()
-        count, start_s = 0, time.perf_counter()
-        while time.perf_counter() - start_s < seconds:
-            work()
-            count += 1
-        rates[name] = count / (time.perf_counter() - start_s)
+    try:
+        for name, work in works(box_px).items():
+            work()  # compiles
+            begin.wait()
+            count, start_s = 0, time.perf_counter()
+            while time.perf_counter() - start_s < seconds:
+                work()
+                count += 1
+            rates[name] = count / (time.perf_counter() - start_s)
+    except BaseException:
+        begin.abort()  # the others would wait for this one
+        raise
     found.send(rates)
 
 
 def together(n: int, box_px: int, seconds: float) -> dict[str, float]:
     """Return how many times a second n processes, all of them together, do each kind of work."""
     context = multiprocessing.get_context("spawn")
-    begin, processes, ends = context.Barrier(n), [], []
+    begin, processes, ends = context.Barrier(n, timeout=_LONGEST_S), [], []
     for _ in range(n):
         receiver, sender = context.Pipe(duplex=False)
-        processes.append(
-            context.Process(target=_work, args=(box_px, seconds, begin, sender), daemon=True)
-        )
-        ends.append(receiver)
-    for process in processes:
+        process = context.Process(target=_work, args=(box_px, seconds, begin, sender), daemon=True)
         process.start()
-    found = [end.recv() for end in ends]
+        sender.close()  # the end of a process is the end of what it sends
+        processes.append(process)
+        ends.append(receiver)
+    try:
+        found = [end.recv() for end in ends]
+    except EOFError:
+        sys.exit("One of the processes failed; what it said stands above.")
     for process in processes:
         process.join()
     return {name: sum(rates[name] for rates in found) for name in found[0]}
