@@ -98,14 +98,16 @@ def test_every_test_that_is_named_exists(named):
 
 WATCHED = """
 import os, sys
+def tell(line):
+    os.write(2, f"{line}\\n".encode())  # at one go: several threads open files
 def hook(event, arguments):
     if event.startswith(("socket.connect", "socket.bind", "socket.getaddrinfo", "urllib")):
-        print("NET", event, arguments, file=sys.__stderr__)
+        tell(f"NET {event} {arguments}")
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         mode, flags = arguments[1], arguments[2] or 0
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         path = os.path.abspath(os.fsdecode(arguments[0]))
-        print("WRITES" if writes else "READS", path, file=sys.__stderr__)
+        tell(f"{'WRITES' if writes else 'READS'} {path}")
 sys.addaudithook(hook)
 from cryorefine.cli.main import main
 main(sys.argv[1:])
