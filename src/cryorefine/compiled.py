@@ -25,7 +25,7 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from threading import local
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ _MOST_THREADS = 64
 """Threads that help with kernels, or as many as there are CPUs: tests ask for more than those."""
 
 _of_thread = local()
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class _WithoutCollector(event.Listener):
@@ -217,14 +220,19 @@ def in_threads(kernel: Callable[..., Any], count: int, *arguments: object) -> No
         helper.result()
 
 
-def for_each(function: Callable[[Any], object], items: Sequence[Any]) -> None:
-    """Call a function for each of some things that do not depend on each other, several at once."""
+def for_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return what a function makes of each of some things, in their order; several at once.
+
+    What it does with one may not depend on another.
+    """
+    out: list[Any] = [None] * len(items)
 
     def some(begin: int, end: int) -> None:
-        for item in items[begin:end]:
-            function(item)
+        for i in range(begin, end):
+            out[i] = function(items[i])
 
     in_threads(some, len(items))
+    return out
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryorefine.compiled import in_threads
+from cryorefine.compiled import for_each
 from cryorefine.geometry.protocol import Symmetry
 from cryorefine.geometry.sphere import asymmetric_unit, direction_grid, directions_from_poses
 
@@ -60,14 +60,8 @@ def coverage_efficiency(rotations: Float[Tensor, "n 3 3"], group: Symmetry) -> f
     probes = probes.to(rotations.device)
     views = directions_from_poses(group.equivalents(rotations.double()).flatten(0, 1))
     batches = views.split(_BATCH if views.device.type == "cpu" else _BATCH_OF_DEVICE)
-    planes = probes.new_zeros((len(batches), len(probes)))
-
-    def count(begin: int, end: int) -> None:
-        for i in range(begin, end):
-            planes[i] = ((probes @ batches[i].T).abs() < 0.05).sum(1)
-
-    in_threads(count, len(batches))
-    counts = planes.sum(0)  # of whole numbers: exact in any order
+    planes = for_each(lambda some: ((probes @ some.T).abs() < 0.05).sum(1), batches)
+    counts = torch.stack(planes).sum(0).double()
     mean = float(counts.mean())
     if mean == 0:
         return 0.0

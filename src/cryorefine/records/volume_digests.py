@@ -57,13 +57,8 @@ def _digests(state: State) -> dict[str, str]:
     for half, total in enumerate(state.sums or (), 1):
         values = [getattr(total, entry.name) for entry in dataclasses.fields(total)]
         tensors[f"sums.npz, half {half}"] = [v for v in values if isinstance(v, Tensor)]
-    digests = dict.fromkeys(tensors, "")  # in this order, whichever is done first
-
-    def digest(name: str) -> None:
-        digests[name] = _digest(*tensors[name])
-
-    for_each(digest, list(tensors))
-    return digests
+    digests = for_each(lambda some: _digest(*some), list(tensors.values()))
+    return dict(zip(tensors, digests, strict=True))
 
 
 def _digest(*tensors: Tensor) -> str:

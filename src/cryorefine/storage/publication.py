@@ -51,21 +51,18 @@ def publish(run: Path, iteration: int, kept: Collection[Path] = ()) -> None:
     if read_record(run / PUBLISHED) is None and not (source / _REJECTED).exists():
         spared.add((run / _REJECTED).resolve())
     write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": False})
-    digests: dict[str, dict[str, Any]] = {}
 
-    def show(name: str) -> None:
+    def shown_digest(name: str) -> dict[str, Any] | None:
         shown = run / name
         if (source / name).exists():
             with atomic_path(shown) as temporary:
                 shutil.copyfile(source / name, temporary)
-            digests[name] = _whole_digest(shown)
         elif shown.resolve() not in spared:
             shown.unlink(missing_ok=True)
-        elif shown.exists():
-            digests[name] = _whole_digest(shown)
+        return _whole_digest(shown) if shown.exists() else None
 
-    for_each(show, RESULTS)
-    files = {name: digests[name] for name in RESULTS if name in digests}
+    digests = zip(RESULTS, for_each(shown_digest, RESULTS), strict=True)
+    files = {name: digest for name, digest in digests if digest is not None}
     write_record(run / PUBLISHED, {"iteration": iteration, "is_whole": True, "files": files})
 
 
