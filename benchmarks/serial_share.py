@@ -12,7 +12,6 @@ that is done beside an iteration hides what would be serial. The looks themselve
 a run; work within kernels and libraries counts for who called it.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -32,8 +31,7 @@ prepare_environment()  # before torch is loaded
 with modules_of_a_run():
     from cryorefine.report.build import write_report
     from cryorefine.run.loop import refine
-    from cryorefine.settings import make_settings
-from trial import markdown, number
+from trial import markdown, number, parser_of_set, settings_of_set
 
 _PAUSE_S = 0.004
 _COMMON = {"refine", "_loop", "advance", "iterate", "once", "first_segment", "side_by_side", "work"}
@@ -89,23 +87,11 @@ def looks() -> Iterator[tuple[Counter[int], Counter[str]]]:
 
 def main() -> None:
     """Refine twice, look at the second run and print what was seen."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("particles", type=Path)
-    parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--symmetry", default="c1")
+    parser = parser_of_set(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--places", type=int, default=20, help="so many are shown")
     options = parser.parse_args()
-    settings = make_settings(
-        {
-            "particles": options.particles,
-            "reference": (options.reference,),
-            "symmetry": options.symmetry,
-            "threads": options.threads,
-        }
-    )
+    settings = settings_of_set(options, threads=options.threads)
     with tempfile.TemporaryDirectory() as work:
 
         def once() -> None:

@@ -23,7 +23,6 @@ from cryorefine.cli.environment import prepare_environment
 
 prepare_environment()  # before torch is loaded
 
-import argparse
 import functools
 import sys
 import threading
@@ -44,13 +43,12 @@ from cryorefine.particles.images import ImageSource
 from cryorefine.reconstruct import solve, solvent, symmetrise
 from cryorefine.expectation import assign_poses, grey_scale
 from cryorefine.refine import backprojection, evaluation, image_statistics, noise
-from cryorefine.settings import make_settings
 from cryorefine.engine.threads import use_threads
 from cryorefine.report.build import write_report
 from cryorefine.run import inputs, loop, running_segment
 from kernels import SCORE_ONCE, best_cpu_s, gemm_rate, kernel_case
 from measured import measure
-from trial import markdown, number
+from trial import markdown, number, parser_of_set, settings_of_set
 
 _START_UP_S = time.process_time()  # everything is imported, nothing is done
 
@@ -197,25 +195,14 @@ def rates(n: int, threads: int) -> dict[str, float]:
 
 def main() -> None:
     """Refine with timers, measure the machine, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("particles", type=Path)
-    parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--symmetry", default="c1")
+    parser = parser_of_set(__doc__)
     parser.add_argument("--start", type=float, default=30.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     options = parser.parse_args()
     use_threads(options.threads)
-    settings = make_settings(
-        {
-            "particles": options.particles,
-            "reference": (options.reference,),
-            "symmetry": options.symmetry,
-            "initial_lowpass_angstrom": options.start,
-            "threads": options.threads,
-        }
+    settings = settings_of_set(
+        options, threads=options.threads, initial_lowpass_angstrom=options.start
     )
     stages = Stages()
     instrument(stages)

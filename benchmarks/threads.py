@@ -46,8 +46,7 @@ with modules_of_a_run():
     from cryorefine.report.build import write_report
     from cryorefine.run import first_segment, loop
     from cryorefine.run.loop import refine
-    from cryorefine.settings import make_settings
-from trial import markdown, number
+from trial import markdown, number, parser_of_set, settings_of_set
 
 _REST = "the rest"
 _PREDICTED = (2, 16, 64)
@@ -121,14 +120,7 @@ class StageClock:
 
 def timed(options: argparse.Namespace, threads: int, folder: Path) -> StageClock:
     """Refine with so many threads; return the seconds of each stage."""
-    settings = make_settings(
-        {
-            "particles": options.particles,
-            "reference": (options.reference,),
-            "symmetry": options.symmetry,
-            "threads": threads,
-        }
-    )
+    settings = settings_of_set(options, threads=threads)
     clock = StageClock()
     with clock.times_steps():
         refine(settings, folder, overwrite=True, listeners=(clock,), reporter=write_report)
@@ -155,12 +147,7 @@ def serial_share(one_s: float, several_s: float, n: int) -> float:
 
 def main() -> None:
     """Time runs in turns and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("particles", type=Path)
-    parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--symmetry", default="c1")
+    parser = parser_of_set(__doc__)
     parser.add_argument("--threads", type=int, default=2, help="beside one")
     parser.add_argument("--turns", type=int, default=1, help="the least of so many is taken")
     parser.add_argument("--keep", type=Path, help="folder for the runs")

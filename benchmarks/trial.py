@@ -1,5 +1,6 @@
 """What the benchmarks share: simulate a set, refine it as a user would, judge it by the truth."""
 
+import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from cryorefine.io.mrc import Volume, read_volume
 from cryorefine.masks.soft import solvent_mask
 from cryorefine.model.atoms import Atoms, scattering_basis, volume_from_atoms
 from cryorefine.particles.table import ParticleTable
+from cryorefine.settings import RefineSettings, make_settings
 from measured import Cost, measure
 
 _MASK_RESOLUTION_A = 15.0
@@ -92,6 +94,23 @@ def refine(
         "refine", star, *arguments_of({"reference": reference, **options}), "--output", output,
         "--overwrite", prelude=prelude, log=output.with_name(f"{output.name}.log"),
     )  # fmt: skip
+
+
+def parser_of_set(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that name a set: particles, a reference and a symmetry."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("particles", type=Path)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--symmetry", default="c1")
+    return parser
+
+
+def settings_of_set(options: argparse.Namespace, **others: object) -> RefineSettings:
+    """Return the settings of a refinement of the set that :func:`parser_of_set` was told of."""
+    named = {"particles": options.particles, "reference": (options.reference,)}
+    return make_settings({**named, "symmetry": options.symmetry, **others})
 
 
 def model_map(path: Path, size_px: int, voxel_A: float) -> Volume:
